@@ -1,0 +1,1 @@
+"""Data sets and their splits; knows nothing of networks."""

@@ -1,0 +1,122 @@
+"""Remembers finished steps on disk by the hash of their inputs; knows nothing of their meaning.
+
+Layout under ``mlruns/store``: ``files/ab/abcd….onnx`` holds contents by their SHA-256, and
+``steps/<kind>/<key>.json`` the result of a step. Both are written aside, flushed to disk and
+renamed, so that a crash leaves either a whole entry or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from search.records import File
+from search.steps import Step
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A remembered result and the seconds that it cost to compute."""
+
+    result: Any
+    seconds: float
+
+
+class Store:
+    """Finished steps and the files they made, below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, file: File) -> Path:
+        """Returns where the content of ``file`` lies."""
+        return self.root / "files" / file.sha256[:2] / f"{file.sha256}{file.suffix}"
+
+    def put(self, content: bytes, suffix: str) -> File:
+        """Keeps ``content`` and returns its name."""
+        file = File(hashlib.sha256(content).hexdigest(), suffix, len(content))
+        if not self._is_whole(file):
+            _write_whole(self.path(file), content)
+        return file
+
+    def load(self, step: Step[Any]) -> Entry | None:
+        """Returns what ``step`` answered before, or None.
+
+        A damaged entry, or one whose files are missing or changed, counts as absent: it is
+        logged and the step computed again.
+        """
+        path = self._entry_path(step)
+        try:
+            saved = json.loads(path.read_bytes())
+            result = TypeAdapter(step.result).validate_python(saved["result"])
+            seconds = float(saved["seconds"])
+            files = [File(**file) for file in saved["files"]]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            log.warning("store entry %s is damaged (%s): computing it again", path, error)
+            return None
+        for file in files:
+            if not self._is_whole(file):
+                log.warning("%s is missing or damaged: computing it again", self.path(file))
+                return None
+        return Entry(result, seconds)
+
+    def save(self, step: Step[Any], result: Any, seconds: float) -> None:
+        """Remembers that ``step`` answered ``result`` after ``seconds``."""
+        plain = TypeAdapter(step.result).dump_python(result, mode="json")
+        entry = {
+            "kind": step.kind,
+            "version": step.version,
+            "seconds": seconds,
+            "files": list(_files_in(plain)),
+            "result": plain,
+        }
+        _write_whole(self._entry_path(step), json.dumps(entry).encode())
+
+    def _entry_path(self, step: Step[Any]) -> Path:
+        return self.root / "steps" / step.kind / f"{step.key}.json"
+
+    def _is_whole(self, file: File) -> bool:
+        try:
+            content = self.path(file).read_bytes()
+        except FileNotFoundError:
+            return False
+        return hashlib.sha256(content).hexdigest() == file.sha256
+
+
+def _files_in(value: Any) -> Any:
+    """Yields every dumped ``File`` inside a JSON value."""
+    if isinstance(value, dict):
+        if value.keys() == {"sha256", "suffix", "size_bytes"}:
+            yield value
+        else:
+            for item in value.values():
+                yield from _files_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _files_in(item)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,27 @@
+"""The error tree, named by what the caller does next; knows nothing of what failed."""
+
+
+class SearchError(Exception):
+    """Base of every error this project raises on purpose; its text is one line."""
+
+
+class ConfigError(SearchError):
+    """The configuration or an input cannot work: stop, and let the user edit it."""
+
+
+class InfeasiblePoint(SearchError):  # noqa: N818 - a verdict on a point, not a fault
+    """This point cannot be realised: record the trial as infeasible and go on."""
+
+
+class StageFailed(SearchError):  # noqa: N818 - named by what happened to the trial
+    """A stage of this trial failed: record the reason and go on.
+
+    Args:
+        stage: Name of the stage, such as ``finetune``.
+        reason: One line with what was needed, what was got, and the remedy.
+    """
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(f"{stage}: {reason}")
+        self.stage = stage
+        self.reason = reason

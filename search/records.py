@@ -1,0 +1,302 @@
+"""Frozen values that rooms hand to each other; knows nothing of how they are computed.
+
+Fields declared with ``compare=False`` say how a value was obtained, not what it is: they count
+neither for equality nor for the store's keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from search.config import DataConfig
+
+Outcome = Literal["complete", "stopped", "infeasible", "failed"]
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file known by its content.
+
+    Attributes:
+        sha256: Hexadecimal digest of the bytes.
+        suffix: File name ending with its dot, such as ``.onnx``.
+        size_bytes: Length of the content.
+    """
+
+    sha256: str
+    suffix: str
+    size_bytes: int = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What stages need to know of a data set without holding it.
+
+    Attributes:
+        config: How to load it.
+        fingerprint: Hash of the content, the identity of the data.
+        image_shape: ``(channels, height, width)``.
+        labels: Class names, ``[classes]``.
+        mean: Per-channel mean of the training pixels in 0..1, ``[channels]``.
+        std: Per-channel standard deviation of the same, ``[channels]``.
+        sizes: Number of images in train, validation and test.
+    """
+
+    config: DataConfig = field(compare=False)
+    fingerprint: str
+    image_shape: tuple[int, int, int]
+    labels: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sizes: tuple[int, int, int]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """How to build the unpruned network.
+
+    Attributes:
+        name: Registered name, or ``custom``.
+        width: Channels of the first layer; None for ``custom``.
+        factory: ``package.module:function`` of a custom network.
+        arguments: Keyword arguments of the factory, sorted by name.
+        source_sha256: Digest of the custom factory's source file.
+        image_shape: ``(channels, height, width)`` of its input.
+        classes: Number of logits.
+    """
+
+    name: str
+    width: int | None
+    factory: str | None
+    arguments: tuple[tuple[str, Any], ...]
+    source_sha256: str | None
+    image_shape: tuple[int, int, int]
+    classes: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with weights; pruning shows only in the weights' shapes.
+
+    Attributes:
+        spec: The unpruned network.
+        shapes: ``(parameter name, shape)`` of every tensor: the structure.
+        weights: Safetensors file of the state dict.
+        macs: Multiply-accumulates of one image.
+        parameters: Number of trainable values.
+    """
+
+    spec: NetworkSpec
+    shapes: Shapes
+    weights: File
+    macs: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The accurate network that the search starts from.
+
+    Attributes:
+        network: Its weights.
+        logits: Safetensors file with ``train`` ``[train images, classes]`` float32.
+        val_accuracy: PyTorch accuracy on the validation split, 0..1.
+    """
+
+    network: Network
+    logits: File
+    val_accuracy: float
+
+
+@dataclass(frozen=True)
+class Student:
+    """A network in the middle of, or after, its fine-tuning.
+
+    Attributes:
+        network: Its weights.
+        state: Optimizer and schedule state to go on from; None after the last rung.
+        val_accuracy: PyTorch accuracy on the validation split, 0..1.
+        train_loss: Mean loss over the rung.
+    """
+
+    network: Network
+    state: File | None
+    val_accuracy: float
+    train_loss: float
+
+
+@dataclass(frozen=True)
+class Deployable:
+    """An ONNX file in one storage format, with what its runtime must be told.
+
+    Attributes:
+        model: The file; raw ``[N, C, H, W]`` pixels in 0..1 to logits ``[N, classes]``.
+        bits: Nominal bits of the weights.
+        session_entries: onnxruntime session configuration it was made for.
+    """
+
+    model: File
+    bits: int
+    session_entries: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """The device that latency is measured on.
+
+    Attributes:
+        name: What the user calls it.
+        cpu: Processor model.
+        arch: Machine architecture as ``platform.machine()`` gives it.
+        flags: Instruction sets that matter here, sorted.
+        usable_cores: Cores that affinity and quota leave.
+        runtime: ``onnxruntime`` with its version.
+        round_to: Channels are kept in multiples of this.
+        int8_format: Static 8-bit format that suits the processor.
+    """
+
+    name: str
+    cpu: str
+    arch: str
+    flags: tuple[str, ...]
+    usable_cores: int
+    runtime: str
+    round_to: int
+    int8_format: Literal["u8s8", "u8s8_reduced", "s8s8"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A model's run-time figures beside a reference measured in the same minutes.
+
+    Attributes:
+        p50_ms: Median latency of the model.
+        reference_p50_ms: Median latency of the reference in the same session.
+        ratio: Model over reference, from paired rounds; below 1 is faster.
+        ratio_low: Lower end of the ratio's interval.
+        ratio_high: Upper end.
+        rounds: Paired rounds measured, all launches together.
+        resolved: Whether the interval became narrow enough within the time budget.
+        cold_start_ms: Session creation and first run.
+        cpu_ms: Processor time of one inference.
+        peak_rss_bytes: Peak resident memory of the model's own process.
+        operators: Executed operator types with their number, after optimisation.
+        protocol: Version of the protocol; figures of different versions do not mix.
+        raw: ``(seed, [(model_ms, reference_ms), ...])`` for every launch.
+    """
+
+    p50_ms: float
+    reference_p50_ms: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    rounds: int
+    resolved: bool
+    cold_start_ms: float
+    cpu_ms: float
+    peak_rss_bytes: int
+    operators: Mapping[str, int]
+    protocol: int
+    raw: tuple[tuple[int, tuple[tuple[float, float], ...]], ...] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One choice in the search space; see ``conf/space`` for ranges and units."""
+
+    prune_ratio: float
+    bits: int
+    distill_temperature: float
+    distill_weight: float
+    optimizer: str
+    learning_rate: float
+    schedule: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one trial found out; None where the trial ended before it was known.
+
+    Attributes:
+        val_accuracy: The deployed ONNX model's accuracy on the validation split, 0..1.
+        float_accuracy: The same network's accuracy in PyTorch before quantization.
+        latency_ms: The reference's latency at this thread count times ``latency_ratio``.
+        latency_ratio: Over the uncompressed reference at the same thread count.
+        latency_ratio_low: Lower end of its interval.
+        latency_ratio_high: Upper end.
+        speedup: Against the uncompressed network at its own best thread count.
+        speedup_low: Lower end of its interval.
+        speedup_high: Upper end.
+        p50_ms: Raw median latency while this was measured.
+        size_bytes: Length of the ONNX file.
+        macs: Multiply-accumulates of one image.
+        parameters: Number of trainable values.
+        peak_rss_bytes: Peak resident memory of the runtime's process.
+        cpu_ms: Processor time of one inference.
+        cold_start_ms: Session creation and first run.
+        effective_bits: Mean bits in which convolutions and matrix products are computed.
+        integer_operators: Executed convolutions and matrix products in integers.
+        compute_operators: Executed convolutions and matrix products altogether.
+        channels_removed: Share of prunable channels that pruning removed, 0..1.
+    """
+
+    val_accuracy: float | None = None
+    float_accuracy: float | None = None
+    latency_ms: float | None = None
+    latency_ratio: float | None = None
+    latency_ratio_low: float | None = None
+    latency_ratio_high: float | None = None
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    p50_ms: float | None = None
+    size_bytes: int | None = None
+    macs: int | None = None
+    parameters: int | None = None
+    peak_rss_bytes: int | None = None
+    cpu_ms: float | None = None
+    cold_start_ms: float | None = None
+    effective_bits: float | None = None
+    integer_operators: int | None = None
+    compute_operators: int | None = None
+    channels_removed: float | None = None
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A finished trial, whole: all that tracking and reports are made from.
+
+    Attributes:
+        number: Optuna's trial number.
+        point: Where in the space.
+        outcome: How it ended.
+        reason: One line; empty for a complete trial.
+        figures: What was found out.
+        violations: Constraint name to excess over its limit; above 0 is violated.
+        deployable: The model that was scored; None unless complete or infeasible by figures.
+        stage_s: Seconds each stage cost when it was computed, by stage name.
+        reused_steps: Steps that the store answered.
+        wall_s: Seconds that this trial took this time.
+        finished_at: Unix time in seconds.
+    """
+
+    number: int
+    point: Point
+    outcome: Outcome
+    reason: str
+    figures: Figures
+    violations: Mapping[str, float]
+    deployable: Deployable | None
+    stage_s: Mapping[str, float]
+    reused_steps: int
+    wall_s: float
+    finished_at: float

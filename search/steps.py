@@ -1,0 +1,276 @@
+"""The steps that recipes are made of, as frozen values; knows nothing of how they are done.
+
+A step's ``kind`` names the module in ``search.stages`` whose ``run(step, shelf)`` does it, so the
+coordinator describes work without importing torch or ONNX. Its hash is the key under which the
+store remembers the result; raise ``version`` when a stage begins to answer differently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+from search.records import (
+    Dataset,
+    Deployable,
+    DeviceProfile,
+    File,
+    Measurement,
+    Network,
+    NetworkSpec,
+    Shapes,
+    Student,
+    Teacher,
+)
+
+R = TypeVar("R")
+Resource = Literal["train", "device", "light"]
+Precision = Literal["float32", "bfloat16"]
+
+
+class Shelf(Protocol):
+    """Where a stage takes its input files from and leaves its output files."""
+
+    def path(self, file: File) -> Path:
+        """Returns where the content of ``file`` lies; the stage only reads it."""
+
+    def put(self, content: bytes, suffix: str) -> File:
+        """Keeps ``content`` for good and returns its name."""
+
+
+@dataclass(frozen=True)
+class Step(Generic[R]):
+    """One unit of work whose result depends on its fields alone."""
+
+    kind: ClassVar[str]
+    version: ClassVar[int]
+    resource: ClassVar[Resource]
+    result: ClassVar[type]
+
+    @property
+    def key(self) -> str:
+        """Hexadecimal SHA-256 of kind, version and fields: the step's identity."""
+        identity = {"kind": self.kind, "version": self.version, "inputs": _plain(self)}
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Turns nested dataclasses into JSON values, leaving out fields that do not compare."""
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.compare}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True)
+class ChosenPrecision:
+    """The faster of two arithmetic precisions; seconds of one optimizer step in each."""
+
+    precision: Precision
+    float32_s: float
+    bfloat16_s: float
+
+
+@dataclass(frozen=True)
+class ChoosePrecision(Step[ChosenPrecision]):
+    """Times training of the unpruned network in float32 and bfloat16."""
+
+    kind: ClassVar[str] = "precision"
+    version: ClassVar[int] = 1
+    resource: ClassVar[Resource] = "train"
+    result: ClassVar[type] = ChosenPrecision
+
+    spec: NetworkSpec
+    batch_size: int
+    device: str
+    processor: str
+
+
+@dataclass(frozen=True)
+class Teach(Step[Teacher]):
+    """Loads or trains the teacher, and notes its logits on the training images.
+
+    ``checkpoint`` is the user's file; when None the network is trained here.
+    """
+
+    kind: ClassVar[str] = "teacher"
+    version: ClassVar[int] = 1
+    resource: ClassVar[Resource] = "train"
+    result: ClassVar[type] = Teacher
+
+    spec: NetworkSpec
+    data: Dataset
+    checkpoint: File | None
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    precision: Precision
+    device: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A structurally smaller network and the share of prunable channels it lost."""
+
+    network: Network
+    channels_removed: float
+
+
+@dataclass(frozen=True)
+class Prune(Step[Pruned]):
+    """Removes the least important channels; ``ratio`` is the share of them, 0..0.9."""
+
+    kind: ClassVar[str] = "prune"
+    version: ClassVar[int] = 1
+    resource: ClassVar[Resource] = "light"
+    result: ClassVar[type] = Pruned
+
+    network: Network
+    ratio: float
+    round_to: int
+
+
+@dataclass(frozen=True)
+class Finetune(Step[Student]):
+    """Trains a student from one share of its budget to the next, with the teacher's help.
+
+    ``start`` is the pruned network, or the student as the previous rung left it. ``begin`` and
+    ``end`` are shares of ``epochs``.
+    """
+
+    kind: ClassVar[str] = "finetune"
+    version: ClassVar[int] = 1
+    resource: ClassVar[Resource] = "train"
+    result: ClassVar[type] = Student
+
+    start: Network
+    state: File | None
+    begin: float
+    end: float
+    teacher_logits: File
+    data: Dataset
+    distill_temperature: float
+    distill_weight: float
+    optimizer: str
+    learning_rate: float
+    schedule: str
+    weight_decay: float
+    epochs: float
+    batch_size: int
+    precision: Precision
+    device: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The ONNX graph of a structure, before optimisation and with arbitrary weights."""
+
+    model: File
+
+
+@dataclass(frozen=True)
+class Trace(Step[Graph]):
+    """Traces a structure into an ONNX graph; slow, and independent of the weights."""
+
+    kind: ClassVar[str] = "trace"
+    version: ClassVar[int] = 1
+    resource: ClassVar[Resource] = "light"
+    result: ClassVar[type] = Graph
+
+    spec: NetworkSpec
+    shapes: Shapes
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A float ONNX model, and its largest deviation from PyTorch relative to the logits' range."""
+
+    model: File
+    parity_error: float
+
+
+@dataclass(frozen=True)
+class Export(Step[Exported]):
+    """Puts a network's weights into its traced graph, optimises it and checks it."""
+
+    kind: ClassVar[str] = "export"
+    version: ClassVar[int] = 1
+    resource: ClassVar[Resource] = "light"
+    result: ClassVar[type] = Exported
+
+    graph: Graph
+    network: Network
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Quantize(Step[Deployable]):
+    """Stores a float ONNX model in ``bits``, in the format that suits the device."""
+
+    kind: ClassVar[str] = "quantize"
+    version: ClassVar[int] = 1
+    resource: ClassVar[Resource] = "light"
+    result: ClassVar[type] = Deployable
+
+    model: File
+    bits: int
+    int8_format: str
+    data: Dataset
+    calibration_images: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """Top-1 accuracy, 0..1, over a number of images."""
+
+    accuracy: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Evaluate(Step[Score]):
+    """Runs a deployable model over a split in onnxruntime."""
+
+    kind: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 1
+    resource: ClassVar[Resource] = "light"
+    result: ClassVar[type] = Score
+
+    deployable: Deployable
+    data: Dataset
+    split: Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class Measure(Step[Measurement]):
+    """Times a model on the device, taking turns with a reference."""
+
+    kind: ClassVar[str] = "measure"
+    version: ClassVar[int] = 1
+    resource: ClassVar[Resource] = "device"
+    result: ClassVar[type] = Measurement
+
+    deployable: Deployable
+    threads: int
+    reference: Deployable
+    reference_threads: int
+    data: Dataset
+    device: DeviceProfile
+    batch_size: int
+    budget_s: float
+    timeout_s: float
+    seed: int
