@@ -70,27 +70,39 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class ChosenPrecision:
-    """The faster of two arithmetic precisions; seconds of one optimizer step in each."""
+class ChosenPlacement:
+    """Where and in which arithmetic networks are trained.
 
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        precision: The arithmetic.
+        float32_s: Seconds of one optimizer step in float32; None when nobody had to choose.
+        bfloat16_s: The same in bfloat16.
+    """
+
+    device: str
     precision: Precision
-    float32_s: float
-    bfloat16_s: float
+    float32_s: float | None
+    bfloat16_s: float | None
 
 
 @dataclass(frozen=True)
-class ChoosePrecision(Step[ChosenPrecision]):
-    """Times training of the unpruned network in float32 and bfloat16."""
+class ChoosePlacement(Step[ChosenPlacement]):
+    """Resolves ``auto``: a GPU where there is one, and the arithmetic that trains faster.
 
-    kind: ClassVar[str] = "precision"
+    ``machine`` names the processors that the answer holds for.
+    """
+
+    kind: ClassVar[str] = "placement"
     version: ClassVar[int] = 1
     resource: ClassVar[Resource] = "train"
-    result: ClassVar[type] = ChosenPrecision
+    result: ClassVar[type] = ChosenPlacement
 
     spec: NetworkSpec
     batch_size: int
-    device: str
-    processor: str
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "float32", "bfloat16"]
+    machine: str
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Searches compressions of a CNN for the Pareto front of accuracy against latency."""

@@ -1,0 +1,176 @@
+"""Opens the configured data set, splits and describes it; knows nothing of file formats."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from search.config import (
+    CustomDataConfig,
+    DataConfig,
+    DigitsConfig,
+    FashionMnistConfig,
+    ImageFolderConfig,
+)
+from search.data import custom, digits, fashion_mnist, image_folder
+from search.data.source import Images, Labels, Pixels, Shape, Source, check_source
+from search.data.splits import Split, Splits, View, stratify
+from search.data.statistics import channel_statistics, fingerprint
+from search.errors import ConfigError
+from search.records import Dataset
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A data set that was loaded, checked and split."""
+
+    fingerprint: str
+    shape: Shape
+    labels: tuple[str, ...]
+    splits: Splits
+
+
+# A study uses one data set; a second place spares reloading where two are compared.
+_PLACES = 2
+_opened: OrderedDict[str, _Opened] = OrderedDict()
+
+
+def describe(config: DataConfig) -> Dataset:
+    """Loads a data set, checks it, and says what stages need to know of it.
+
+    Raises:
+        ConfigError: It cannot be found or read, or cannot serve as a data set.
+    """
+    _check_given(config)
+    opened = _open(config)
+    _remember(opened)
+    mean, std = config.mean, config.std
+    if mean is None or std is None:
+        computed_mean, computed_std = channel_statistics(opened.splits.train, opened.shape)
+        mean = computed_mean if mean is None else mean
+        std = computed_std if std is None else std
+    _check_statistics(mean, std, opened.shape[0])
+    splits = opened.splits
+    return Dataset(
+        config=config,
+        fingerprint=opened.fingerprint,
+        image_shape=opened.shape,
+        labels=opened.labels,
+        mean=mean,
+        std=std,
+        sizes=(len(splits.train), len(splits.validation), len(splits.test)),
+    )
+
+
+def load(dataset: Dataset) -> Splits:
+    """Returns the splits of a described data set; this process loads them only once.
+
+    Raises:
+        ConfigError: The data can no longer be read, or are not those that were described.
+    """
+    opened = _opened.get(dataset.fingerprint)
+    if opened is None:
+        opened = _open(dataset.config)
+        if opened.fingerprint != dataset.fingerprint:
+            raise ConfigError(
+                f"{_origin(dataset.config)}: the images changed while they were in use "
+                f"(fingerprint {opened.fingerprint[:12]}, was {dataset.fingerprint[:12]}); "
+                "start the study again"
+            )
+    _remember(opened)
+    return opened.splits
+
+
+def _remember(opened: _Opened) -> None:
+    _opened[opened.fingerprint] = opened
+    _opened.move_to_end(opened.fingerprint)
+    while len(_opened) > _PLACES:
+        _opened.popitem(last=False)
+
+
+def _open(config: DataConfig) -> _Opened:
+    origin = _origin(config)
+    source, shape = check_source(_open_source(config), origin)
+    rest, cut = stratify(source.train_labels, source.labels, config.validation_share)
+    images = len(source.train_labels) + len(source.test_labels)
+    lazy = images * math.prod(shape) > config.memory_limit_bytes
+    everything = np.arange(len(source.test_labels))
+    splits = Splits(
+        train=_cut(source.train_images, source.train_labels, rest, shape, origin, lazy),
+        validation=_cut(source.train_images, source.train_labels, cut, shape, origin, lazy),
+        test=_cut(source.test_images, source.test_labels, everything, shape, origin, lazy),
+    )
+    log.debug("%s: %d images, lazy=%s", origin, images, lazy)
+    identity = fingerprint(splits, shape, source.labels)
+    return _Opened(identity, shape, source.labels, splits)
+
+
+def _cut(
+    images: Pixels | Images, labels: Labels, indices: Labels, shape: Shape, origin: str, lazy: bool
+) -> Split:
+    # A memory-mapped file is an array to numpy, but copying it would read it whole.
+    if isinstance(images, np.ndarray) and not isinstance(images, np.memmap):
+        whole = len(indices) == len(images)
+        return Split(images if whole else images[indices], labels[indices])
+    view = View(images, indices, shape, origin)
+    return Split(view if lazy else view.read(np.arange(len(view))), labels[indices])
+
+
+def _open_source(config: DataConfig) -> Source:
+    match config:
+        case FashionMnistConfig():
+            return fashion_mnist.open_source(config.root)
+        case DigitsConfig():
+            return digits.open_source()
+        case ImageFolderConfig():
+            return image_folder.open_source(config.root, config.channels, config.image_size)
+        case CustomDataConfig():
+            return custom.open_source(config.factory, config.arguments)
+
+
+def _origin(config: DataConfig) -> str:
+    match config:
+        case FashionMnistConfig() | ImageFolderConfig():
+            return f"data.root={config.root!r}"
+        case DigitsConfig():
+            return "data=digits"
+        case CustomDataConfig():
+            return f"data.factory={config.factory!r}"
+
+
+def _check_given(config: DataConfig) -> None:
+    """Checks what can be checked before minutes of loading."""
+    for value in config.mean or ():
+        # NaN fails this comparison too.
+        if not 0 <= value <= 1:
+            raise ConfigError(
+                f"data.mean={list(config.mean or ())}: must lie in 0..1; "
+                "divide figures for pixels in 0..255 by 255"
+            )
+    for value in config.std or ():
+        if not 0 < value < math.inf:
+            raise ConfigError(
+                f"data.std={list(config.std or ())}: must be above 0 and finite; "
+                "set null to compute it"
+            )
+
+
+def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...], channels: int) -> None:
+    for key, values in (("data.mean", mean), ("data.std", std)):
+        if len(values) != channels:
+            raise ConfigError(
+                f"{key}={list(values)}: has {len(values)} value{'' if len(values) == 1 else 's'} "
+                f"but images have {channels} channel{'' if channels == 1 else 's'}; give one a "
+                "channel, or null to compute it"
+            )
+    if 0.0 in std:
+        raise ConfigError(
+            f"data.std=null: channel {std.index(0.0)} is the same in all training pixels, so its "
+            "deviation is 0; correct the images, or set data.std"
+        )

@@ -1,0 +1,94 @@
+"""Finds functions that a configuration names; knows nothing of what they build."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from search.errors import ConfigError
+
+
+def load_factory(reference: str, key: str) -> Callable[..., Any]:
+    """Imports the function that ``package.module:function`` names.
+
+    Args:
+        reference: Where the function is.
+        key: Configuration key that holds the reference, for messages.
+
+    Raises:
+        ConfigError: The reference has another form, or names nothing that can be called.
+    """
+    origin = f"{key}={reference!r}"
+    module_name, colon, name = reference.partition(":")
+    parts = [*module_name.split("."), name]
+    if not colon or not all(part.isidentifier() for part in parts):
+        raise ConfigError(
+            f"{origin}: is not of the form package.module:function; "
+            f"write for example {key}=my_package.my_module:build"
+        )
+    module = _import(module_name, origin)
+    if not hasattr(module, name):
+        raise ConfigError(f"{origin}: module {module_name} has no {name!r}; define it there")
+    function = getattr(module, name)
+    if not callable(function):
+        raise ConfigError(
+            f"{origin}: {name} is of type {type(function).__name__} and cannot be called; "
+            "name a function"
+        )
+    return function  # type: ignore[no-any-return]  # callable() narrows Any to nothing better
+
+
+def source_sha256(function: Callable[..., Any]) -> str:
+    """Returns the hexadecimal SHA-256 of the file that defines ``function``.
+
+    Raises:
+        ConfigError: The function stands in no file.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    # A decorator's own file says nothing about what the function builds.
+    function = inspect.unwrap(function)
+    located = function if inspect.isroutine(function) or inspect.isclass(function) else None
+    try:
+        path = inspect.getsourcefile(located if located is not None else type(function))
+    except TypeError:
+        module = sys.modules.get(getattr(function, "__module__", None) or "")
+        path = getattr(module, "__file__", None)
+    if path is None or not Path(path).is_file():
+        raise ConfigError(
+            f"{getattr(function, '__qualname__', function)!s} has no source file, so changes of it "
+            "would go unnoticed; name a function that is defined in a file"
+        )
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def one_line(error: BaseException) -> str:
+    """Returns an exception's type and the first line of its text."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _import(module_name: str, origin: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # Only a missing part of the reference itself is a wrong reference; otherwise the module
+        # is there, and something that it needs is missing.
+        if error.name and f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigError(
+                f"{origin}: found no module {error.name!r}; correct the name, put the file into "
+                "the working directory, or install its package"
+            ) from None
+        raise ConfigError(
+            f"{origin}: importing {module_name} raised {one_line(error)}; install what it needs"
+        ) from error
+    except Exception as error:
+        raise ConfigError(
+            f"{origin}: importing {module_name} raised {one_line(error)}; correct the module"
+        ) from error

@@ -1,0 +1,93 @@
+"""Measurements become the figures of a trial; knows nothing of how either came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from search.records import Deployable, Figures, Measurement, Network
+
+# Operator types of onnxruntime that multiply and add, after its graph optimisation.
+INTEGER_OPERATORS = frozenset(
+    {
+        "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger",
+        "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
+    }
+)  # fmt: skip
+FLOAT_OPERATORS = frozenset(
+    {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
+)
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """The uncompressed network's latency at every thread count.
+
+    Attributes:
+        base_ms: Median latency at the smallest thread count.
+        against_base: Thread count to its measurement against the smallest thread count.
+    """
+
+    base_ms: float
+    against_base: Mapping[int, Measurement]
+
+    def latency_ms(self, threads: int) -> float:
+        """Returns the uncompressed network's latency at ``threads``."""
+        return self.base_ms * self.against_base[threads].ratio
+
+    @property
+    def best_threads(self) -> int:
+        """The thread count at which the uncompressed network is fastest."""
+        return min(self.against_base, key=self.latency_ms)
+
+
+def speed_figures(
+    network: Network,
+    channels_removed: float,
+    deployable: Deployable,
+    threads: int,
+    measurement: Measurement,
+    yardstick: Yardstick,
+) -> Figures:
+    """Gathers everything that is known before a network is trained.
+
+    Latencies taken hours apart compare because each is the yardstick's own latency times a ratio
+    that was measured in the same minutes.
+    """
+    best = yardstick.against_base[yardstick.best_threads]
+    own = yardstick.against_base[threads]
+    # At the original's best thread count both ends of the chain are the same measurement.
+    same = threads == yardstick.best_threads
+    slow = 1.0 if same else best.ratio_low / own.ratio_high
+    fast = 1.0 if same else best.ratio_high / own.ratio_low
+    integer = sum(n for op, n in measurement.operators.items() if op in INTEGER_OPERATORS)
+    floating = sum(n for op, n in measurement.operators.items() if op in FLOAT_OPERATORS)
+    return Figures(
+        latency_ms=yardstick.latency_ms(threads) * measurement.ratio,
+        latency_ratio=measurement.ratio,
+        latency_ratio_low=measurement.ratio_low,
+        latency_ratio_high=measurement.ratio_high,
+        speedup=best.ratio / own.ratio / measurement.ratio,
+        speedup_low=slow / measurement.ratio_high,
+        speedup_high=fast / measurement.ratio_low,
+        p50_ms=measurement.p50_ms,
+        size_bytes=deployable.model.size_bytes,
+        macs=network.macs,
+        parameters=network.parameters,
+        peak_rss_bytes=measurement.peak_rss_bytes,
+        cpu_ms=measurement.cpu_ms,
+        cold_start_ms=measurement.cold_start_ms,
+        effective_bits=effective_bits(integer, floating),
+        integer_operators=integer,
+        compute_operators=integer + floating,
+        channels_removed=channels_removed,
+    )
+
+
+def effective_bits(integer_operators: int, float_operators: int) -> float:
+    """Returns the mean bits that convolutions and matrix products are really computed in.
+
+    Weights that are only stored in fewer bits are computed as float and count as 32.
+    """
+    total = integer_operators + float_operators
+    return (8 * integer_operators + 32 * float_operators) / total if total else 32.0

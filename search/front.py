@@ -1,0 +1,62 @@
+"""The front among trial records: losses, members, quality; knows nothing of searching."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search import pareto
+from search.records import Figures, TrialRecord
+
+# Every objective is minimised; accuracy turns into the error here and nowhere else.
+LOSSES: Mapping[str, Callable[[Figures], float | None]] = {
+    "accuracy": lambda f: None if f.val_accuracy is None else 1 - f.val_accuracy,
+    "latency": lambda f: f.latency_ms,
+    "size": lambda f: f.size_bytes,
+    "cpu": lambda f: f.cpu_ms,
+    "memory": lambda f: f.peak_rss_bytes,
+}
+# The hypervolume counts points up to this much less accurate than the original.
+ACCURACY_MARGIN = 0.10
+
+
+def losses(figures: Figures, objectives: Sequence[str]) -> list[float] | None:
+    """Returns the minimised values of ``objectives``, ``[m]``; None unless all are known."""
+    values = [LOSSES[name](figures) for name in objectives]
+    return None if None in values else [float(v) for v in values if v is not None]
+
+
+def _matrix(records: Sequence[TrialRecord], objectives: Sequence[str]) -> NDArray[np.float64]:
+    """Returns losses ``[n, m]`` of complete trials."""
+    rows = [losses(record.figures, objectives) for record in records]
+    return np.array(rows, dtype=np.float64).reshape(len(records), len(objectives))
+
+
+def front(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:
+    """Returns the complete trials that no other complete trial dominates, by latency."""
+    complete = [record for record in records if record.outcome == "complete"]
+    if not complete:
+        return []
+    on_front = pareto.non_dominated(_matrix(complete, objectives))
+    members = [record for record, member in zip(complete, on_front, strict=True) if member]
+    return sorted(members, key=lambda r: (r.figures.latency_ms or 0.0, r.number))
+
+
+def hypervolume(records: Sequence[TrialRecord], objectives: Sequence[str]) -> float:
+    """Returns the share, 0..1, of the box below the original that the front dominates.
+
+    The box reaches from zero loss to the reference point: the original's own value of every
+    objective, and for accuracy its error plus ``ACCURACY_MARGIN``. Zero until trial 0, the
+    original, is complete.
+    """
+    original = next((r for r in records if r.number == 0), None)
+    limits = None if original is None else losses(original.figures, objectives)
+    members = front(records, objectives)
+    if limits is None or not members:
+        return 0.0
+    reference = np.array(limits)
+    reference[[name == "accuracy" for name in objectives]] += ACCURACY_MARGIN
+    normal = _matrix(members, objectives) / reference
+    return pareto.hypervolume(normal, np.ones(len(objectives)))

@@ -1,0 +1,196 @@
+"""Multi-objective mathematics on arrays; knows neither units nor the names of objectives.
+
+Every objective is minimised. An array ``losses`` holds one point a row, ``[n, m]``.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats: TypeAlias = NDArray[np.float64]
+
+
+def non_dominated(losses: ArrayLike) -> NDArray[np.bool_]:
+    """Tells which points no other point dominates.
+
+    A point dominates another when it is nowhere worse and somewhere better, so all copies of a
+    point on the front are on the front. A point with a NaN neither dominates nor is on the front.
+
+    Args:
+        losses: ``[n, m]``.
+
+    Returns:
+        ``[n]``, true on the front.
+
+    Source:
+        Kung, Luccio and Preparata, "On finding the maxima of a set of vectors", 1975.
+    """
+    points = _as_points(losses)
+    known = ~np.isnan(points).any(axis=1)
+    front = np.zeros(len(points), dtype=bool)
+    if known.any():
+        distinct, positions = np.unique(points[known], axis=0, return_inverse=True)
+        sieve = _sieve_two if distinct.shape[1] == 2 else _sieve
+        front[known] = sieve(distinct)[positions.reshape(-1)]
+    return front
+
+
+def _sieve_two(points: Floats) -> NDArray[np.bool_]:
+    """Finds the front of distinct points ``[n, 2]`` in lexicographic order."""
+    best = np.minimum.accumulate(points[:, 1])
+    return np.concatenate([[True], points[1:, 1] < best[:-1]])
+
+
+def _sieve(points: Floats) -> NDArray[np.bool_]:
+    """Finds the front of distinct points ``[n, m]`` in lexicographic order."""
+    front = np.zeros(len(points), dtype=bool)
+    left = np.arange(len(points))
+    while left.size:
+        # Whatever dominates a point precedes it, so the first one left is on the front.
+        first, left = left[0], left[1:]
+        front[first] = True
+        left = left[(points[left] < points[first]).any(axis=1)]
+    return front
+
+
+def non_dominated_ranks(losses: ArrayLike) -> NDArray[np.int64]:
+    """Peels fronts off one after another.
+
+    Args:
+        losses: ``[n, m]``.
+
+    Returns:
+        ``[n]``: 0 on the front, 1 on the front of the rest, and so on. Points with a NaN come
+        after all others, and never have rank 0.
+
+    Source:
+        Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", 2002.
+    """
+    points = _as_points(losses)
+    known = ~np.isnan(points).any(axis=1)
+    left = np.flatnonzero(known)
+    ranks = np.zeros(len(points), dtype=np.int64)
+    rank = 0
+    while left.size:
+        front = non_dominated(points[left])
+        ranks[left[front]] = rank
+        left = left[~front]
+        rank += 1
+    ranks[~known] = max(rank, 1)
+    return ranks
+
+
+def crowding_distance(losses: ArrayLike) -> Floats:
+    """Measures how lonely each point of one front is.
+
+    Args:
+        losses: ``[n, m]``, finite.
+
+    Returns:
+        ``[n]``: the distance between a point's two neighbours in each objective, as a share of
+        the objective's span, summed; infinite at both ends of an objective and for fewer than
+        three points. An objective without span counts for nothing. Of equal values the earlier
+        index comes first.
+
+    Source:
+        Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", 2002, III-B.
+    """
+    points = _as_points(losses)
+    if len(points) < 3:
+        return np.full(len(points), np.inf)
+    distances = np.zeros(len(points))
+    for values in points.T:
+        order = np.argsort(values, kind="stable")
+        ordered = values[order]
+        span = ordered[-1] - ordered[0]
+        if span > 0:
+            distances[order[1:-1]] += (ordered[2:] - ordered[:-2]) / span
+            distances[order[[0, -1]]] = np.inf
+    return distances
+
+
+def hypervolume(front: ArrayLike, reference: ArrayLike) -> float:
+    """Measures the region that a front dominates, up to a reference point; exact.
+
+    Args:
+        front: ``[n, m]`` with m of at least 2. Dominated points, copies, points with a NaN and
+            points that are not better than the reference in every objective add nothing.
+        reference: ``[m]``, the worst values that still count.
+
+    Returns:
+        The Lebesgue measure, 0 for an empty front.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+
+    Source:
+        While, Bradstreet and Barone, "A fast way of calculating exact hypervolumes", 2012.
+    """
+    points = _as_points(front)
+    worst = np.asarray(reference, dtype=np.float64)
+    if worst.ndim != 1 or len(worst) < 2:
+        raise ValueError(f"reference needs the shape [m], m at least 2; got {worst.shape}")
+    if not points.size:
+        return 0.0
+    if points.shape[1] != len(worst):
+        raise ValueError(f"front {points.shape} and reference {worst.shape} do not fit")
+    # Distances from the reference make the boxes start at the origin in every recursion.
+    return _volume(points[(points < worst).all(axis=1)] - worst)
+
+
+def _volume(corners: Floats) -> float:
+    """Measures the union of the boxes between the origin and negative ``corners`` ``[n, m]``."""
+    # np.unique leaves the corners in lexicographic order: the first objective rises.
+    corners = np.unique(corners, axis=0)
+    corners = corners[non_dominated(corners)]
+    if corners.shape[1] == 2:
+        heights = np.diff(corners[:, 1], prepend=0.0)
+        return float(np.sum(corners[:, 0] * heights))
+    total = 0.0
+    for index, corner in enumerate(corners):
+        # What this corner's box has for itself: all of it, less what later boxes cover of it.
+        covered = np.maximum(corners[index + 1 :], corner)
+        total += float(np.prod(-corner)) - (_volume(covered) if covered.size else 0.0)
+    return total
+
+
+def knee(front: ArrayLike) -> int:
+    """Finds the point where giving up a little of any objective costs most of another.
+
+    Each objective is scaled to 0..1 over the front; the knee lies farthest from the line between
+    the extremes, on the side of the ideal point. With m objectives it is the plane across the
+    unit vectors instead of a line. A front that bulges away from the ideal has no such point:
+    then one of the extremes is the answer. Of equal points the first is taken.
+
+    Args:
+        front: ``[n, m]``, finite and mutually non-dominated, n of at least 1.
+
+    Returns:
+        Index of the knee.
+
+    Raises:
+        ValueError: If the front is empty.
+
+    Source:
+        Das, "On characterizing the 'knee' of the Pareto curve based on normal-boundary
+        intersection", 1999.
+    """
+    points = _as_points(front)
+    if not points.size:
+        raise ValueError("an empty front has no knee")
+    low, high = points.min(axis=0), points.max(axis=0)
+    span = np.where(high > low, high - low, 1.0)
+    # Scaled, the line is where the coordinates sum to 1: the lower the sum, the farther.
+    return int(np.argmin(((points - low) / span).sum(axis=1)))
+
+
+def _as_points(losses: ArrayLike) -> Floats:
+    points = np.asarray(losses, dtype=np.float64)
+    if points.ndim == 1 and not points.size:
+        return points.reshape(0, 1)
+    if points.ndim != 2 or points.shape[1] == 0:
+        raise ValueError(f"losses need the shape [n, m]; got {points.shape}")
+    return points

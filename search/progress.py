@@ -1,0 +1,157 @@
+"""The live display of a study, from records alone; knows nothing of who runs what."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.logging import RichHandler
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from search.config import StudyConfig
+from search.front import front, hypervolume
+from search.records import TrialRecord
+from search.report.formats import format_ms, format_share, format_speedup
+from search.report.table import front_table
+
+log = logging.getLogger(__name__)
+
+ACTIVITIES = {
+    "placement": "choosing where and how to train",
+    "teacher": "training the teacher",
+    "prune": "pruning",
+    "trace": "tracing the graph",
+    "export": "exporting",
+    "quantize": "quantizing",
+    "measure": "measuring on the device",
+    "finetune": "fine-tuning",
+    "evaluate": "scoring the ONNX model",
+}
+BEST_SHOWN = 8
+
+
+class Progress(AbstractContextManager["Progress"]):
+    """Shows a running study: a live display on a terminal, one line per trial elsewhere.
+
+    Args:
+        console: Where to write; whether it is a terminal decides the form.
+        config: Name and budgets of the study.
+        objectives: Names of what the front trades.
+    """
+
+    def __init__(self, console: Console, config: StudyConfig, objectives: Sequence[str]) -> None:
+        self._console = console
+        self._config = config
+        self._objectives = objectives
+        self._records: Sequence[TrialRecord] = ()
+        self._activity, self._since = "starting", time.monotonic()
+        self._searching_since: float | None = None
+        self._done_before = 0
+        self._live = (
+            Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def step(self, kind: str) -> None:
+        """Notes which stage begins."""
+        self._activity, self._since = ACTIVITIES.get(kind, kind), time.monotonic()
+        if kind == "teacher":
+            log.info("training the teacher; it is kept and not trained again")
+
+    def begin(self, records: Sequence[TrialRecord]) -> None:
+        """Notes that searching begins, with the trials of earlier runs."""
+        self._records, self._done_before = list(records), len(records)
+        self._searching_since = time.monotonic()
+        if records:
+            log.info("continuing %s after %d trials", self._config.name, len(records))
+
+    def finished(self, records: Sequence[TrialRecord]) -> None:
+        """Shows the last of ``records``."""
+        self._records = list(records)
+        on_front = records[-1] in front(records, self._objectives)
+        log.info("%s", describe(records[-1], on_front))
+
+    def _render(self) -> RenderableType:
+        members = front(self._records, self._objectives)
+        total, done = self._config.n_trials, len(self._records)
+        bar = Table.grid(padding=(0, 2))
+        counted = f"{done} of {total} trials" if total else f"{done} trials"
+        trial = f"trial {done}: " if self._searching_since is not None else ""
+        waited = f"{trial}{self._activity} ({time.monotonic() - self._since:.0f} s)"
+        bar.add_row(
+            Text(self._config.name, style="bold"),
+            ProgressBar(total=total or None, completed=done, width=24),
+            counted,
+            waited,
+        )
+        bar.add_row(
+            "",
+            Text(f"front of {len(members)}"),
+            f"hypervolume {hypervolume(self._records, self._objectives):.3f}",
+            self._time_left(),
+        )
+        if not members:
+            return bar
+        # The fastest points are the reason for searching; on a long front the rest waits.
+        return Group(bar, front_table(members[:BEST_SHOWN]))
+
+    def _time_left(self) -> str:
+        """Estimates from this run's own pace; the time limit may come first."""
+        new = len(self._records) - self._done_before
+        if self._searching_since is None or new == 0:
+            return ""
+        elapsed = time.monotonic() - self._searching_since
+        limits = []
+        if self._config.n_trials is not None:
+            limits.append(elapsed / new * (self._config.n_trials - len(self._records)))
+        if self._config.timeout_s is not None:
+            limits.append(self._config.timeout_s - elapsed)
+        left = max(0.0, min(limits, default=0.0))
+        return f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left"
+
+
+def describe(record: TrialRecord, on_front: bool) -> str:
+    """Returns one line about a finished trial."""
+    point, figures = record.point, record.figures
+    head = f"trial {record.number} {record.outcome}"
+    if record.outcome == "complete":
+        head += (
+            f": {format_share(figures.val_accuracy)} at {format_ms(figures.latency_ms)}, "
+            f"{format_speedup(figures)}"
+        )
+    else:
+        head += f": {record.reason}"
+    tail = (
+        f"pruned {format_share(figures.channels_removed, 0)}, {point.bits} bits, "
+        f"{point.threads} thread{'s' if point.threads > 1 else ''}, {record.wall_s:.0f} s"
+    )
+    return f"{head}; {tail}{'; on the front' if on_front else ''}"
+
+
+def configure_logging(console: Console, level: int = logging.INFO) -> None:
+    """Sends the project's log to ``console``, below the live display where there is one."""
+    handler: Any
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S")
+    else:
+        handler = logging.StreamHandler(console.file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("search").setLevel(level)

@@ -1,0 +1,85 @@
+"""The one way each figure is written for people; knows nothing of tables, plots or pages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from search.records import Figures, Outcome, TrialRecord
+
+# Spelled by name: they look too much like the letter x and the hyphen to be told apart in code.
+TIMES = "\N{MULTIPLICATION SIGN}"
+DASH = "\N{EN DASH}"
+ARROW = "\N{RIGHTWARDS ARROW}"
+OUTCOMES: tuple[Outcome, ...] = ("complete", "stopped", "infeasible", "failed")
+
+
+def format_share(share: float | None, decimals: int = 2) -> str:
+    """Writes a share of 0..1 in per cent, such as ``91.42 %``."""
+    return DASH if share is None else f"{100 * share:.{decimals}f} %"
+
+
+def format_ms(value_ms: float | None) -> str:
+    """Writes milliseconds with three significant digits, whole ones all kept."""
+    return DASH if value_ms is None else f"{value_ms:.{_decimals(value_ms)}f} ms"
+
+
+def format_ms_interval(value_ms: float, low_ms: float, high_ms: float) -> str:
+    """Writes milliseconds and their interval with the digits of the value."""
+    return f"{format_ms(value_ms)} {_interval(value_ms, low_ms, high_ms)}"
+
+
+def format_speedup(figures: Figures) -> str:
+    """Writes the speed-up and, where known, its interval in brackets."""
+    value, low, high = figures.speedup, figures.speedup_low, figures.speedup_high
+    if value is None:
+        return DASH
+    shown = f"{value:.{_decimals(value)}f}{TIMES}"
+    return shown if low is None or high is None else f"{shown} {_interval(value, low, high)}"
+
+
+def format_bytes(size_bytes: int | None) -> str:
+    """Writes a size in B, KiB or MiB with three significant digits."""
+    if size_bytes is None:
+        return DASH
+    if size_bytes < 1024:
+        return f"{size_bytes} B"
+    size, unit = (
+        (size_bytes / 1024, "KiB") if size_bytes < 1024**2 else (size_bytes / 1024**2, "MiB")
+    )
+    return f"{size:.{_decimals(size)}f} {unit}"
+
+
+def format_count(count: int | None) -> str:
+    """Writes a large number with three significant digits and k, M or G."""
+    if count is None:
+        return DASH
+    for factor, unit in ((10**9, " G"), (10**6, " M"), (10**3, " k")):
+        if count >= factor:
+            return f"{count / factor:.{_decimals(count / factor)}f}{unit}"
+    return str(count)
+
+
+def format_bits(bits: int, effective_bits: float | None) -> str:
+    """Writes the stored bits and, where they differ, those computed in: ``4 → 32``."""
+    computed = str(bits) if effective_bits is None else f"{effective_bits:.3g}"
+    return str(bits) if computed == str(bits) else f"{bits} {ARROW} {computed}"
+
+
+def format_outcomes(records: Iterable[TrialRecord]) -> str:
+    """Writes how the trials ended: ``3 trials: 1 complete, 1 stopped, 1 infeasible, 0 failed``."""
+    counts = Counter(record.outcome for record in records)
+    total = counts.total()
+    ends = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES)
+    return f"{total} trial{'' if total == 1 else 's'}: {ends}"
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    decimals = _decimals(value)
+    return f"[{low:.{decimals}f}{DASH}{high:.{decimals}f}]"
+
+
+def _decimals(value: float) -> int:
+    # The exponent after rounding: 9.996 is written 10.0, not 10.00.
+    exponent = int(f"{value:.2e}".partition("e")[2])
+    return max(0, 2 - exponent)

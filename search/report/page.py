@@ -1,0 +1,160 @@
+"""Makes the front's interactive page, one file that needs no network; knows no tracking server."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import textwrap
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from search.records import TrialRecord
+from search.report.formats import (
+    format_bits,
+    format_bytes,
+    format_count,
+    format_ms,
+    format_ms_interval,
+    format_outcomes,
+    format_share,
+    format_speedup,
+)
+from search.report.points import EMPTY, Dot, View, frame, place, staircase
+from search.report.table import HEADINGS, NO_FRONT, caption, front_rows
+
+HOVER_WIDTH = 48  # letters; what a phone can show
+
+
+def front_page(study: str, records: Iterable[TrialRecord], front: Collection[int]) -> str:
+    """Returns a self-contained HTML page with the plot and the table of the front.
+
+    Args:
+        study: Name of the study, the title.
+        records: Finished trials.
+        front: Numbers of the trials on the front.
+    """
+    # Imported here: it reads 5 MB of JavaScript that only the page needs.
+    from plotly.offline import get_plotlyjs
+
+    records = list(records)
+    dots = place(records, front)
+    template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    return _fill(
+        template,
+        {
+            "study": html.escape(study),
+            "outcomes": html.escape(format_outcomes(records)),
+            "chart": _chart(dots),
+            "table": _table([record for record in records if record.number in front]),
+            "data": _script_json(_data(dots)),
+            "plotly": get_plotlyjs() if dots else "",
+        },
+    )
+
+
+def _fill(template: str, values: Mapping[str, str]) -> str:
+    # In one pass, so that a placeholder inside a value stays as it is.
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
+
+
+def _script_json(value: object) -> str:
+    # "</script>" or "<!--" inside a string would end or confuse the element around it.
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+
+
+def _chart(dots: Sequence[Dot]) -> str:
+    if not dots:
+        return f"<p>{EMPTY}</p>"
+    view = frame(dots)
+    hidden = sum(dot.accuracy < view.lowest for dot in dots)
+    hint = "Point at a trial, or tap it, for its recipe."
+    if hidden:
+        hint += " 1 trial lies" if hidden == 1 else f" {hidden} trials lie"
+        hint += " below this view."
+    hint += ' <span class="mouse">Drag to zoom; double-click to see all, or this view again.</span>'
+    label = "Scatter plot of validation accuracy against latency; the table below holds the front"
+    return f'<div id="chart" role="img" aria-label="{label}"></div>\n<p class="quiet">{hint}</p>'
+
+
+def _table(front: Sequence[TrialRecord]) -> str:
+    rows = front_rows(front)
+    if not rows:
+        return f"<p>{NO_FRONT}</p>"
+    head = "".join(f'<th scope="col">{html.escape(heading)}</th>' for heading in HEADINGS)
+    body = []
+    for row in rows:
+        trial, *cells = (html.escape(cell) for cell in row)
+        number = trial.split()[0]
+        columns = "".join(f"<td>{cell}</td>" for cell in cells)
+        body.append(f'<tr data-trial="{number}"><th scope="row">{trial}</th>{columns}</tr>')
+    lines = "\n".join(body)
+    return (
+        f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n'
+        f'</table></div>\n<p class="quiet">{html.escape(caption(rows))}</p>'
+    )
+
+
+def _data(dots: Sequence[Dot]) -> Mapping[str, Any]:
+    """Returns what the page's script draws from."""
+    view = frame(dots) if dots else View(0.0, 1.0, log_latency=False)
+    return {
+        "dots": [
+            {
+                "trial": dot.number,
+                "kind": dot.kind,
+                "original": dot.is_original,
+                "accuracy": dot.accuracy,
+                "latency_ms": dot.latency_ms,
+                "low_ms": dot.low_ms,
+                "high_ms": dot.high_ms,
+                "hover": _hover(dot),
+            }
+            for dot in dots
+        ],
+        "line": [[dot.latency_ms, dot.accuracy] for dot in staircase(dots)],
+        "view": {
+            "lowest": view.lowest,
+            "highest": view.highest,
+            "log_latency": view.log_latency,
+        },
+    }
+
+
+def _hover(dot: Dot) -> str:
+    """Writes the whole recipe and all figures, a few to a line, in plotly's small HTML."""
+    standing = {"front": "on the front", "dominated": "dominated"}.get(dot.kind, dot.record.reason)
+    title, *more = textwrap.wrap(f"Trial {dot.number}: {standing}", HOVER_WIDTH)
+    lines = [*more, *_figure_lines(dot), "", *_recipe_lines(dot.record)]
+    return "<br>".join([f"<b>{html.escape(title)}</b>", *(html.escape(line) for line in lines)])
+
+
+def _figure_lines(dot: Dot) -> list[str]:
+    figures = dot.record.figures
+    return [
+        f"accuracy {format_share(dot.accuracy)} (float {format_share(figures.float_accuracy)})",
+        f"latency {format_ms_interval(dot.latency_ms, dot.low_ms, dot.high_ms)}",
+        f"speed-up {format_speedup(figures)}",
+        f"size {format_bytes(figures.size_bytes)}, {format_count(figures.macs)} MACs,"
+        f" {format_count(figures.parameters)} parameters",
+        f"CPU {format_ms(figures.cpu_ms)}, cold start {format_ms(figures.cold_start_ms)}",
+        f"memory {format_bytes(figures.peak_rss_bytes)}",
+    ]
+
+
+def _recipe_lines(record: TrialRecord) -> list[str]:
+    point, figures = record.point, record.figures
+    bits = f"bits {format_bits(point.bits, figures.effective_bits)}"
+    if figures.compute_operators is not None:
+        integers = figures.integer_operators or 0
+        bits += f", {integers} of {figures.compute_operators} operators in integers"
+    return [
+        f"prune ratio {point.prune_ratio:.3g},"
+        f" {format_share(figures.channels_removed, decimals=0)} of channels removed",
+        bits,
+        f"threads {point.threads}",
+        f"{point.optimizer}, learning rate {point.learning_rate:.3g}, {point.schedule}",
+        f"distillation weight {point.distill_weight:.3g},"
+        f" temperature {point.distill_temperature:.3g}",
+    ]

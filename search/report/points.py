@@ -1,0 +1,133 @@
+"""Which records a plot of accuracy against latency shows, and how; draws nothing itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from search.records import Figures, TrialRecord
+
+ORIGINAL = 0  # every study measures the uncompressed network first
+EMPTY = "No trial has both an accuracy and a latency yet."
+LOG_SPREAD = 10.0
+Kind = Literal["front", "dominated", "infeasible"]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A record that has a place in the plane of accuracy and latency.
+
+    Attributes:
+        record: The trial.
+        kind: Where it stands; an infeasible trial cannot be on the front.
+        accuracy: On the validation split, 0..1.
+        latency_ms: Comparable latency.
+        low_ms: Lower end of its interval; the latency itself where no interval is known.
+        high_ms: Upper end.
+    """
+
+    record: TrialRecord
+    kind: Kind
+    accuracy: float
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+
+    @property
+    def number(self) -> int:
+        """Trial number."""
+        return self.record.number
+
+    @property
+    def is_original(self) -> bool:
+        """Whether this is the uncompressed network."""
+        return self.record.number == ORIGINAL
+
+
+@dataclass(frozen=True)
+class View:
+    """The window onto the plane that keeps the front readable.
+
+    Attributes:
+        lowest: Lower end of the accuracy axis.
+        highest: Upper end of the accuracy axis.
+        log_latency: Whether the latency axis is logarithmic.
+    """
+
+    lowest: float
+    highest: float
+    log_latency: bool
+
+
+def place(records: Iterable[TrialRecord], front: Collection[int]) -> list[Dot]:
+    """Returns a dot for every record that has an accuracy and a latency, by latency.
+
+    A trial that was stopped or failed has no place, whatever it found out before.
+
+    Args:
+        records: Finished trials.
+        front: Numbers of the trials on the front.
+    """
+    numbers = frozenset(front)
+    dots = [dot for record in records if (dot := _place_one(record, numbers)) is not None]
+    return sorted(dots, key=lambda dot: (dot.latency_ms, -dot.accuracy, dot.number))
+
+
+def staircase(dots: Sequence[Dot]) -> list[Dot]:
+    """Returns the front's dots that a rising line can join, by latency.
+
+    With a third objective a point can be on the front and yet lose in this plane; the line
+    leaves it out.
+
+    Args:
+        dots: Sorted by latency, as ``place`` returns them.
+    """
+    steps: list[Dot] = []
+    for dot in dots:
+        if dot.kind == "front" and (not steps or dot.accuracy > steps[-1].accuracy):
+            steps.append(dot)
+    return steps
+
+
+def frame(dots: Sequence[Dot]) -> View:
+    """Returns the window that shows the front, the original and all but far worse trials.
+
+    A network that collapsed to guessing would otherwise squeeze the front into a line.
+
+    Args:
+        dots: At least one.
+    """
+    accuracies = sorted(dot.accuracy for dot in dots)
+    focus = [dot.accuracy for dot in dots if dot.kind == "front" or dot.is_original]
+    highest = accuracies[-1]
+    lowest = min([*focus, accuracies[len(accuracies) // 4]])
+    reach = lowest - (highest - lowest)
+    lowest = min(accuracy for accuracy in accuracies if accuracy >= reach)
+    margin = max(0.07 * (highest - lowest), 0.001)
+    latencies = [dot.latency_ms for dot in dots]
+    log_latency = max(latencies) > LOG_SPREAD * min(latencies)
+    # More room above: that is where the labels go.
+    return View(lowest - margin, highest + 1.5 * margin, log_latency)
+
+
+def _place_one(record: TrialRecord, front: frozenset[int]) -> Dot | None:
+    if record.outcome not in ("complete", "infeasible"):
+        return None
+    accuracy, latency_ms = record.figures.val_accuracy, record.figures.latency_ms
+    if accuracy is None or latency_ms is None or not latency_ms > 0 or not math.isfinite(accuracy):
+        return None
+    low_ms, high_ms = _interval(record.figures, latency_ms)
+    kind: Kind = "front" if record.number in front else "dominated"
+    if record.outcome == "infeasible":
+        kind = "infeasible"
+    return Dot(record, kind, accuracy, latency_ms, low_ms, high_ms)
+
+
+def _interval(figures: Figures, latency_ms: float) -> tuple[float, float]:
+    # Latency is the ratio times a constant of the study, so their intervals are proportional.
+    ratio, low, high = figures.latency_ratio, figures.latency_ratio_low, figures.latency_ratio_high
+    if not ratio or low is None or high is None:
+        return latency_ms, latency_ms
+    return latency_ms * low / ratio, latency_ms * high / ratio

@@ -1,0 +1,144 @@
+"""The search's command line, ``python -m search.run [overrides]``; knows not how it is done."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search import cli
+from search.config import SearchConfig, parse
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.engine.store import Store
+    from search.records import TrialRecord
+    from search.trial import Bench, Lab
+
+log = logging.getLogger(__name__)
+PACKAGES = ("torch", "torch-pruning", "onnx", "onnxruntime", "optuna", "mlflow")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs ``search.run`` and returns its exit status."""
+    return cli.main(lambda raw, settings: search(parse(raw), settings), arguments)
+
+
+def search(config: SearchConfig, settings: str) -> int:
+    """Runs a study to the end of its budget and shows its front.
+
+    Args:
+        config: Checked configuration.
+        settings: The same as YAML, kept with the study.
+
+    Returns:
+        Exit status.
+    """
+    # Imported here, so that --help and a mistyped override answer at once.
+    from rich.console import Console
+
+    from search.engine.inline import InlineEngine
+    from search.engine.store import Store
+    from search.progress import Progress, configure_logging
+    from search.setup import make_bench, settings_of
+    from search.study import Effort, Journal, Study, drive
+    from search.tracking import Tracker
+    from search.trial import prepare
+
+    console = Console()
+    configure_logging(console)
+    cli.STATE.mkdir(exist_ok=True)
+    store = Store(cli.STATE / "store")
+    objectives = config.objective.names
+    with Journal(cli.STATE / "studies", config.study.name) as journal:
+        bench, space = make_bench(config, store)
+        study = Study(
+            journal,
+            config.study,
+            config.sampler,
+            space,
+            objectives,
+            settings_of(config, bench, space),
+        )
+        tracker = Tracker(
+            config.tracking, cli.STATE, config.study.name, objectives, _tags(bench), settings
+        )
+        status = "FAILED"
+        try:
+            with Progress(console, config.study, objectives) as progress:
+                engine = InlineEngine(store, lambda step: progress.step(step.kind))
+                started = time.monotonic()
+                lab = drive(prepare(bench), engine, Effort({}))
+                _greet(lab, time.monotonic() - started)
+                tracker.log_trials(study.records, _models(study.records, store))
+                progress.begin(study.records)
+                for _ in study.trials(lab, engine):
+                    tracker.log_trials(study.records, _models(study.records, store))
+                    progress.finished(study.records)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            tracker.close(status)
+        _show_front(console, config, study.records, tracker.location)
+    return 0
+
+
+def _tags(bench: Bench) -> dict[str, str]:
+    device = bench.device
+    return {
+        "device": device.name,
+        "device.cpu": device.cpu,
+        "device.cores": str(device.usable_cores),
+        "device.flags": " ".join(device.flags),
+        "device.int8_format": device.int8_format,
+        "data.fingerprint": bench.data.fingerprint,
+        **{f"version.{package}": version(package) for package in PACKAGES},
+    }
+
+
+def _models(records: Sequence[TrialRecord], store: Store) -> dict[int, Path]:
+    return {r.number: store.path(r.deployable.model) for r in records if r.deployable is not None}
+
+
+def _greet(lab: Lab, seconds: float) -> None:
+    yardstick = lab.yardstick
+    log.info(
+        "the uncompressed network: %.2f %% on validation, %.4g ms with %d thread%s (%s, ready "
+        "after %.0f s)",
+        100 * lab.reference_accuracy,
+        yardstick.latency_ms(yardstick.best_threads),
+        yardstick.best_threads,
+        "" if yardstick.best_threads == 1 else "s",
+        lab.placement.precision,
+        seconds,
+    )
+
+
+def _show_front(
+    console: Console, config: SearchConfig, records: Sequence[TrialRecord], location: str
+) -> None:
+    """Prints the front and what can be done with it."""
+    from search.front import front
+    from search.report import front_table
+
+    members = front(records, config.objective.names)
+    console.print()
+    console.print(front_table(members))
+    if config.tracking.uri is None:
+        console.print(f"\nLook at it:  make ui, then http://127.0.0.1:5000{location}")
+    else:
+        console.print(f"\nLook at it:  {config.tracking.uri}{location}")
+    console.print(
+        "Pick from it: the run 'trial N' there holds N's model.onnx, its figures and its recipe."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""A checked configuration becomes the bench that trials work on; knows nothing of trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from search import data
+from search.benchmark.device import describe_device
+from search.config import BuiltInModelConfig, ModelConfig, SearchConfig
+from search.errors import ConfigError
+from search.factory import load_factory, source_sha256
+from search.records import Dataset, File, NetworkSpec
+from search.space import Space, parse_space
+from search.steps import Shelf
+from search.trial import Bench
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt")
+
+
+def make_bench(config: SearchConfig, shelf: Shelf) -> tuple[Bench, Space]:
+    """Looks at the device, the data and the user's files; trains and measures nothing.
+
+    Raises:
+        ConfigError: When one of them cannot work.
+    """
+    device = describe_device(config.device.name)
+    space = parse_space(config.space, device.usable_cores)
+    checkpoint = _keep_checkpoint(config.model.checkpoint, shelf)
+    dataset = data.describe(config.data)
+    bench = Bench(
+        spec=_network_spec(config.model, dataset),
+        checkpoint=checkpoint,
+        data=dataset,
+        device=device,
+        thread_counts=space.thread_counts(),
+        measuring=config.device,
+        train=config.train,
+        limits=config.objective,
+        machine=f"{device.cpu}, {device.usable_cores} cores{_gpu()}",
+        seed=config.study.seed,
+    )
+    return bench, space
+
+
+def _keep_checkpoint(name: str | None, shelf: Shelf) -> File | None:
+    if name is None:
+        return None
+    path = Path(name)
+    if path.suffix not in CHECKPOINT_SUFFIXES:
+        raise ConfigError(
+            f"model.checkpoint={name}: {path.suffix or 'no suffix'} is not read; give a "
+            ".safetensors file, or a .pt file of torch.save(network.state_dict(), ...)"
+        )
+    try:
+        return shelf.put(path.read_bytes(), path.suffix)
+    except OSError as error:
+        raise ConfigError(f"model.checkpoint={name}: {error.strerror}; give a readable file") from error
+
+
+def _network_spec(model: ModelConfig, dataset: Dataset) -> NetworkSpec:
+    if isinstance(model, BuiltInModelConfig):
+        return NetworkSpec(
+            model.name, model.width, None, (), None, dataset.image_shape, dataset.classes
+        )
+    function = load_factory(model.factory, "model.factory")
+    return NetworkSpec(
+        name=model.name,
+        width=None,
+        factory=model.factory,
+        arguments=tuple(sorted(model.arguments.items())),
+        source_sha256=source_sha256(function),
+        image_shape=dataset.image_shape,
+        classes=dataset.classes,
+    )
+
+
+def _gpu() -> str:
+    """Names the presence of a GPU driver: with and without it, training is another matter."""
+    return ", GPU" if Path("/dev/nvidiactl").exists() else ""
+
+
+def settings_of(config: SearchConfig, bench: Bench, space: Space) -> dict[str, Any]:
+    """Returns, by dotted key, what a study must keep when it is continued.
+
+    Budgets, sampler, engine and tracking may change; what a point means and how it is scored may
+    not.
+    """
+    kept = {
+        "model": {**asdict(config.model), "checkpoint": _digest(bench.checkpoint)},
+        "data": {"name": config.data.name, "content": bench.data.fingerprint},
+        "space": space.describe(),
+        "objective": asdict(config.objective),
+        "device": {**asdict(config.device), "cpu": bench.device.cpu},
+        "train": asdict(config.train),
+        "study": {"seed": config.study.seed},
+    }
+    return dict(_flatten(kept, ""))
+
+
+def _digest(file: File | None) -> str | None:
+    return None if file is None else file.sha256
+
+
+def _flatten(value: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat += _flatten(item, f"{prefix}{key}.")
+        else:
+            flat.append((f"{prefix}{key}", list(item) if isinstance(item, tuple) else item))
+    return flat

@@ -1,0 +1,144 @@
+"""Removes whole channels from a network; knows nothing of how it is trained afterwards."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+
+from search import networks
+from search.errors import InfeasiblePoint
+from search.steps import Prune, Pruned, Shelf
+
+log = logging.getLogger(__name__)
+
+
+def run(step: Prune, shelf: Shelf) -> Pruned:
+    """Does the step."""
+    module = networks.load(step.network, shelf)
+    smaller, removed = prune(module, step.network.spec.image_shape, step.ratio, step.round_to)
+    network = step.network
+    if removed > 0:
+        network = networks.save(smaller, step.network.spec, shelf)
+    return Pruned(network=network, channels_removed=removed)
+
+
+def prune(
+    module: nn.Module, image_shape: tuple[int, int, int], ratio: float, round_to: int
+) -> tuple[nn.Module, float]:
+    """Removes the least important share of a network's channels.
+
+    Coupled layers (residual sums, depthwise convolutions) lose the same channels. All channels
+    are ranked together by the L2 norm of their weights relative to their group's mean, so a
+    layer whose channels matter equally keeps more than one that has useless ones. No group loses
+    more than half of what ``1 - ratio`` would leave it, and what it keeps is rounded to a width
+    that the processor computes well. The network's outputs are never touched.
+
+    Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning (arXiv 2301.12900).
+
+    Args:
+        module: Left as it is; a smaller copy is returned.
+        image_shape: ``(channels, height, width)`` of its input.
+        ratio: Share of the prunable channels to remove, 0..0.9.
+        round_to: Channels that the processor computes together.
+
+    Returns:
+        The smaller network, and the share of prunable channels that it really lost.
+
+    Raises:
+        InfeasiblePoint: When the smaller network cannot compute.
+    """
+    smaller = copy.deepcopy(module)
+    for parameter in smaller.parameters():
+        parameter.requires_grad_(True)  # frozen parameters hide layers from the tracing
+    example = torch.zeros(2, *image_shape)
+    graph = torch_pruning.DependencyGraph().build_dependency(smaller, example_inputs=example)
+    groups = _prunable_groups(graph, smaller)
+    if not groups:
+        raise InfeasiblePoint("no layer's channels can be removed; set space.prune_ratio=0")
+    scores = [_importance(group) for group in groups]
+    kept = widths_to_keep(scores, ratio, round_to)
+    total = sum(len(score) for score in scores)
+    for group, score, width in zip(groups, scores, kept, strict=True):
+        if width < len(score):
+            least = score.argsort()[: len(score) - width].sort().values.tolist()
+            root = group[0].dep
+            graph.get_pruning_group(root.target.module, root.handler, least).prune()
+    try:
+        with torch.no_grad():
+            smaller(example)
+    except Exception as error:
+        raise InfeasiblePoint(
+            f"the network cannot compute without {1 - sum(kept) / total:.0%} of its channels "
+            f"({str(error).splitlines()[0]}); its code must not fix channel counts"
+        ) from error
+    return smaller, 1 - sum(kept) / total
+
+
+def _prunable_groups(graph: torch_pruning.DependencyGraph, module: nn.Module) -> list[object]:
+    """Returns the sets of coupled channels that neither reach the output nor are grouped."""
+    return [
+        group
+        for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear])
+        if any(graph.is_in_channel_pruning_fn(dep.handler) and _has_weights(dep) for dep, _ in group)
+        and not any(_is_grouped(dep.target.module) for dep, _ in group)
+    ]
+
+
+def _has_weights(dependency: object) -> bool:
+    module = dependency.target.module  # type: ignore[attr-defined]
+    return isinstance(module, nn.Conv2d | nn.Linear) and not _is_depthwise(module)
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+
+
+def _is_grouped(module: nn.Module) -> bool:
+    """Tells a grouped convolution that is not depthwise: its groups must stay equal."""
+    return isinstance(module, nn.Conv2d) and module.groups > 1 and not _is_depthwise(module)
+
+
+def _importance(group: object) -> Tensor:
+    """Scores every channel of a group, ``[channels]``, with mean 1."""
+    score = torch_pruning.importance.GroupMagnitudeImportance(p=2, normalizer=None)(group)
+    return score.detach().double() / score.detach().double().mean().clamp_min(1e-12)
+
+
+def widths_to_keep(scores: Sequence[Tensor], ratio: float, round_to: int) -> list[int]:
+    """Chooses how many channels each group keeps; never more at a higher ratio.
+
+    Args:
+        scores: Importance of every channel, one ``[channels]`` tensor a group.
+        ratio: Share of all channels to remove, 0..0.9.
+        round_to: Channels that the processor computes together.
+
+    Returns:
+        Channels kept, one number a group, each at least 1.
+    """
+    pooled = torch.cat(list(scores))
+    remove = round(ratio * len(pooled))
+    removed = torch.zeros(len(pooled), dtype=torch.bool)
+    removed[pooled.argsort(stable=True)[:remove]] = True
+    kept = []
+    for lost, score in zip(removed.split([len(s) for s in scores]), scores, strict=True):
+        full = len(score)
+        wanted = max(full - int(lost.sum()), (1 - ratio) * full / 2)
+        # The nearest width; of two equally near the wider, which is the more accurate.
+        kept.append(min(widths_of(full, round_to), key=lambda w: (abs(w - wanted), -w)))
+    return kept
+
+
+def widths_of(full: int, round_to: int) -> list[int]:
+    """Lists the widths a layer of ``full`` channels may be pruned to, rising.
+
+    Multiples of ``round_to`` fill the processor's vector registers. Narrow layers have none of
+    them to choose from, so powers of two continue the list downwards.
+    """
+    below = [2**power for power in range(round_to.bit_length()) if 2**power < round_to]
+    widths = [width for width in (*below, *range(round_to, full, round_to)) if width < full]
+    return [*widths, full]

@@ -1,0 +1,146 @@
+"""Loads or trains the accurate network that the search starts from; knows nothing of students."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from search import data, networks
+from search.errors import ConfigError, StageFailed
+from search.networks import Preprocessed
+from search.records import Teacher
+from search.steps import Shelf, Teach
+from search.training import (
+    Feed,
+    Placement,
+    accuracy,
+    predict,
+    steps_per_epoch,
+    training_batches,
+)
+
+log = logging.getLogger(__name__)
+
+
+def run(step: Teach, shelf: Shelf) -> Teacher:
+    """Does the step."""
+    splits = data.load(step.data)
+    placement = Placement(torch.device(step.device), step.precision)
+    train = Feed(splits.train, placement.device)
+    with torch.random.fork_rng():
+        torch.manual_seed(step.seed)
+        network = networks.build(step.spec)
+    module = placement.place(Preprocessed(network, step.data.mean, step.data.std))
+    if step.checkpoint is None:
+        teach(module, train, placement, step)
+    else:
+        load_checkpoint(network, shelf.path(step.checkpoint))
+    logits, _ = predict(module, train, placement)
+    score = accuracy(module, Feed(splits.validation, placement.device), placement)
+    network.to(memory_format=torch.contiguous_format)
+    return Teacher(
+        network=networks.save(network, step.spec, shelf),
+        logits=shelf.put(to_safetensors({"train": logits}), ".safetensors"),
+        val_accuracy=score,
+    )
+
+
+def teach(module: nn.Module, train: Feed, placement: Placement, step: Teach) -> None:
+    """Trains ``module`` in place with AdamW and one cycle of the learning rate.
+
+    Source: Smith & Topin 2018, Super-Convergence (arXiv 1708.07120).
+
+    Raises:
+        StageFailed: When the loss stops being finite.
+    """
+    total = step.epochs * steps_per_epoch(len(train), step.batch_size)
+    optimizer = torch.optim.AdamW(
+        module.parameters(), step.learning_rate, weight_decay=step.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, step.learning_rate, total_steps=max(total, 2)
+    )
+    module.train()
+    loss = torch.zeros(())
+    for images, labels, _ in training_batches(train, 0, total, step.batch_size, step.seed):
+        with placement.autocast():
+            loss = F.cross_entropy(module(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    if not torch.isfinite(loss):
+        raise StageFailed(
+            "teacher",
+            f"the loss is not finite with train.teacher_learning_rate={step.learning_rate}; "
+            "lower it",
+        )
+
+
+def load_checkpoint(network: nn.Module, path: Path) -> None:
+    """Loads a user's weights in place, without running any code the file may hold.
+
+    Args:
+        network: The network that the file must fit exactly.
+        path: ``.safetensors``, or a ``.pt`` state dict, bare or under ``state_dict``.
+
+    Raises:
+        ConfigError: When the file cannot be read or belongs to another network.
+    """
+    state = _read_state(path)
+    wanted = network.state_dict()
+    # Counters of batches seen decide nothing in evaluation, and some tools drop them.
+    missing = [n for n in wanted if n not in state and not n.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in wanted]
+    other = [n for n, v in state.items() if n in wanted and v.shape != wanted[n].shape]
+    if missing or unexpected or other:
+        raise ConfigError(f"model.checkpoint is of another network: {_mismatch(state, wanted)}")
+    network.load_state_dict(state, strict=False)
+
+
+def _mismatch(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
+    """Names the first tensor in which a checkpoint and a network differ."""
+    for name, value in wanted.items():
+        if name not in state and not name.endswith("num_batches_tracked"):
+            return f"it lacks {name}; check model and model.width"
+        if name in state and state[name].shape != value.shape:
+            return (
+                f"{name} has shape {list(state[name].shape)} in it and {list(value.shape)} in "
+                "the network; check model, model.width and the data's classes"
+            )
+    extra = next(name for name in state if name not in wanted)
+    return f"the network has no {extra}; check model"
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise ConfigError(_unreadable(error)) from error
+    except Exception as error:  # weights_only raises pickle errors of many kinds
+        raise ConfigError(_unreadable(error)) from error
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise ConfigError(
+            "model.checkpoint holds no state dict; save one with "
+            "torch.save(network.state_dict(), 'file.pt')"
+        )
+    return loaded
+
+
+def _unreadable(error: Exception) -> str:
+    return (
+        f"model.checkpoint cannot be read as weights ({type(error).__name__}): it is damaged, or "
+        "holds more than tensors; save it with torch.save(network.state_dict(), 'file.pt') or as "
+        ".safetensors"
+    )

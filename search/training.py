@@ -1,0 +1,136 @@
+"""The training loop that teaching, fine-tuning and timing share; knows nothing of their aims."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from search.data import Split
+from search.steps import Precision
+
+EVALUATION_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and in which arithmetic a network is trained."""
+
+    device: torch.device
+    precision: Precision
+
+    def autocast(self) -> torch.autocast:
+        """Returns a fresh autocast context, inert in float32."""
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
+        )
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """Moves ``module`` to the device, channels-last: the layout that trains fastest."""
+        return module.to(self.device, memory_format=torch.channels_last)
+
+
+class Feed:
+    """Batches of a split: from a tensor on the device, or streamed when the split is lazy.
+
+    Args:
+        split: Images in uint8 and their labels.
+        device: Where the batches are wanted; an in-memory split is moved there whole.
+    """
+
+    def __init__(self, split: Split, device: torch.device) -> None:
+        self._split = split
+        self._device = device
+        self._labels = torch.from_numpy(split.labels).to(device)
+        self._images: Tensor | None = None
+        if isinstance(split.images, np.ndarray):
+            self._images = torch.from_numpy(split.images).to(device)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yields images in 0..1 ``[b, c, h, w]``, labels ``[b]`` and their indices ``[b]``.
+
+        Args:
+            order: Indices of the images wanted, ``[n]``, on the CPU.
+            batch_size: Images of every batch but perhaps the last.
+        """
+        chunks = order.split(batch_size)
+        if self._images is None:
+            pixels: Iterator[Tensor] = iter(
+                DataLoader(
+                    _Chunks(self._split, [chunk.numpy() for chunk in chunks]),
+                    batch_size=None,
+                    num_workers=2,
+                )
+            )
+        else:
+            images = self._images
+            pixels = (images[chunk.to(self._device)] for chunk in chunks)
+        for chunk, raw in zip(chunks, pixels, strict=True):
+            index = chunk.to(self._device)
+            scaled = raw.to(self._device).float().div_(255)
+            yield scaled.to(memory_format=torch.channels_last), self._labels[index], index
+
+
+class _Chunks(TorchDataset[Tensor]):
+    """Reads whole batches in the loader's workers."""
+
+    def __init__(self, split: Split, chunks: list[NDArray[np.int64]]) -> None:
+        self._split = split
+        self._chunks = chunks
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(self._split.read(self._chunks[index]))
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Whole batches in one pass; a split smaller than a batch makes one batch."""
+    return max(1, images // batch_size)
+
+
+def training_batches(
+    feed: Feed, first_step: int, last_step: int, batch_size: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yields the batches of steps ``first_step`` to ``last_step - 1`` of one long training.
+
+    The order depends on the seed and the epoch alone, so a training that is cut into rungs sees
+    the batches that an uncut one sees.
+    """
+    size = min(batch_size, len(feed))
+    per_epoch = steps_per_epoch(len(feed), batch_size)
+    step = first_step
+    while step < last_step:
+        epoch, offset = divmod(step, per_epoch)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order = torch.randperm(len(feed), generator=generator)
+        count = min(per_epoch - offset, last_step - step)
+        yield from feed.batches(order[offset * size : (offset + count) * size], size)
+        step += count
+
+
+def predict(module: nn.Module, feed: Feed, placement: Placement) -> tuple[Tensor, Tensor]:
+    """Returns logits ``[n, classes]`` float32 and labels ``[n]``, both on the CPU, in order."""
+    module.eval()
+    logits, labels = [], []
+    with torch.inference_mode(), placement.autocast():
+        for images, truth, _ in feed.batches(torch.arange(len(feed)), EVALUATION_BATCH):
+            logits.append(module(images).float().cpu())
+            labels.append(truth.cpu())
+    return torch.cat(logits), torch.cat(labels)
+
+
+def accuracy(module: nn.Module, feed: Feed, placement: Placement) -> float:
+    """Returns the share of images whose largest logit is the label's, 0..1."""
+    logits, labels = predict(module, feed, placement)
+    return (logits.argmax(1) == labels).double().mean().item()

@@ -1,0 +1,234 @@
+"""The recipe of one trial: which steps, in which order; knows not where or when they run."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from search.config import DeviceConfig, ObjectiveConfig, TrainConfig
+from search.figures import Yardstick, speed_figures
+from search.records import (
+    Dataset,
+    Deployable,
+    DeviceProfile,
+    Figures,
+    File,
+    Measurement,
+    Network,
+    NetworkSpec,
+    Outcome,
+    Point,
+    Student,
+    Teacher,
+)
+from search.steps import (
+    ChoosePlacement,
+    ChosenPlacement,
+    Evaluate,
+    Export,
+    Exported,
+    Finetune,
+    Graph,
+    Measure,
+    Prune,
+    Pruned,
+    Quantize,
+    Score,
+    Step,
+    Teach,
+    Trace,
+)
+
+T = TypeVar("T")
+Recipe = Generator[Step[Any], Any, T]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every trial of a study shares before anything is computed."""
+
+    spec: NetworkSpec
+    checkpoint: File | None
+    data: Dataset
+    device: DeviceProfile
+    thread_counts: tuple[int, ...]
+    measuring: DeviceConfig
+    train: TrainConfig
+    limits: ObjectiveConfig
+    machine: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A bench with its teacher trained and the uncompressed network measured."""
+
+    bench: Bench
+    placement: ChosenPlacement
+    teacher: Teacher
+    reference: Deployable
+    reference_accuracy: float
+    yardstick: Yardstick
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a trial's recipe ended."""
+
+    outcome: Outcome
+    reason: str
+    figures: Figures
+    violations: Mapping[str, float]
+    deployable: Deployable | None
+
+
+def prepare(bench: Bench) -> Recipe[Lab]:
+    """Obtains the teacher and measures the uncompressed network at every thread count."""
+    train = bench.train
+    placement: ChosenPlacement = yield ChoosePlacement(
+        bench.spec, train.batch_size, train.device, train.precision, bench.machine
+    )
+    teacher: Teacher = yield Teach(
+        spec=bench.spec,
+        data=bench.data,
+        checkpoint=bench.checkpoint,
+        epochs=train.teacher_epochs,
+        batch_size=train.batch_size,
+        learning_rate=train.teacher_learning_rate,
+        weight_decay=train.teacher_weight_decay,
+        precision=placement.precision,
+        device=placement.device,
+        seed=bench.seed,
+    )
+    reference = yield from deploy(teacher.network, 32, bench)
+    score: Score = yield Evaluate(reference, bench.data, "validation")
+    base, against_base = bench.thread_counts[0], {}
+    for threads in bench.thread_counts:
+        measured: Measurement = yield _measure(bench, reference, threads, reference, base)
+        if threads == base:  # a network is exactly as fast as itself, whatever was measured
+            measured = replace(measured, ratio=1.0, ratio_low=1.0, ratio_high=1.0)
+        against_base[threads] = measured
+    yardstick = Yardstick(against_base[base].p50_ms, against_base)
+    return Lab(bench, placement, teacher, reference, score.accuracy, yardstick)
+
+
+def trial(point: Point, lab: Lab) -> Recipe[Ending]:
+    """Compresses the teacher as ``point`` says; latency is known before anything is trained."""
+    bench = lab.bench
+    pruned: Pruned = yield Prune(lab.teacher.network, point.prune_ratio, bench.device.round_to)
+    untrained = yield from deploy(pruned.network, point.bits, bench)
+    speed: Measurement = yield _measure(
+        bench, untrained, point.threads, lab.reference, point.threads
+    )
+    figures = speed_figures(
+        pruned.network, pruned.channels_removed, untrained, point.threads, speed, lab.yardstick
+    )
+    violations = violated(figures, lab)
+    if any(excess > 0 for excess in violations.values()):
+        return _infeasible(figures, violations, None)
+    network, float_accuracy = pruned.network, lab.teacher.val_accuracy
+    if pruned.channels_removed > 0:  # an untouched network has nothing to recover from
+        student = yield from finetune(pruned.network, point, lab)
+        network, float_accuracy = student.network, student.val_accuracy
+    deployable = yield from deploy(network, point.bits, bench)
+    score: Score = yield Evaluate(deployable, bench.data, "validation")
+    figures = replace(
+        figures,
+        val_accuracy=score.accuracy,
+        float_accuracy=float_accuracy,
+        size_bytes=deployable.model.size_bytes,
+    )
+    violations = violated(figures, lab)
+    if any(excess > 0 for excess in violations.values()):
+        return _infeasible(figures, violations, deployable)
+    return Ending("complete", "", figures, violations, deployable)
+
+
+def deploy(network: Network, bits: int, bench: Bench) -> Recipe[Deployable]:
+    """Exports a network and stores it in ``bits``."""
+    mean, std = bench.data.mean, bench.data.std
+    graph: Graph = yield Trace(network.spec, network.shapes, mean, std)
+    exported: Exported = yield Export(graph, network, mean, std)
+    deployable: Deployable = yield Quantize(
+        exported.model,
+        bits,
+        bench.device.int8_format,
+        bench.data,
+        bench.train.calibration_images,
+        bench.seed,
+    )
+    return deployable
+
+
+def finetune(pruned: Network, point: Point, lab: Lab) -> Recipe[Student]:
+    """Trains a pruned network rung by rung."""
+    train = lab.bench.train
+    student = Student(pruned, None, 0.0, 0.0)
+    begin = 0.0
+    for end in train.rungs:
+        student = yield Finetune(
+            start=student.network,
+            state=student.state,
+            begin=begin,
+            end=end,
+            teacher_logits=lab.teacher.logits,
+            data=lab.bench.data,
+            distill_temperature=point.distill_temperature,
+            distill_weight=point.distill_weight,
+            optimizer=point.optimizer,
+            learning_rate=point.learning_rate,
+            schedule=point.schedule,
+            weight_decay=train.weight_decay,
+            epochs=train.epochs,
+            batch_size=train.batch_size,
+            precision=lab.placement.precision,
+            device=lab.placement.device,
+            seed=lab.bench.seed,
+        )
+        begin = end
+    return student
+
+
+def violated(figures: Figures, lab: Lab) -> dict[str, float]:
+    """Returns by how much each known figure exceeds its limit; at most 0 keeps it."""
+    limits, accuracy = lab.bench.limits, figures.val_accuracy
+    drop = None if accuracy is None else lab.reference_accuracy - accuracy
+    checks = {
+        "max_accuracy_drop": (drop, limits.max_accuracy_drop),
+        "max_latency_ms": (figures.latency_ms, limits.max_latency_ms),
+        "max_size_bytes": (figures.size_bytes, limits.max_size_bytes),
+    }
+    return {
+        name: round(value - limit, 12)  # 0.90 - 0.89 is a hair above 0.01 in binary
+        for name, (value, limit) in checks.items()
+        if value is not None and limit is not None
+    }
+
+
+def _infeasible(
+    figures: Figures, violations: Mapping[str, float], deployable: Deployable | None
+) -> Ending:
+    broken = ", ".join(f"{name} by {v:.4g}" for name, v in violations.items() if v > 0)
+    return Ending("infeasible", f"exceeds {broken}", figures, violations, deployable)
+
+
+def _measure(
+    bench: Bench,
+    deployable: Deployable,
+    threads: int,
+    reference: Deployable,
+    reference_threads: int,
+) -> Measure:
+    return Measure(
+        deployable=deployable,
+        threads=threads,
+        reference=reference,
+        reference_threads=reference_threads,
+        data=bench.data,
+        device=bench.device,
+        batch_size=bench.measuring.batch_size,
+        budget_s=bench.measuring.budget_s,
+        timeout_s=bench.measuring.timeout_s,
+        seed=bench.seed,
+    )

@@ -1,0 +1,456 @@
+"""The real agent over real ONNX models, and what becomes of it when things go wrong."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from search.benchmark.agent import SCHEMA, count_kernels, count_usable_cores, read_quotas
+from search.benchmark.device import AGENT, LocalDevice, describe_device, make_profile
+from search.benchmark.protocol import Plan, Side, compare
+from search.config import DigitsConfig
+from search.data import describe
+from search.errors import StageFailed
+from search.records import Dataset, Deployable, DeviceProfile, File
+from search.stages import measure
+from search.steps import Measure
+
+START_S = 60.0
+
+
+# ---- models
+
+
+def save(path: Path, nodes: list[Any], constants: dict[str, Any], opset: int = 17) -> Path:
+    """Writes a model from ``x`` ``[N, 1, 28, 28]`` to ``y``."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 28, 28])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    kept = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "model", [x], [y], kept)
+    opsets = [helper.make_opsetid("", opset)]
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+    )
+    return path
+
+
+def save_conv_net(path: Path, width: int, layers: int) -> Path:
+    rng = np.random.default_rng(0)
+    nodes, constants, last, channels = [], {}, "x", 1
+    for i in range(layers):
+        weights = rng.normal(0, 0.1, (width, channels, 3, 3)).astype(np.float32)
+        constants[f"w{i}"] = weights
+        nodes.append(helper.make_node("Conv", [last, f"w{i}"], [f"c{i}"], pads=[1] * 4))
+        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
+        last, channels = f"r{i}", width
+    nodes.append(helper.make_node("GlobalAveragePool", [last], ["pooled"]))
+    nodes.append(helper.make_node("Flatten", ["pooled"], ["y"]))
+    return save(path, nodes, constants)
+
+
+def save_quantised(path: Path) -> Path:
+    """One convolution between quantize and dequantize nodes, as static quantization leaves it."""
+    constants = {
+        "scale": np.float32(1 / 255),
+        "zero": np.uint8(0),
+        "weights": np.full((16, 1, 3, 3), 5, np.int8),
+        "weights_scale": np.float32(0.01),
+        "weights_zero": np.int8(0),
+        "out_scale": np.float32(0.1),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        helper.make_node("DequantizeLinear", ["weights", "weights_scale", "weights_zero"], ["w"]),
+        helper.make_node("Conv", ["d", "w"], ["c"], pads=[1] * 4),
+        helper.make_node("QuantizeLinear", ["c", "out_scale", "zero"], ["cq"]),
+        helper.make_node("DequantizeLinear", ["cq", "out_scale", "zero"], ["y"]),
+    ]
+    return save(path, nodes, constants)
+
+
+def save_endless(path: Path) -> Path:
+    """A loop that would run for centuries."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Sin", ["value"], ["next"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("value", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, None),
+        ],
+    )
+    nodes = [helper.make_node("Loop", ["times", "go", "x"], ["y"], body=body)]
+    return save(path, nodes, {"times": np.int64(2**62), "go": np.bool_(True)})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    save_conv_net(root / "light.onnx", width=16, layers=2)
+    save_conv_net(root / "heavy.onnx", width=64, layers=3)
+    save_quantised(root / "quantised.onnx")
+    save_endless(root / "endless.onnx")
+    save(root / "unknown.onnx", [helper.make_node("Nonsense", ["x"], ["y"])], {})
+    (root / "corrupt.onnx").write_bytes(b"this is no protocol buffer")
+    np.save(root / "inputs.npy", np.random.default_rng(1).random((8, 1, 28, 28), np.float32))
+    return root
+
+
+# ---- processes
+
+
+def living(group: int) -> list[int]:
+    """Process identifiers of a group, leader first; the dead that wait for burial do not count."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # ended while the list was read
+        if int(fields[2]) == group and fields[0] not in "ZX":
+            found.append(int(stat.parent.name))
+    return sorted(found, key=lambda pid: pid != group)
+
+
+def assert_empty(group: int) -> None:
+    deadline = time.monotonic() + 10.0
+    while living(group) and time.monotonic() < deadline:
+        time.sleep(0.02)  # a signal takes a moment
+    assert living(group) == []
+
+
+@pytest.fixture
+def device() -> Iterator[LocalDevice]:
+    with LocalDevice(START_S) as local:
+        yield local
+    assert_empty(local.process_group)
+
+
+def open_request(folder: Path, role: str, model: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "request": "open",
+        "role": role,
+        "model": str(folder / model),
+        "inputs": str(folder / "inputs.npy"),
+        "batch_size": 1,
+        "threads": 1,
+        "session_entries": {},
+        "seed": 0,
+        **changes,
+    }
+
+
+def open_model(device: LocalDevice, folder: Path, role: str, model: str, **changes: Any) -> Any:
+    return device.ask(open_request(folder, role, model, **changes), START_S)
+
+
+def make_plan(folder: Path, candidate: str, reference: str, threads: int = 1) -> Plan:
+    return Plan(
+        candidate=Side(str(folder / candidate), threads, ()),
+        reference=Side(str(folder / reference), 1, ()),
+        inputs=str(folder / "inputs.npy"),
+        batch_size=1,
+        budget_s=1.5,
+        timeout_s=120.0,
+        seed=3,
+    )
+
+
+# ---- comparisons
+
+
+def test_same_model_compares_as_equal(device: LocalDevice, folder: Path) -> None:
+    found = compare(device, make_plan(folder, "light.onnx", "light.onnx"))
+    assert 0.5 < found.ratio < 2.0
+    assert found.ratio_low <= found.ratio <= found.ratio_high
+    assert found.rounds >= 16
+    assert found.peak_rss_bytes > 1 << 20
+    assert min(found.p50_ms, found.reference_p50_ms, found.cpu_ms, found.cold_start_ms) > 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_heavier_model_is_slower(device: LocalDevice, folder: Path, threads: int) -> None:
+    found = compare(device, make_plan(folder, "heavy.onnx", "light.onnx", threads))
+    assert found.ratio > 3.0
+    assert found.operators["Conv"] == 3
+
+
+def test_rounds_are_paired_and_balanced(device: LocalDevice, folder: Path) -> None:
+    for role in ("candidate", "reference"):
+        open_model(device, folder, role, "light.onnx", batch_size=3, threads=2)
+    request = {"request": "rounds", "minimum": 4, "block_ms": 2.0, "seed": 5}
+    full = device.ask({**request, "count": 10, "limit_ms": 1e6}, START_S)
+    assert len(full["rounds"]) == 10
+    assert full["order"].count("A") == full["order"].count("B") == 10
+    assert all(min(pair) > 0 for pair in full["rounds"])
+    ended = device.ask({**request, "count": 10, "limit_ms": 0.0}, START_S)
+    assert len(ended["rounds"]) == 4
+    assert ended["order"] == full["order"][:8]
+
+
+def test_census_finds_integer_operators(device: LocalDevice, folder: Path) -> None:
+    open_model(device, folder, "candidate", "quantised.onnx")
+    found = device.ask({"request": "operators", "role": "candidate"}, START_S)["operators"]
+    assert found["QLinearConv"] == 1
+    assert "Conv" not in found
+
+
+def test_census_counts_kernels_only() -> None:
+    kernel = {"cat": "Node", "name": "a_kernel_time", "args": {"op_name": "Conv"}}
+    fence = {"cat": "Node", "name": "a_fence_before", "args": {"op_name": "Conv"}}
+    session = {"cat": "Session", "name": "model_run"}
+    assert count_kernels([kernel, fence, session, kernel]) == {"Conv": 2}
+
+
+# ---- the device
+
+
+def test_describes_this_machine() -> None:
+    profile = describe_device("here")
+    assert profile.name == "here"
+    assert profile.runtime.startswith("onnxruntime 1.")
+    assert 1 <= profile.usable_cores <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("arch", "flags", "round_to", "int8_format"),
+    [
+        ("x86_64", ["avx2", "avx512f", "avx512_vnni"], 16, "u8s8"),
+        ("x86_64", ["avx2", "avx_vnni"], 8, "u8s8"),
+        ("AMD64", ["avx2", "avx512f"], 16, "u8s8_reduced"),
+        ("aarch64", ["asimd", "asimddp"], 8, "s8s8"),
+    ],
+)
+def test_profile_follows_the_processor(
+    arch: str, flags: list[str], round_to: int, int8_format: str
+) -> None:
+    facts = {"arch": arch, "cpu": "a", "flags": flags, "usable_cores": 2, "onnxruntime": "1.0"}
+    profile = make_profile("name", facts)
+    assert (profile.round_to, profile.int8_format) == (round_to, int8_format)
+
+
+def test_quotas_of_both_control_group_versions(tmp_path: Path) -> None:
+    for group, files in {
+        "": {"cpu.max": "max 100000"},
+        "slice": {"cpu.max": "150000 100000"},
+        "cpu,cpuacct/box": {"cpu.cfs_quota_us": "200000", "cpu.cfs_period_us": "100000"},
+        "cpu,cpuacct": {"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"},
+    }.items():
+        (tmp_path / group).mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (tmp_path / group / name).write_text(text + "\n")
+    assert read_quotas(tmp_path, ["0::/slice/job", "5:memory:/box"]) == [1.5]
+    assert read_quotas(tmp_path, ["4:cpu,cpuacct:/box"]) == [2.0]
+    assert read_quotas(tmp_path / "nowhere", ["0::/slice"]) == []
+    assert count_usable_cores() >= 1
+
+
+# ---- faults
+
+
+@pytest.mark.parametrize("model", ["corrupt.onnx", "unknown.onnx", "missing.onnx"])
+def test_model_that_does_not_load_is_refused_in_one_line(
+    device: LocalDevice, folder: Path, model: str
+) -> None:
+    with pytest.raises(StageFailed, match="candidate model: ") as caught:
+        open_model(device, folder, "candidate", model)
+    assert "\n" not in caught.value.reason
+    assert open_model(device, folder, "reference", "light.onnx")["run_ms"] > 0
+
+
+def test_nonsense_is_refused_and_forgotten(device: LocalDevice) -> None:
+    for request, match in (
+        ({"request": "dance"}, "knows no request 'dance'"),
+        ({"request": "single", "role": "candidate"}, "open one first"),
+        ({"request": "open"}, "lacks 'role'"),
+    ):
+        with pytest.raises(StageFailed, match=match):
+            device.ask(request, START_S)
+    assert device.ask({"request": "hello"}, START_S) == {"schema": SCHEMA}
+
+
+def test_killed_agent_is_noticed(device: LocalDevice, folder: Path) -> None:
+    open_model(device, folder, "candidate", "light.onnx")
+    os.kill(device.process_group, signal.SIGKILL)
+    with pytest.raises(StageFailed, match="agent died with status -9"):
+        device.ask({"request": "hello"}, START_S)
+    assert_empty(device.process_group)
+
+
+def test_killed_model_process_is_noticed(device: LocalDevice, folder: Path) -> None:
+    open_model(device, folder, "candidate", "light.onnx")
+    for child in living(device.process_group)[1:]:
+        os.kill(child, signal.SIGKILL)
+    with pytest.raises(StageFailed, match="candidate process died with signal 9 in 'single'"):
+        device.ask({"request": "single", "role": "candidate", "count": 1, "limit_ms": 1}, START_S)
+
+
+def test_hung_model_is_given_up(device: LocalDevice, folder: Path) -> None:
+    with pytest.raises(StageFailed, match=r"no answer to 'open'.*device\.timeout_s"):
+        compare(
+            device,
+            Plan(
+                candidate=Side(str(folder / "endless.onnx"), 1, ()),
+                reference=Side(str(folder / "light.onnx"), 1, ()),
+                inputs=str(folder / "inputs.npy"),
+                batch_size=1,
+                budget_s=1.0,
+                timeout_s=3.0,
+                seed=0,
+            ),
+        )
+    assert_empty(device.process_group)
+
+
+def test_agent_ends_with_its_input_even_beside_a_hung_model(folder: Path) -> None:
+    request = json.dumps(open_request(folder, "candidate", "endless.onnx"))
+    process = subprocess.Popen(
+        [sys.executable, str(AGENT)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(request.encode() + b"\n")
+    process.stdin.flush()
+    deadline = time.monotonic() + 30.0
+    while len(living(process.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(1.5)  # let the run begin
+    assert len(living(process.pid)) == 2
+    process.stdin.close()
+    assert process.wait(timeout=30.0) == 0
+    assert_empty(process.pid)
+
+
+def test_prints_do_not_disturb_the_answers() -> None:
+    noise = (
+        "import sys, os; sys.path.insert(0, sys.argv[1]); import agent\n"
+        "out = agent.claim_stdout()\n"
+        "print('from python', flush=True); os.write(1, b'from C'); os.system('echo from a child')\n"
+        "agent.run_coordinator(out)\n"
+    )
+    command = (sys.executable, "-c", noise, str(AGENT.parent))
+    with LocalDevice(START_S, command) as device:
+        assert device.ask({"request": "hello"}, START_S) == {"schema": SCHEMA}
+
+
+@pytest.mark.parametrize(
+    ("program", "match"),
+    [
+        ('print(\'{"ok": true, "schema": 99}\', flush=True); input(); input()', "version 99"),
+        ("print('hello there', flush=True); input(); input()", "no JSON"),
+        ("raise SystemExit('no numpy here')", "died with status 1 .*no numpy here"),
+        ("import time; time.sleep(99)", "no answer to 'hello'"),
+    ],
+)
+def test_agent_that_does_not_start_is_reported(program: str, match: str) -> None:
+    timeout_s = 1.0 if "sleep" in program else START_S
+    local = LocalDevice(timeout_s, (sys.executable, "-c", program))
+    with pytest.raises(StageFailed, match=match), local:
+        pytest.fail("must not be entered")
+    assert_empty(local.process_group)
+
+
+# ---- the stage
+
+
+class Folder:
+    """A shelf of files by their names."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def path(self, file: File) -> Path:
+        return self._root / file.sha256
+
+    def put(self, content: bytes, suffix: str) -> File:
+        raise AssertionError("a measurement leaves no files")
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return describe(DigitsConfig(0.2, None, None, 1 << 30, "digits"))
+
+
+@pytest.fixture(scope="module")
+def profile() -> DeviceProfile:
+    return DeviceProfile("local", "cpu", "x86_64", (), 2, "onnxruntime", 8, "u8s8")
+
+
+def make_step(model: str, data: Dataset, profile: DeviceProfile, timeout_s: float) -> Measure:
+    return Measure(
+        deployable=Deployable(File(model, ".onnx", 1), 32, ()),
+        threads=2,
+        reference=Deployable(File("light.onnx", ".onnx", 1), 32, ()),
+        reference_threads=1,
+        data=data,
+        device=profile,
+        batch_size=1,
+        budget_s=1.0,
+        timeout_s=timeout_s,
+        seed=0,
+    )
+
+
+def test_stage_measures_on_real_images(
+    folder: Path, digits: Dataset, profile: DeviceProfile
+) -> None:
+    samples = measure.read_samples(digits)
+    assert samples.shape == (8, *digits.image_shape)
+    assert samples.dtype == np.float32
+    assert 0.0 <= samples.min() < 0.5 < samples.max() <= 1.0
+    found = measure.run(make_step("light.onnx", digits, profile, 120.0), Folder(folder))
+    assert 0.3 < found.ratio < 3.0
+    assert found.operators["Conv"] == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "timeout_s", "match"),
+    [("endless.onnx", 3.0, "device.timeout_s"), ("corrupt.onnx", 120.0, "candidate model")],
+)
+def test_stage_fails_with_a_reason(
+    folder: Path, digits: Dataset, profile: DeviceProfile, model: str, timeout_s: float, match: str
+) -> None:
+    with pytest.raises(StageFailed, match=match) as caught:
+        measure.run(make_step(model, digits, profile, timeout_s), Folder(folder))
+    assert caught.value.stage == "measure"
+
+
+# ---- what may be imported
+
+
+def test_agent_imports_the_standard_library_numpy_and_onnxruntime_only() -> None:
+    allowed = sys.stdlib_module_names | {"numpy", "onnxruntime"}
+    for node in ast.walk(ast.parse(AGENT.read_text())):
+        if isinstance(node, ast.Import):
+            assert {alias.name.split(".")[0] for alias in node.names} <= allowed
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            assert (node.module or "").split(".")[0] in allowed
+
+
+def test_stage_does_not_import_torch() -> None:
+    check = "import sys, search.stages.measure; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=120)

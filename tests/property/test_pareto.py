@@ -1,0 +1,140 @@
+"""Multi-objective mathematics against brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from search.pareto import (
+    crowding_distance,
+    hypervolume,
+    knee,
+    non_dominated,
+    non_dominated_ranks,
+)
+
+Points = NDArray[np.float64]
+LIMIT = 6
+
+
+def points(least: int = 0) -> st.SearchStrategy[Points]:
+    """Few integer coordinates make copies and ties common."""
+    shapes = st.tuples(st.integers(least, 9), st.integers(2, 3))
+    return shapes.flatmap(
+        lambda shape: hnp.arrays(np.float64, shape, elements=st.integers(0, LIMIT + 1))
+    )
+
+
+def dominates(one: Points, other: Points) -> bool:
+    return bool((one <= other).all() and (one < other).any())
+
+
+def brute_front(losses: Points) -> list[bool]:
+    return [not any(dominates(other, one) for other in losses) for one in losses]
+
+
+def brute_ranks(losses: Points) -> list[int]:
+    ranks = {}
+    left = list(range(len(losses)))
+    rank = 0
+    while left:
+        front = [i for i in left if not any(dominates(losses[j], losses[i]) for j in left)]
+        ranks.update(dict.fromkeys(front, rank))
+        left = [i for i in left if i not in front]
+        rank += 1
+    return [ranks[i] for i in range(len(losses))]
+
+
+def covered_cells(losses: Points) -> int:
+    """Counts the unit cells of the grid up to LIMIT whose lower corner some point reaches."""
+    cells = np.indices((LIMIT,) * losses.shape[1]).reshape(losses.shape[1], -1).T
+    reached = (losses[:, None, :] <= cells[None, :, :]).all(axis=2)
+    return int(reached.any(axis=0).sum())
+
+
+def limit(losses: Points) -> Points:
+    return np.full(losses.shape[1], float(LIMIT))
+
+
+@given(points())
+def test_front_agrees_with_every_pair(losses: Points) -> None:
+    assert non_dominated(losses).tolist() == brute_front(losses)
+
+
+@given(points())
+def test_unknown_points_change_nothing_for_the_others(losses: Points) -> None:
+    unknown = np.zeros((1, losses.shape[1]))
+    unknown[0, -1] = np.nan
+    assert non_dominated(np.concatenate([losses, unknown])).tolist() == [
+        *brute_front(losses),
+        False,
+    ]
+
+
+@given(points(least=1))
+def test_front_of_the_front_is_the_front(losses: Points) -> None:
+    front = losses[non_dominated(losses)]
+    assert len(front) > 0
+    assert non_dominated(front).all()
+
+
+@given(points())
+def test_ranks_agree_with_peeling(losses: Points) -> None:
+    assert non_dominated_ranks(losses).tolist() == brute_ranks(losses)
+
+
+@given(points(), st.data())
+def test_order_does_not_matter(losses: Points, data: st.DataObject) -> None:
+    order = np.array(data.draw(st.permutations(range(len(losses)))), dtype=int)
+    assert (non_dominated(losses[order]) == non_dominated(losses)[order]).all()
+    assert (non_dominated_ranks(losses[order]) == non_dominated_ranks(losses)[order]).all()
+    assert hypervolume(losses[order], limit(losses)) == hypervolume(losses, limit(losses))
+
+
+@given(points())
+def test_hypervolume_counts_covered_cells(losses: Points) -> None:
+    assert hypervolume(losses, limit(losses)) == covered_cells(losses)
+
+
+@given(hnp.arrays(np.float64, (4, 4), elements=st.integers(0, 4)))
+def test_hypervolume_in_four_dimensions(losses: Points) -> None:
+    assert hypervolume(losses, limit(losses)) == covered_cells(losses)
+
+
+@given(hnp.arrays(np.float64, st.tuples(st.integers(1, 9), st.just(3)), elements=st.floats(0, 2)))
+def test_one_more_point_never_lowers_the_hypervolume(losses: Points) -> None:
+    reference = np.ones(3)
+    less, more = hypervolume(losses[:-1], reference), hypervolume(losses, reference)
+    assert more >= less - 1e-12
+    assert 0 <= more <= 1 + 1e-12
+
+
+@given(points())
+def test_only_the_front_has_hypervolume(losses: Points) -> None:
+    front = losses[non_dominated(losses)]
+    assert hypervolume(front, limit(losses)) == hypervolume(losses, limit(losses))
+
+
+@given(points(least=1))
+def test_crowding_keeps_the_ends(losses: Points) -> None:
+    front = losses[non_dominated(losses)]
+    distances = crowding_distance(front)
+    assert distances.shape == (len(front),)
+    assert (distances >= 0).all()
+    for values in front.T:
+        if np.ptp(values) > 0:
+            assert np.isinf(distances[values == values.min()]).any()
+            assert np.isinf(distances[values == values.max()]).any()
+
+
+@given(points(least=1), st.floats(0.001, 1000), st.floats(-100, 100))
+def test_knee_does_not_depend_on_units(losses: Points, scale: float, shift: float) -> None:
+    front = losses[non_dominated(losses)]
+    changed = front * [scale, *[1] * (front.shape[1] - 1)] + shift
+    low, span = front.min(axis=0), np.maximum(np.ptp(front, axis=0), 1)
+    sums = ((front - low) / span).sum(axis=1)
+    # Rounding may choose the other of two equally good points.
+    assert sums[knee(changed)] <= sums.min() + 1e-6

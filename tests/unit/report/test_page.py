@@ -1,0 +1,118 @@
+"""The page is one file, says everything, and runs no one else's script."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
+
+from search.records import TrialRecord
+from search.report.formats import ARROW, DASH, TIMES
+from search.report.page import front_page
+from search.report.points import EMPTY
+from search.report.table import NO_FRONT
+
+Plant = Callable[..., TrialRecord]
+HOSTILE = "<script>alert('x')</script>{{plotly}}&"
+
+
+class _Elements(HTMLParser):
+    """Collects opened elements, and the text outside scripts and styles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.opened.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.opened and self.opened[-1][0] not in ("script", "style"):
+            self.text += data
+
+
+def _parse(page: str) -> _Elements:
+    elements = _Elements()
+    elements.feed(page)
+    return elements
+
+
+def _data(page: str) -> Any:
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)
+    assert match is not None
+    return json.loads(match[1])
+
+
+def test_page_needs_no_network(plant: Plant) -> None:
+    page = front_page("study", [plant(0), plant(1)], {1})
+    assert "plotly.js v" in page
+    for tag, attributes in _parse(page).opened:
+        assert attributes.get("src") is None
+        assert tag != "link" or attributes["href"] == "data:,"
+
+
+def test_data_hold_every_drawn_trial(plant: Plant) -> None:
+    records = [plant(0, latency_ms=2.0), plant(3), plant(4, outcome="failed")]
+    data = _data(front_page("study", records, {3}))
+    assert [(dot["trial"], dot["kind"]) for dot in data["dots"]] == [(3, "front"), (0, "dominated")]
+    assert data["line"] == [[0.5, 0.91421]]
+    assert data["dots"][1]["original"] is True
+
+
+def test_hover_holds_recipe_and_figures(plant: Plant) -> None:
+    data = _data(front_page("study", [plant(3, bits=4, effective_bits=32.0)], {3}))
+    assert data["dots"][0]["hover"].split("<br>") == [
+        "<b>Trial 3: on the front</b>",
+        "accuracy 91.42 % (float 92.00 %)",
+        f"latency 0.500 ms [0.400{DASH}0.700]",
+        f"speed-up 2.31{TIMES} [2.25{DASH}2.38]",
+        "size 431 KiB, 1.23 M MACs, 98.8 k parameters",
+        "CPU 0.750 ms, cold start 12.0 ms",
+        "memory 61.0 MiB",
+        "",
+        "prune ratio 0.5, 38 % of channels removed",
+        f"bits 4 {ARROW} 32, 3 of 4 operators in integers",
+        "threads 2",
+        "adamw, learning rate 0.003, cosine",
+        "distillation weight 0.25, temperature 4",
+    ]
+
+
+def test_page_counts_what_it_does_not_draw(plant: Plant) -> None:
+    records = [plant(1), plant(2, outcome="stopped"), plant(3, outcome="infeasible")]
+    text = _parse(front_page("study", records, {1})).text
+    assert "3 trials: 1 complete, 1 stopped, 1 infeasible, 0 failed" in text
+
+
+def test_page_owns_up_to_trials_out_of_view(plant: Plant) -> None:
+    records = [plant(n, val_accuracy=0.9 + 0.01 * n) for n in range(4)]
+    collapsed = plant(9, val_accuracy=0.1)
+    assert "below this view" not in front_page("study", records, {3})
+    assert "1 trial lies below this view" in front_page("study", [*records, collapsed], {3})
+
+
+def test_table_lists_the_front_alone(plant: Plant) -> None:
+    records = [plant(1), plant(2), plant(3)]
+    rows = [a for tag, a in _parse(front_page("s", records, {1, 3})).opened if "data-trial" in a]
+    assert [row["data-trial"] for row in rows] == ["1", "3"]
+
+
+def test_hostile_names_stay_text(plant: Plant) -> None:
+    records = [plant(1), plant(2, outcome="infeasible", reason=HOSTILE)]
+    page = front_page(HOSTILE, records, {1})
+    elements = _parse(page)
+    assert "<script>alert" not in page
+    assert elements.text.count(HOSTILE) == 2  # the title and the heading
+    assert sum(tag == "script" for tag, _ in elements.opened) == 3
+    assert "&lt;script&gt;" in _data(page)["dots"][1]["hover"]
+
+
+def test_no_trial_says_so(plant: Plant) -> None:
+    for records in ([], [plant(1, outcome="stopped", val_accuracy=None)]):
+        page = front_page("study", records, set())
+        assert EMPTY in page
+        assert NO_FRONT in page
+        assert 'id="chart"' not in page

@@ -1,0 +1,88 @@
+"""The front as rows, as Markdown and on the terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from search.records import TrialRecord
+from search.report.formats import ARROW, DASH, TIMES
+from search.report.table import (
+    NO_FRONT,
+    FrontRow,
+    escape_markdown,
+    front_rows,
+    front_table,
+    markdown_table,
+)
+
+Plant = Callable[..., TrialRecord]
+SPEEDUP = f"2.31{TIMES} [2.25{DASH}2.38]"
+
+
+def test_row_of_known_figures(plant: Plant) -> None:
+    row = FrontRow("7", "91.42 %", "0.500 ms", SPEEDUP, "431 KiB", "8", "2", "38 %")
+    assert front_rows([plant(7)]) == [row]
+
+
+def test_rows_come_by_latency_unmeasured_last(plant: Plant) -> None:
+    front = [plant(1, latency_ms=None), plant(2, latency_ms=2.0), plant(0, latency_ms=1.0)]
+    assert [row.trial for row in front_rows(front)] == ["0 (original)", "2", "1"]
+
+
+def test_unknown_figures_are_dashes(plant: Plant) -> None:
+    (row,) = front_rows([plant(1, val_accuracy=None, speedup=None, size_bytes=None)])
+    assert (row.accuracy, row.speedup, row.size) == (DASH, DASH, DASH)
+
+
+def test_markdown_of_a_planted_front(plant: Plant) -> None:
+    front = [plant(7), plant(3, latency_ms=0.25, bits=4, effective_bits=32.0)]
+    interval = f"2.31{TIMES} \\[2.25{DASH}2.38\\]"
+    assert markdown_table(front).splitlines() == [
+        "| Trial | Accuracy | Latency | Speed-up | Size | Bits | Threads | Channels removed |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        f"| 3 | 91.42 % | 0.250 ms | {interval} | 431 KiB | 4 {ARROW} 32 | 2 | 38 % |",
+        f"| 7 | 91.42 % | 0.500 ms | {interval} | 431 KiB | 8 | 2 | 38 % |",
+        "",
+        "Speed-up: against the original at its own best thread count, with its interval."
+        f" Bits 4 {ARROW} 32: weights stored in 4 bits, computed in 32 (the mean over convolutions"
+        " and matrix products).",
+    ]
+
+
+def test_arrow_is_explained_only_where_it_occurs(plant: Plant) -> None:
+    assert "stored in" not in markdown_table([plant(7)])
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("a|b", "a\\|b"),
+        ("*bold* _it_", "\\*bold\\* \\_it\\_"),
+        ("[x](y)", "\\[x\\]\\(y\\)"),
+        ("<b>&", "&lt;b&gt;&amp;"),
+        ("two\nlines", "two lines"),
+        ("back\\slash `code`", "back\\\\slash \\`code\\`"),
+    ],
+)
+def test_markdown_shows_text_as_it_is(text: str, escaped: str) -> None:
+    assert escape_markdown(text) == escaped
+
+
+def test_terminal_shows_the_same_cells(plant: Plant) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    with console.capture() as shown:
+        console.print(front_table([plant(7)]))
+    for cell in front_rows([plant(7)])[0]:
+        assert cell in shown.get()
+
+
+def test_empty_front_says_so() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    with console.capture() as shown:
+        console.print(front_table([]))
+    assert NO_FRONT in shown.get()
+    assert markdown_table([]) == NO_FRONT
