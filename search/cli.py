@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import io
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -63,25 +63,25 @@ def _compose(job: Callable[[Any, str], int], arguments: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra reports errors itself, in many lines
-    status = 0
+    composed: list[tuple[Any, str]] = []
 
     @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-    def composed(config: DictConfig) -> None:
-        nonlocal status
+    def keep(config: DictConfig) -> None:
         raw = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        status = job(raw, OmegaConf.to_yaml(config, resolve=True))
+        composed.append((raw, OmegaConf.to_yaml(config, resolve=True)))
 
     sys.argv = [sys.argv[0], *arguments]
     shows_config = {"--help", "-h", "--cfg", "-c"} & set(arguments)
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed) if shows_config else contextlib.nullcontext():
-            composed()
+        # Hydra adds lines of its own to errors raised inside of it: the job runs afterwards.
+        with redirect_stdout(printed) if shows_config else nullcontext():
+            keep()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, arguments)) from error
     finally:
         print(annotate(printed.getvalue()), end="")
-    return status
+    return max((job(raw, settings) for raw, settings in composed), default=0)
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
@@ -91,7 +91,9 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if option:
         group, given = option.groups()
         known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        return f"{group}={given}: no such choice; give one of {', '.join(known)}{_near(given, known)}"
+        return (
+            f"{group}={given}: no such choice; give one of {', '.join(known)}{_near(given, known)}"
+        )
     key = re.search(r"Could not override '([^']+)'", text) or re.search(
         r"Could not load '([^']+)'", text
     )
@@ -125,7 +127,8 @@ def annotate(text: str) -> str:
     """Puts the comments of ``conf/`` behind the keys of a printed configuration."""
     known = comments()
     chosen: dict[str, str] = {}
-    lines, path = [], []
+    lines: list[str] = []
+    path: list[str] = []
     for line in text.splitlines():
         match = KEY_LINE.match(line)
         if match is None:
@@ -137,7 +140,9 @@ def annotate(text: str) -> str:
         key = ".".join(path)
         group = path[0]
         options = [chosen[group]] if group in chosen else sorted(o for g, o in known if g == group)
-        remark = next((known[group, o][key] for o in options if key in known.get((group, o), {})), "")
+        remark = next(
+            (known[group, o][key] for o in options if key in known.get((group, o), {})), ""
+        )
         remark = remark or known["", "config"].get(key, "")
         lines.append(f"{line:<{COMMENT_COLUMN}}  # {remark}" if remark else line)
     return "".join(f"{line}\n" for line in lines)

@@ -57,7 +57,9 @@ def _keep_checkpoint(name: str | None, shelf: Shelf) -> File | None:
     try:
         return shelf.put(path.read_bytes(), path.suffix)
     except OSError as error:
-        raise ConfigError(f"model.checkpoint={name}: {error.strerror}; give a readable file") from error
+        raise ConfigError(
+            f"model.checkpoint={name}: {error.strerror}; give a readable file"
+        ) from error
 
 
 def _network_spec(model: ModelConfig, dataset: Dataset) -> NetworkSpec:

@@ -198,7 +198,7 @@ def _fixed(axis: Axis) -> Value | None:
     return axis.values[0] if isinstance(axis, Choice) and len(axis.values) == 1 else None
 
 
-def starting_points(space: Space) -> list[Point]:
+def starting_points(space: Space, threads: int) -> list[Point]:
     """Chooses the points that a study tries before its sampler knows anything.
 
     The first is the uncompressed network, the yardstick, which stays uncompressed even where the
@@ -211,6 +211,10 @@ def starting_points(space: Space) -> list[Point]:
     intersect the parameters of all trials. Ask for it without distributions, note the point in
     its user attributes, and tell the state FAIL, which every sampler passes over.
 
+    Args:
+        space: Where points are chosen from.
+        threads: At which the uncompressed network is fastest.
+
     Returns:
         One to four different points.
     """
@@ -222,7 +226,7 @@ def starting_points(space: Space) -> list[Point]:
         optimizer="adamw",
         learning_rate=0.002,
         schedule="one_cycle",
-        threads=1,
+        threads=threads,
     )
     yardstick = replace(space.nearest(sound), prune_ratio=sound.prune_ratio, bits=sound.bits)
     compressed = [

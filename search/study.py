@@ -27,7 +27,7 @@ from optuna.distributions import (
 )
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter
 
@@ -52,6 +52,7 @@ T = TypeVar("T")
 RECORD = "record"
 POINT = "point"
 SETTINGS = "settings"
+STARTED = "starting_points_queued"
 RECORDS = TypeAdapter(TrialRecord)
 
 
@@ -119,7 +120,7 @@ class Journal(AbstractContextManager["Journal"]):
 
     def storage(self) -> JournalStorage:
         """Opens the journal for Optuna."""
-        return JournalStorage(JournalFileBackend(str(self.path), _AlreadyHeld()))
+        return JournalStorage(JournalFileBackend(str(self.path), _AlreadyHeld(str(self.path))))
 
     def _drop_torn_line(self) -> None:
         """Cuts off a last line that a killed process left half written."""
@@ -133,17 +134,18 @@ class Journal(AbstractContextManager["Journal"]):
                 stream.truncate(whole)
 
 
-class _AlreadyHeld(BaseJournalFileLock):
+class _AlreadyHeld(JournalFileOpenLock):
     """Optuna's lock of the journal: nothing to do, the whole study is held by this process.
 
     Optuna's own lock files outlive a killed process and make the next one wait.
     """
 
     def acquire(self) -> bool:
+        """Succeeds."""
         return True
 
     def release(self) -> None:
-        return None
+        """Does nothing."""
 
 
 class Study:
@@ -191,10 +193,6 @@ class Study:
     def _begin_or_compare(self, settings: Mapping[str, Any]) -> None:
         begun = self._optuna.user_attrs.get(SETTINGS)
         if begun is None:
-            self._optuna.set_metric_names([f"{name}_loss" for name in self._objectives])
-            present = len(self._optuna.get_trials(deepcopy=False))
-            for point in starting_points(self._space)[present:]:
-                self._enqueue(point)
             self._optuna.set_user_attr(SETTINGS, dict(settings))
             return
         for key in sorted({*begun, *settings}):
@@ -204,12 +202,22 @@ class Study:
                     f"{begun.get(key)!r}; give that, or start another one with study.name=..."
                 )
 
+    def _enqueue_starting_points(self, threads: int) -> None:
+        """Queues the points that need no sampler, unless an earlier run did."""
+        if STARTED in self._optuna.user_attrs:
+            return
+        present = len(self._optuna.get_trials(deepcopy=False))
+        for point in starting_points(self._space, threads)[present:]:
+            self._enqueue(point)
+        self._optuna.set_user_attr(STARTED, True)
+
     def _enqueue(self, point: Point) -> None:
         params = self._space.params(point) if self._space.contains(point) else {}
         self._optuna.enqueue_trial(params, user_attrs={POINT: asdict(point)})
 
     def trials(self, lab: Lab, engine: InlineEngine) -> Iterator[TrialRecord]:
         """Searches until a budget is used up, yielding every trial as it finishes."""
+        self._enqueue_starting_points(lab.yardstick.best_threads)
         started = time.monotonic()
         while not self._is_spent(time.monotonic() - started):
             asked = self._ask()
@@ -299,7 +307,7 @@ class Study:
 
     def _tell(self, asked: optuna.Trial, record: TrialRecord) -> None:
         values = losses(record.figures, self._objectives)
-        told = {key.removeprefix("constraints:") for key in asked.system_attrs}
+        told = self._optuna.get_trials(deepcopy=False)[asked.number].constraints
         for name, excess in record.violations.items():
             if name not in told:
                 asked.set_constraint(name, excess)

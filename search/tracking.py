@@ -19,16 +19,16 @@ from search.front import front, hypervolume
 from search.records import TrialRecord
 from search.report import front_page, front_png, markdown_table
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+
+from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+log = logging.getLogger(__name__)
 # Both are chatty about creating a database, which is no news to a user.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
-
-from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402 - the switch comes first
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.tracking import MlflowClient  # noqa: E402
-
-log = logging.getLogger(__name__)
 
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"

@@ -33,7 +33,10 @@ class Placement:
 
     def place(self, module: nn.Module) -> nn.Module:
         """Moves ``module`` to the device, channels-last: the layout that trains fastest."""
-        return module.to(self.device, memory_format=torch.channels_last)
+        module.to(self.device)
+        # torch's stubs forget memory_format for modules
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return module
 
 
 class Feed:

@@ -58,7 +58,7 @@ class Store:
         path = self._entry_path(step)
         try:
             saved = json.loads(path.read_bytes())
-            result = TypeAdapter(step.result).validate_python(saved["result"])
+            result: Any = TypeAdapter(step.result).validate_python(saved["result"])
             seconds = float(saved["seconds"])
             files = [File(**file) for file in saved["files"]]
         except FileNotFoundError:

@@ -86,9 +86,8 @@ def _table(front: Sequence[TrialRecord]) -> str:
     body = []
     for row in rows:
         trial, *cells = (html.escape(cell) for cell in row)
-        number = trial.split()[0]
         columns = "".join(f"<td>{cell}</td>" for cell in cells)
-        body.append(f'<tr data-trial="{number}"><th scope="row">{trial}</th>{columns}</tr>')
+        body.append(f'<tr data-trial="{trial}"><th scope="row">{trial}</th>{columns}</tr>')
     lines = "\n".join(body)
     return (
         f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n'
@@ -102,7 +101,7 @@ def _data(dots: Sequence[Dot]) -> Mapping[str, Any]:
     return {
         "dots": [
             {
-                "trial": dot.number,
+                "trial": dot.label,
                 "kind": dot.kind,
                 "original": dot.is_original,
                 "accuracy": dot.accuracy,

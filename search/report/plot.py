@@ -65,15 +65,14 @@ def front_png(study: str, records: Iterable[TrialRecord], front: Collection[int]
 
 def _settle(figure: Figure, axes: Axes, study: str) -> None:
     """Writes the title and fixes the layout, because labels are placed in pixels."""
-    name = "\n".join(textwrap.wrap(study, 64, max_lines=2)) or " "
-    title = figure.suptitle(name, ha="left", fontsize=13, weight="bold", color=INK)
+    # The widest letters fill 40 to a line; a name of 100 letters takes three.
+    name = "\n".join(textwrap.wrap(study, 40, max_lines=3, break_on_hyphens=False))
+    title = figure.suptitle(name or " ", ha="left", fontsize=13, weight="bold", color=INK)
     title.set_parse_math(False)  # a dollar sign in a name would start a formula
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.08)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     title.set_x(axes.get_position().x0)
-    room = axes.get_window_extent().width / title.get_window_extent().width
-    title.set_fontsize(13 * min(1.0, room))  # letters may be wider than most
 
 
 def _draw(axes: Axes, dots: Sequence[Dot]) -> None:
@@ -153,9 +152,7 @@ def _draw_labels(axes: Axes, dots: Sequence[Dot]) -> None:
     named = [dot for dot in dots if dot.kind == "front" or dot.is_original]
     named.sort(key=lambda dot: dot.is_original)  # the longest label takes what place is left
     texts = [
-        axes.text(0, 0, "original", color=VERMILLION, **LABEL)
-        if dot.is_original
-        else axes.text(0, 0, str(dot.number), color=BLUE, **LABEL)
+        axes.text(0, 0, dot.label, color=VERMILLION if dot.is_original else BLUE, **LABEL)
         for dot in named
     ]
     extents = [text.get_window_extent() for text in texts]

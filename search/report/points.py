@@ -41,9 +41,14 @@ class Dot:
         return self.record.number
 
     @property
+    def label(self) -> str:
+        """What the trial is called beside its mark."""
+        return label(self.number)
+
+    @property
     def is_original(self) -> bool:
         """Whether this is the uncompressed network."""
-        return self.record.number == ORIGINAL
+        return self.number == ORIGINAL
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,11 @@ class View:
     lowest: float
     highest: float
     log_latency: bool
+
+
+def label(number: int) -> str:
+    """Returns what trial ``number`` is called in tables and plots."""
+    return "original" if number == ORIGINAL else str(number)
 
 
 def place(records: Iterable[TrialRecord], front: Collection[int]) -> list[Dot]:

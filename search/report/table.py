@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +20,7 @@ from search.report.formats import (
     format_share,
     format_speedup,
 )
-from search.report.points import ORIGINAL
+from search.report.points import ORIGINAL, label
 
 NO_FRONT = "No trial is on the front yet."
 
@@ -57,6 +58,8 @@ def caption(rows: Sequence[FrontRow]) -> str:
             f"Bits {arrow}: weights stored in {stored} bits, computed in {computed} (the mean over"
             " convolutions and matrix products)."
         )
+    if any(row.trial == label(ORIGINAL) for row in rows):
+        lines.append(f"{label(ORIGINAL).capitalize()}: the uncompressed network, trial {ORIGINAL}.")
     return " ".join(lines)
 
 
@@ -74,10 +77,20 @@ def front_table(front: Sequence[TrialRecord]) -> Table:
     """Returns the front as a table for the terminal."""
     rows = front_rows(front)
     note = caption(rows) if rows else NO_FRONT
-    table = Table(caption=Text(note), caption_justify="left")
-    for heading in HEADINGS:
-        # The trial names the row: it is the last thing to be cut on a narrow terminal.
-        table.add_column(heading, justify="right", no_wrap=heading == HEADINGS.trial)
+    table = Table(
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        caption=Text(note),
+        caption_justify="left",
+    )
+    for heading, *cells in zip(HEADINGS, *rows, strict=True):
+        words = max(len(word) for text in (heading, *cells) for word in text.split())
+        width = max([words, *map(len, cells)])
+        # In 80 columns a speed-up goes above its interval; nothing is cut.
+        fixed = None if heading == HEADINGS.speedup else width
+        table.add_column(heading, justify="right", width=fixed, min_width=words, max_width=width)
     for row in rows:
         # Text, because a plain string is read as markup and [..] may be taken for a tag.
         table.add_row(*(Text(cell) for cell in row))
@@ -92,9 +105,8 @@ def escape_markdown(text: str) -> str:
 
 def _row(record: TrialRecord) -> FrontRow:
     figures = record.figures
-    original = " (original)" if record.number == ORIGINAL else ""
     return FrontRow(
-        trial=f"{record.number}{original}",
+        trial=label(record.number),
         accuracy=format_share(figures.val_accuracy),
         latency=format_ms(figures.latency_ms),
         speedup=format_speedup(figures),

@@ -20,7 +20,9 @@ from search.records import Network
 from search.steps import Export, Exported, Shelf
 
 PARITY_BATCHES = (1, 5)
-PARITY_TOLERANCE = 1e-3  # of the largest logit; float kernels that sum in another order stay far below
+PARITY_TOLERANCE = (
+    1e-3  # of the largest logit; float kernels that sum in another order stay far below
+)
 
 
 def run(step: Export, shelf: Shelf) -> Exported:

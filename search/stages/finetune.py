@@ -41,7 +41,6 @@ def run(step: Finetune, shelf: Shelf) -> Student:
         train = Feed(splits.train, placement.device)
         loss, state = finetune(module, train, teacher_logits, placement, step, state)
     score = accuracy(module, Feed(splits.validation, placement.device), placement)
-    network.to(memory_format=torch.contiguous_format)
     return Student(
         network=networks.save(network, step.start.spec, shelf),
         state=shelf.put(_to_bytes(state), ".pt") if step.end < 1 else None,
@@ -98,13 +97,19 @@ def finetune(
         pace.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
         pace.schedule.load_state_dict(state["schedule"])  # type: ignore[arg-type]
     module.train()
-    sums, recent = torch.zeros((), device=placement.device), torch.zeros((), device=placement.device)
+    sums, recent = (
+        torch.zeros((), device=placement.device),
+        torch.zeros((), device=placement.device),
+    )
     batches = training_batches(train, first, last, step.batch_size, step.seed)
     for number, (images, labels, index) in enumerate(batches, first + 1):
         with placement.autocast():
             logits = module(images)
         loss = distillation_loss(
-            logits.float(), labels, teacher_logits[index], step.distill_temperature,
+            logits.float(),
+            labels,
+            teacher_logits[index],
+            step.distill_temperature,
             step.distill_weight,
         )
         pace.optimizer.zero_grad()

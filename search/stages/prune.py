@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch_pruning
@@ -79,18 +80,20 @@ def prune(
     return smaller, 1 - sum(kept) / total
 
 
-def _prunable_groups(graph: torch_pruning.DependencyGraph, module: nn.Module) -> list[object]:
+def _prunable_groups(graph: torch_pruning.DependencyGraph, module: nn.Module) -> list[Any]:
     """Returns the sets of coupled channels that neither reach the output nor are grouped."""
     return [
         group
         for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear])
-        if any(graph.is_in_channel_pruning_fn(dep.handler) and _has_weights(dep) for dep, _ in group)
+        if any(
+            graph.is_in_channel_pruning_fn(dep.handler) and _has_weights(dep) for dep, _ in group
+        )
         and not any(_is_grouped(dep.target.module) for dep, _ in group)
     ]
 
 
-def _has_weights(dependency: object) -> bool:
-    module = dependency.target.module  # type: ignore[attr-defined]
+def _has_weights(dependency: Any) -> bool:
+    module = dependency.target.module
     return isinstance(module, nn.Conv2d | nn.Linear) and not _is_depthwise(module)
 
 
@@ -103,10 +106,11 @@ def _is_grouped(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.groups > 1 and not _is_depthwise(module)
 
 
-def _importance(group: object) -> Tensor:
+def _importance(group: Any) -> Tensor:
     """Scores every channel of a group, ``[channels]``, with mean 1."""
-    score = torch_pruning.importance.GroupMagnitudeImportance(p=2, normalizer=None)(group)
-    return score.detach().double() / score.detach().double().mean().clamp_min(1e-12)
+    score: Tensor = torch_pruning.importance.GroupMagnitudeImportance(p=2, normalizer=None)(group)
+    score = score.detach().double()
+    return score / score.mean().clamp_min(1e-12)
 
 
 def widths_to_keep(scores: Sequence[Tensor], ratio: float, round_to: int) -> list[int]:

@@ -95,7 +95,7 @@ def best_scale(rows: Array) -> Array:
         error = np.square(rows - rounded).sum(axis=1)
         best = np.where(error < least, scale, best)
         least = np.minimum(error, least)
-    return best.astype(np.float32)
+    return np.asarray(best, np.float32)
 
 
 def _store_weights(

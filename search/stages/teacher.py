@@ -44,7 +44,6 @@ def run(step: Teach, shelf: Shelf) -> Teacher:
         load_checkpoint(network, shelf.path(step.checkpoint))
     logits, _ = predict(module, train, placement)
     score = accuracy(module, Feed(splits.validation, placement.device), placement)
-    network.to(memory_format=torch.contiguous_format)
     return Teacher(
         network=networks.save(network, step.spec, shelf),
         logits=shelf.put(to_safetensors({"train": logits}), ".safetensors"),

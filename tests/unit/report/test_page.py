@@ -57,7 +57,10 @@ def test_page_needs_no_network(plant: Plant) -> None:
 def test_data_hold_every_drawn_trial(plant: Plant) -> None:
     records = [plant(0, latency_ms=2.0), plant(3), plant(4, outcome="failed")]
     data = _data(front_page("study", records, {3}))
-    assert [(dot["trial"], dot["kind"]) for dot in data["dots"]] == [(3, "front"), (0, "dominated")]
+    assert [(dot["trial"], dot["kind"]) for dot in data["dots"]] == [
+        ("3", "front"),
+        ("original", "dominated"),
+    ]
     assert data["line"] == [[0.5, 0.91421]]
     assert data["dots"][1]["original"] is True
 

@@ -44,7 +44,7 @@ def test_picture_shows_front_and_original(plant: Plant) -> None:
 
 def test_nothing_touches_the_edge(plant: Plant) -> None:
     records = _study(plant)
-    image = _decode(front_png("w" * 100, records, range(5)))
+    image = _decode(front_png("W" * 100, records, range(5)))
     sides = [(0, 0, WIDTH_PX, 4), (0, HEIGHT_PX - 4, WIDTH_PX, HEIGHT_PX)]
     sides += [(0, 0, 4, HEIGHT_PX), (WIDTH_PX - 4, 0, WIDTH_PX, HEIGHT_PX)]
     for side in sides:

@@ -40,7 +40,9 @@ def test_unknown_interval_is_the_latency_itself(plant: Plant) -> None:
 
 
 def test_trial_zero_is_the_original(plant: Plant) -> None:
-    assert [dot.is_original for dot in place([plant(0), plant(1)], [])] == [True, False]
+    original, other = place([plant(0), plant(1)], [])
+    assert (original.is_original, other.is_original) == (True, False)
+    assert (original.label, other.label) == ("original", "1")
 
 
 def test_line_leaves_out_a_front_point_that_loses_in_this_plane(plant: Plant) -> None:

@@ -30,7 +30,7 @@ def test_row_of_known_figures(plant: Plant) -> None:
 
 def test_rows_come_by_latency_unmeasured_last(plant: Plant) -> None:
     front = [plant(1, latency_ms=None), plant(2, latency_ms=2.0), plant(0, latency_ms=1.0)]
-    assert [row.trial for row in front_rows(front)] == ["0 (original)", "2", "1"]
+    assert [row.trial for row in front_rows(front)] == ["original", "2", "1"]
 
 
 def test_unknown_figures_are_dashes(plant: Plant) -> None:
@@ -78,6 +78,21 @@ def test_terminal_shows_the_same_cells(plant: Plant) -> None:
         console.print(front_table([plant(7)]))
     for cell in front_rows([plant(7)])[0]:
         assert cell in shown.get()
+
+
+def test_original_is_explained_only_where_it_occurs(plant: Plant) -> None:
+    assert "uncompressed network, trial 0" in markdown_table([plant(0)])
+    assert "uncompressed" not in markdown_table([plant(7)])
+
+
+def test_80_columns_cut_nothing(plant: Plant) -> None:
+    rows = [plant(0, latency_ms=0.0361), plant(31, bits=16, effective_bits=32.0, size_bytes=50_000)]
+    console = Console(file=io.StringIO(), width=80)
+    with console.capture() as shown:
+        console.print(front_table(rows))
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown.get()
+    for text in ("original", "0.0361 ms", f"[2.25{DASH}2.38]", f"16 {ARROW} 32", "removed", "38 %"):
+        assert text in shown.get()
 
 
 def test_empty_front_says_so() -> None:
