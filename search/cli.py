@@ -44,8 +44,7 @@ def main(job: Callable[[Any, str], int], arguments: Sequence[str] | None) -> int
     except SearchError as error:
         return _complain(error, FAILURE)
     except OSError as error:
-        named = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{named}{error.strerror or error}", USAGE_ERROR)
+        return _complain(_explain_os_error(error), USAGE_ERROR)
     except KeyboardInterrupt:
         return _complain("interrupted; the same command goes on from here", INTERRUPTED)
 
@@ -53,6 +52,14 @@ def main(job: Callable[[Any, str], int], arguments: Sequence[str] | None) -> int
 def _complain(error: object, status: int) -> int:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return status
+
+
+def _explain_os_error(error: OSError) -> str:
+    """Stages report what they cannot read: what is left is state that cannot be kept."""
+    return (
+        f"{error.filename or STATE}: {error.strerror or error}; the search keeps its state in "
+        f"{STATE.resolve()}, which must be a folder it can write to: mend it, or run elsewhere"
+    )
 
 
 def _compose(job: Callable[[Any, str], int], arguments: list[str]) -> int:

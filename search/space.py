@@ -203,7 +203,9 @@ def starting_points(space: Space, threads: int) -> list[Point]:
 
     The first is the uncompressed network, the yardstick, which stays uncompressed even where the
     space does not hold it. Then come 8 bits alone, half of the channels alone, and both, each
-    only if the space holds it. Their recipe is a sound one, moved into the space.
+    only if the space holds it. Small networks often gain nothing from threads, so half of the
+    channels is tried with one thread as well; its training is done by then. The recipe is a sound
+    one, moved into the space.
 
     A yardstick for which ``space.contains`` is false must not be enqueued: ``Study.ask`` raises
     on an unknown choice and leaves the trial running, and a trial told as complete (for TPE also
@@ -216,7 +218,7 @@ def starting_points(space: Space, threads: int) -> list[Point]:
         threads: At which the uncompressed network is fastest.
 
     Returns:
-        One to four different points.
+        One to five different points.
     """
     sound = Point(
         prune_ratio=0.0,
@@ -230,10 +232,16 @@ def starting_points(space: Space, threads: int) -> list[Point]:
     )
     yardstick = replace(space.nearest(sound), prune_ratio=sound.prune_ratio, bits=sound.bits)
     compressed = [
-        replace(yardstick, prune_ratio=ratio, bits=bits)
-        for ratio, bits in ((0.0, 8), (0.5, 32), (0.5, 8))
+        replace(yardstick, prune_ratio=ratio, bits=bits, threads=count)
+        for ratio, bits, count in (
+            (0.0, 8, yardstick.threads),
+            (0.5, 32, yardstick.threads),
+            (0.5, 8, yardstick.threads),
+            (0.5, 32, 1),
+        )
     ]
-    return [yardstick, *(point for point in compressed if space.contains(point))]
+    # Each once: with one thread for the yardstick too, the last repeats an earlier one.
+    return list(dict.fromkeys([yardstick, *(p for p in compressed if space.contains(p))]))
 
 
 def parse_space(raw: Mapping[str, Any], usable_cores: int) -> Space:

@@ -183,6 +183,10 @@ class Finetune(Step[Student]):
     seed: int
 
 
+# Of the largest logit; float kernels that sum in another order stay far below.
+PARITY_TOLERANCE = 1e-3
+
+
 @dataclass(frozen=True)
 class Graph:
     """The ONNX graph of a structure, before optimisation and with arbitrary weights."""
@@ -192,33 +196,47 @@ class Graph:
 
 @dataclass(frozen=True)
 class Trace(Step[Graph]):
-    """Traces a structure into an ONNX graph; slow, and independent of the weights."""
+    """Traces a structure into an ONNX graph; slow, and independent of the weights.
+
+    ``shapes`` are a pruned network's; None for the network as it is built.
+    """
 
     kind: ClassVar[str] = "trace"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resource: ClassVar[Resource] = "light"
     result: ClassVar[type] = Graph
 
     spec: NetworkSpec
-    shapes: Shapes
+    shapes: Shapes | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A float ONNX model, and its largest deviation from PyTorch relative to the logits' range."""
+    """A float ONNX model.
+
+    Attributes:
+        model: The file; raw ``[N, C, H, W]`` pixels in 0..1 to logits ``[N, classes]``.
+        parity_error: Largest difference from PyTorch's logits relative to the largest logit;
+            None when the graph cannot run with these weights at all.
+    """
 
     model: File
-    parity_error: float
+    parity_error: float | None
+
+    @property
+    def is_faithful(self) -> bool:
+        """Whether the model computes what the network computes."""
+        return self.parity_error is not None and self.parity_error <= PARITY_TOLERANCE
 
 
 @dataclass(frozen=True)
 class Export(Step[Exported]):
-    """Puts a network's weights into its traced graph, optimises it and checks it."""
+    """Puts a network's weights into a traced graph, optimises it and compares with PyTorch."""
 
     kind: ClassVar[str] = "export"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resource: ClassVar[Resource] = "light"
     result: ClassVar[type] = Exported
 

@@ -39,7 +39,7 @@ from search.config import (
     StudyConfig,
     TpeConfig,
 )
-from search.engine.inline import InlineEngine
+from search.engine.base import Engine
 from search.errors import ConfigError, InfeasiblePoint, StageFailed
 from search.front import losses
 from search.records import Figures, Point, TrialRecord
@@ -64,7 +64,7 @@ class Effort:
     reused_steps: int = 0
 
 
-def drive(recipe: Recipe[T], engine: InlineEngine, effort: Effort) -> T:
+def drive(recipe: Recipe[T], engine: Engine, effort: Effort) -> T:
     """Runs a recipe's steps to its end, adding what they took to ``effort``.
 
     Raises:
@@ -215,7 +215,7 @@ class Study:
         params = self._space.params(point) if self._space.contains(point) else {}
         self._optuna.enqueue_trial(params, user_attrs={POINT: asdict(point)})
 
-    def trials(self, lab: Lab, engine: InlineEngine) -> Iterator[TrialRecord]:
+    def trials(self, lab: Lab, engine: Engine) -> Iterator[TrialRecord]:
         """Searches until a budget is used up, yielding every trial as it finishes."""
         self._enqueue_starting_points(lab.yardstick.best_threads)
         started = time.monotonic()
@@ -281,7 +281,7 @@ class Study:
         enqueued = asked.user_attrs.get(POINT)
         return self._space.point(asked.params) if enqueued is None else Point(**enqueued)
 
-    def _try_point(self, asked: optuna.Trial, lab: Lab, engine: InlineEngine) -> TrialRecord:
+    def _try_point(self, asked: optuna.Trial, lab: Lab, engine: Engine) -> TrialRecord:
         """Drives one trial; whatever goes wrong inside it becomes its outcome."""
         point, started = self._point(asked), time.monotonic()
         effort = Effort({})

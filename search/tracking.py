@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from search.config import TrackingConfig
@@ -24,6 +23,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 log = logging.getLogger(__name__)
 # Both are chatty about creating a database, which is no news to a user.
@@ -69,16 +69,23 @@ class Tracker:
         self._objectives = objectives
         uri = config.uri or f"sqlite:///{state.resolve() / 'mlflow.db'}"
         artifacts = None if config.uri else (state.resolve() / "artifacts" / study).as_uri()
-        with _explained(uri, config.timeout_s):
-            self._client = MlflowClient(uri)
-            self._experiment = self._find_experiment(artifacts)
+        self._on_front: frozenset[int] | None = None
+        try:
+            with _bounded_requests(config.timeout_s):
+                self._client = MlflowClient(uri)
+                self._experiment = self._find_experiment(artifacts)
             self._parent = self._open_parent({"kind": "study", "study": study, **tags})
             self._children = dict(self._finished_children())
-        self._on_front: frozenset[int] | None = None
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "config.yaml"
-            path.write_text(settings)
-            self._client.log_artifact(self._parent, str(path))
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "config.yaml"
+                path.write_text(settings)
+                self._client.log_artifact(self._parent, str(path))
+        except (MlflowException, SQLAlchemyError) as error:
+            raise ConfigError(
+                f"tracking.uri={_without_password(uri)}: no tracking server or database answers "
+                f"({_first_line(error)}); start it, or leave tracking.uri=null for "
+                "mlruns/mlflow.db"
+            ) from error
 
     @property
     def location(self) -> str:
@@ -227,20 +234,26 @@ def _metrics(record: TrialRecord) -> dict[str, float]:
 
 
 @contextmanager
-def _explained(uri: str, timeout_s: float) -> Iterator[None]:
-    """Turns a server or database that cannot be used into one line about ``tracking.uri``."""
-    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(1, round(timeout_s)))
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    shown = _without_password(uri)
+def _bounded_requests(timeout_s: float) -> Iterator[None]:
+    """Asks a server once for ``timeout_s`` instead of trying again for many minutes."""
+    bounds = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout_s))),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }
+    before = {name: os.environ.get(name) for name in bounds}
+    os.environ.update(bounds)
     try:
         yield
-    except (MlflowException, OSError, ValueError) as error:
-        cause: Any = error.__cause__ or error
-        raise ConfigError(
-            f"tracking.uri={shown}: no tracking server or database answers within "
-            f"{timeout_s:g} s ({type(cause).__name__}); start it, or leave tracking.uri=null for "
-            "mlruns/mlflow.db"
-        ) from error
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def _without_password(uri: str) -> str:

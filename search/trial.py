@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from search.config import DeviceConfig, ObjectiveConfig, TrainConfig
+from search.errors import StageFailed
 from search.figures import Yardstick, speed_figures
 from search.records import (
     Dataset,
@@ -23,6 +24,7 @@ from search.records import (
     Teacher,
 )
 from search.steps import (
+    PARITY_TOLERANCE,
     ChoosePlacement,
     ChosenPlacement,
     Evaluate,
@@ -147,9 +149,7 @@ def trial(point: Point, lab: Lab) -> Recipe[Ending]:
 
 def deploy(network: Network, bits: int, bench: Bench) -> Recipe[Deployable]:
     """Exports a network and stores it in ``bits``."""
-    mean, std = bench.data.mean, bench.data.std
-    graph: Graph = yield Trace(network.spec, network.shapes, mean, std)
-    exported: Exported = yield Export(graph, network, mean, std)
+    exported = yield from export(network, bench)
     deployable: Deployable = yield Quantize(
         exported.model,
         bits,
@@ -159,6 +159,29 @@ def deploy(network: Network, bits: int, bench: Bench) -> Recipe[Deployable]:
         bench.seed,
     )
     return deployable
+
+
+def export(network: Network, bench: Bench) -> Recipe[Exported]:
+    """Exports a network; one slow tracing serves all widths that the network can be pruned to.
+
+    Only code that computes with its own channel counts needs to be traced at each width.
+
+    Raises:
+        StageFailed: When the ONNX model does not compute what the network computes.
+    """
+    mean, std = bench.data.mean, bench.data.std
+    error = None
+    for shapes in (None, network.shapes):
+        graph: Graph = yield Trace(network.spec, shapes, mean, std)
+        exported: Exported = yield Export(graph, network, mean, std)
+        if exported.is_faithful:
+            return exported
+        error = exported.parity_error
+    raise StageFailed(
+        "export",
+        "the ONNX model's logits are not the network's, in spite of a trace of its own "
+        f"(relative error {error}); at most {PARITY_TOLERANCE:g} is allowed",
+    )
 
 
 def finetune(pruned: Network, point: Point, lab: Lab) -> Recipe[Student]:

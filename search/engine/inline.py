@@ -6,23 +6,14 @@ import importlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from search.engine.base import Done
 from search.engine.store import Store
 from search.errors import SearchError, StageFailed
 from search.steps import Step
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Done:
-    """A step's result, the seconds it cost when computed, and whether the store knew it."""
-
-    result: Any
-    seconds: float
-    reused: bool
 
 
 class InlineEngine:

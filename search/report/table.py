@@ -38,9 +38,7 @@ class FrontRow(NamedTuple):
     channels_removed: str
 
 
-HEADINGS = FrontRow(
-    "Trial", "Accuracy", "Latency", "Speed-up", "Size", "Bits", "Threads", "Channels removed"
-)
+HEADINGS = FrontRow("Trial", "Accuracy", "Latency", "Speed-up", "Size", "Bits", "Threads", "Pruned")
 
 
 def front_rows(front: Sequence[TrialRecord]) -> list[FrontRow]:

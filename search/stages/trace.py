@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import warnings
 
+import numpy as np
+import onnx
 import torch
+from onnx import numpy_helper
 
 from search import networks
 from search.networks import Preprocessed
@@ -22,9 +25,11 @@ def run(step: Trace, shelf: Shelf) -> Graph:
 
 
 def trace(
-    spec: NetworkSpec, shapes: Shapes, mean: tuple[float, ...], std: tuple[float, ...]
+    spec: NetworkSpec, shapes: Shapes | None, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> bytes:
     """Traces raw pixels to logits with dynamic batch; initializers keep their torch names.
+
+    The graph also holds for other widths of the same network: no channel count is left in it.
 
     The graph is not optimised: optimising folds weights into new ones under new names, which
     could not be refreshed later.
@@ -34,7 +39,8 @@ def trace(
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        module = Preprocessed(networks.with_shapes(spec, shapes), mean, std).eval()
+        network = networks.build(spec) if shapes is None else networks.with_shapes(spec, shapes)
+    module = Preprocessed(network, mean, std).eval()
     example = torch.zeros(EXAMPLE_BATCH, *spec.image_shape)
     # The exporter logs about packages it looks for in vain (torchvision) and warns about itself.
     exporter = logging.getLogger("torch.onnx")
@@ -56,5 +62,27 @@ def trace(
             )
     finally:
         exporter.setLevel(level)
-    content: bytes = program.model_proto.SerializeToString()  # type: ignore[union-attr]
+    model: onnx.ModelProto = program.model_proto  # type: ignore[union-attr]
+    free_flattening(model.graph)
+    content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+def free_flattening(graph: onnx.GraphProto) -> None:
+    """Takes the channel count out of every reshape that only merges all axes but the batch.
+
+    The exporter computes ``[batch, channels * height * width]``; ``[0, -1]`` says the same for any
+    number of channels.
+    """
+    dims = {v.name: v.type.tensor_type.shape.dim for v in (*graph.value_info, *graph.output)}
+    target = numpy_helper.from_array(np.array([0, -1], np.int64), "flattened")
+    for node in graph.node:
+        if node.op_type != "Reshape":
+            continue
+        before, after = dims.get(node.input[0], ()), dims.get(node.output[0], ())
+        merges = len(before) > 2 and len(after) == 2
+        if merges and before[0].dim_param == after[0].dim_param == "batch":
+            node.input[1] = target.name
+            del node.attribute[:]  # allowzero would take the 0 for an empty axis
+    if any(target.name in node.input for node in graph.node):
+        graph.initializer.append(target)

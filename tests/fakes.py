@@ -1,0 +1,178 @@
+"""Stand-ins with closed-form answers, for tests of the rooms that only pass values on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from search.config import DeviceConfig, DigitsConfig, ObjectiveConfig, TrainConfig
+from search.engine.base import Done
+from search.figures import Yardstick
+from search.records import (
+    Dataset,
+    Deployable,
+    DeviceProfile,
+    File,
+    Measurement,
+    Network,
+    NetworkSpec,
+    Student,
+    Teacher,
+)
+from search.steps import (
+    ChosenPlacement,
+    Evaluate,
+    Export,
+    Exported,
+    Finetune,
+    Graph,
+    Measure,
+    Prune,
+    Pruned,
+    Quantize,
+    Score,
+    Step,
+    Trace,
+)
+from search.trial import Bench, Lab
+
+TEACHER_ACCURACY = 0.95
+
+
+def file(content: str, suffix: str = ".onnx", size_bytes: int = 1000) -> File:
+    """Names a file by a content that need not exist."""
+    return File(hashlib.sha256(content.encode()).hexdigest(), suffix, size_bytes)
+
+
+def measurement(ratio: float, p50_ms: float = 1.0, spread: float = 0.01) -> Measurement:
+    """A measurement with a given ratio."""
+    return Measurement(
+        p50_ms=p50_ms,
+        reference_p50_ms=1.0,
+        ratio=ratio,
+        ratio_low=ratio * (1 - spread),
+        ratio_high=ratio * (1 + spread),
+        rounds=40,
+        resolved=True,
+        cold_start_ms=5.0,
+        cpu_ms=1.1,
+        peak_rss_bytes=70_000_000,
+        operators={"Conv": 1, "FusedGemm": 2},
+        protocol=1,
+        raw=(),
+    )
+
+
+DATA = Dataset(
+    config=DigitsConfig(
+        name="digits", validation_share=0.2, mean=None, std=None, memory_limit_bytes=0
+    ),
+    fingerprint="data",
+    image_shape=(1, 28, 28),
+    labels=("zero", "one"),
+    mean=(0.5,),
+    std=(0.25,),
+    sizes=(100, 20, 30),
+)
+SPEC = NetworkSpec("cnn", 8, None, (), None, DATA.image_shape, DATA.classes)
+NETWORK = Network(SPEC, (("weight", (8, 1, 3, 3)),), file("teacher", ".safetensors"), 1000, 72)
+PROFILE = DeviceProfile("local", "a CPU", "x86_64", ("avx2",), 2, "onnxruntime 1", 8, "u8s8")
+
+
+def limits(**changes: Any) -> ObjectiveConfig:
+    """The default objectives, without limits but for ``changes``."""
+    given = {
+        "names": ("accuracy", "latency"),
+        "max_accuracy_drop": None,
+        "max_latency_ms": None,
+        "max_size_bytes": None,
+        **changes,
+    }
+    return ObjectiveConfig(**given)
+
+
+def lab(**changes: Any) -> Lab:
+    """A laboratory whose network takes 1 ms with one thread and 0.8 ms with two."""
+    bench = Bench(
+        spec=SPEC,
+        checkpoint=None,
+        data=DATA,
+        device=PROFILE,
+        thread_counts=(1, 2),
+        measuring=DeviceConfig(name="local", batch_size=1, budget_s=1.0, timeout_s=10.0),
+        train=TrainConfig(
+            device="cpu",
+            precision="float32",
+            batch_size=10,
+            epochs=1.0,
+            rungs=(0.5, 1.0),
+            weight_decay=0.0,
+            teacher_epochs=1,
+            teacher_learning_rate=0.01,
+            teacher_weight_decay=0.0,
+            calibration_images=8,
+        ),
+        limits=limits(**changes),
+        machine="a CPU, 2 cores",
+        seed=0,
+    )
+    reference = Deployable(file("reference"), 32, ())
+    return Lab(
+        bench=bench,
+        placement=ChosenPlacement("cpu", "float32", None, None),
+        teacher=Teacher(NETWORK, file("logits", ".safetensors"), TEACHER_ACCURACY),
+        reference=reference,
+        reference_accuracy=TEACHER_ACCURACY,
+        yardstick=Yardstick(1.0, {1: measurement(1.0, spread=0.0), 2: measurement(0.8)}),
+    )
+
+
+class FakeEngine:
+    """Answers every step at once by formula: pruning makes faster and less accurate.
+
+    Args:
+        interfere: Called with every step before it is answered; may raise.
+    """
+
+    def __init__(self, interfere: Callable[[Step[Any]], None] = lambda step: None) -> None:
+        self._interfere = interfere
+        self._known: dict[str, Any] = {}
+        self.computed: list[Step[Any]] = []
+
+    def run(self, step: Step[Any]) -> Done:
+        """Answers ``step``; the second time from memory."""
+        if step.key in self._known:
+            return Done(self._known[step.key], 0.5, reused=True)
+        self._interfere(step)
+        self.computed.append(step)
+        self._known[step.key] = self._answer(step)
+        return Done(self._known[step.key], 0.5, reused=False)
+
+    def _answer(self, step: Step[Any]) -> Any:
+        # A network's kept share is its number of parameters in per cent.
+        match step:
+            case Prune(network=network, ratio=ratio):
+                left = round(100 * (1 - ratio))
+                smaller = Network(
+                    SPEC, network.shapes, file(f"w{left}", ".safetensors"), 10 * left, left
+                )
+                return Pruned(smaller, 1 - left / 100)
+            case Finetune(start=start, end=end, learning_rate=learning_rate):
+                tuned = file(f"{start.weights.sha256}{end}{learning_rate}", ".safetensors")
+                network = Network(SPEC, start.shapes, tuned, start.macs, start.parameters)
+                return Student(network, None if end == 1 else file("state"), 0.9, 0.1)
+            case Trace():
+                return Graph(file("graph"))
+            case Export(network=network):
+                name = f"{network.parameters} {network.weights.sha256}"
+                return Exported(file(name, size_bytes=1000 * network.parameters), 0.0)
+            case Quantize(model=model, bits=bits):
+                size = model.size_bytes * bits // 32
+                return Deployable(file(f"{model.sha256}{bits}", size_bytes=size), bits, ())
+            case Measure(deployable=deployable):
+                return measurement(max(0.05, deployable.model.size_bytes / 100_000))
+            case Evaluate(deployable=deployable):
+                loss = 1e-6 * (100_000 - deployable.model.size_bytes)
+                return Score(TEACHER_ACCURACY - loss, 20)
+        raise AssertionError(f"no answer for {step}")
