@@ -17,10 +17,13 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY)
 	$(BIN)/python -m search.run $(ARGS)
 
+# Without MLflow's workers for language models, which nothing here needs: eight processes fewer.
 ui: $(READY)
-	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) \
-		--backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db \
-		--artifacts-destination file://$(CURDIR)/mlruns/artifacts --workers 1
+	mkdir -p mlruns
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server \
+		--host 127.0.0.1 --port $(PORT) --workers 1 \
+		--backend-store-uri "sqlite:///$(CURDIR)/mlruns/mlflow.db" \
+		--artifacts-destination "$(CURDIR)/mlruns/artifacts"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

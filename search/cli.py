@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ USAGE_ERROR = 2
 FAILURE = 1
 INTERRUPTED = 130
 COMMENT_COLUMN = 44
+KEY_OVERRIDE = re.compile(r"(?!hydra\.)\w+(\.\w+)+=")
+OPTION_NOT_FOUND = re.compile(r"Could not find '([^']+)/([^'/]+)'")
+KEY_NOT_FOUND = re.compile(r"Could not (?:override|load) '([^']+)'")
+REFERENCE_NOT_FOUND = re.compile(r"Interpolation key '([^']+)' not found")
 KEY_LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_][\w.]*):(?: |$)")
 
 
@@ -67,62 +71,124 @@ def _compose(job: Callable[[Any, str], int], arguments: list[str]) -> int:
     import hydra
     from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra reports errors itself, in many lines
-    composed: list[tuple[Any, str]] = []
+    composed: list[DictConfig] = []
 
     @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
     def keep(config: DictConfig) -> None:
-        raw = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        composed.append((raw, OmegaConf.to_yaml(config, resolve=True)))
+        composed.append(config)
 
-    sys.argv = [sys.argv[0], *arguments]
-    shows_config = {"--help", "-h", "--cfg", "-c"} & set(arguments)
-    printed = io.StringIO()
+    sys.argv = [sys.argv[0], *(passed for given in arguments for passed in _let_pass(given))]
+    printed, said = io.StringIO(), io.StringIO()
     try:
         # Hydra adds lines of its own to errors raised inside of it: the job runs afterwards.
-        with redirect_stdout(printed) if shows_config else nullcontext():
+        with redirect_stdout(printed), redirect_stderr(said):
             keep()
-    except (HydraException, OmegaConfBaseException) as error:
+        checked = [(_plain(config), OmegaConf.to_yaml(config, resolve=True)) for config in composed]
+    except SystemExit as stop:
+        if stop.code:
+            raise ConfigError(_explain_flag(said.getvalue())) from None
+        checked = []
+    except Exception as error:  # an override that Hydra misunderstands raises whatever it hits
+        if isinstance(error, SearchError | OSError) and not isinstance(error, HydraException):
+            raise
         raise ConfigError(explain(error, arguments)) from error
-    finally:
-        print(annotate(printed.getvalue()), end="")
-    return max((job(raw, settings) for raw, settings in composed), default=0)
+    print(said.getvalue(), end="", file=sys.stderr)
+    shows_config = {"--help", "-h", "--cfg", "-c"} & set(arguments)
+    print(annotate(printed.getvalue()) if shows_config else printed.getvalue(), end="")
+    return max((job(raw, settings) for raw, settings in checked), default=0)
+
+
+def _let_pass(argument: str) -> list[str]:
+    """Lets an override of a key pass Hydra whether or not there is such a key.
+
+    Hydra stops at the first key it does not know; the types of ``config.py`` report them all,
+    together with every wrong value. It also spares the user the ``+`` of new keys, as in
+    ``model.arguments.depth=3``. And a range becomes a list of choices, as in
+    ``space.threads=[1,2]``: Hydra cannot put a list where a section is.
+    """
+    if not KEY_OVERRIDE.match(argument):
+        return [argument]
+    key, _, value = argument.partition("=")
+    replaces_range = value.startswith("[") and any(
+        f"{key}.low" in option for option in comments().values()
+    )
+    return [f"~{key}", f"++{argument}"] if replaces_range else [f"++{argument}"]
+
+
+def _plain(config: Any) -> Any:
+    """Returns a composed configuration as nested containers.
+
+    Raises:
+        ConfigError: When mandatory keys are not given; names all of them.
+    """
+    from omegaconf import OmegaConf
+
+    known = {key: remark for option in comments().values() for key, remark in option.items()}
+    missing = [
+        f"{key} is not given; add {key}=... ({known.get(key, 'it has no default')})"
+        for key in sorted(OmegaConf.missing_keys(config))
+    ]
+    if missing:
+        raise ConfigError("; ".join(missing))
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def _explain_flag(said: str) -> str:
+    """Turns the usage and error of ``argparse`` into one line."""
+    message = said.strip().splitlines()[-1].partition("error: ")[2]
+    return f"{message}; --help shows what there is"
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """Returns one line about an error of Hydra or OmegaConf: key, what was given, the remedy."""
     text = str(error)
-    option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
-    if option:
-        group, given = option.groups()
+    for group, given in [*OPTION_NOT_FOUND.findall(text), *_options(arguments)]:
         known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        return (
-            f"{group}={given}: no such choice; give one of {', '.join(known)}{_near(given, known)}"
-        )
-    key = re.search(r"Could not override '([^']+)'", text) or re.search(
-        r"Could not load '([^']+)'", text
-    )
+        if given not in known:
+            choices = f"{', '.join(known)}{_near(given, known)}"
+            return f"{group}={given}: no such choice; give one of {choices}"
+    key = KEY_NOT_FOUND.search(text)
     if key:
         return _explain_key(key[1], arguments)
-    missing = re.search(r"Missing mandatory value: ([\w.]+)", text)
-    if missing:
-        return f"{missing[1]} is needed and not given; add {missing[1]}=..."
-    given = next((a for a in arguments if not a.startswith("-") and a in text), "")
+    reference = REFERENCE_NOT_FOUND.search(text)
+    if reference:
+        owner = getattr(error, "full_key", None) or "the configuration"
+        return f"{owner} refers to {reference[1]}, which does not exist; correct one of them"
+    unread = getattr(error, "override", None)
+    given = str(unread).removeprefix("++") if unread else _mentioned(text, arguments)
+    name, equals, values = given.partition("=")
+    if "Ambiguous value" in text:
+        return f"{given}: is several values; for a list give {name}=[{values}]"
+    if given and not (equals and name.strip("+~")):
+        return f"{given}: is not of the form key=value, such as study.n_trials=20"
+    if unread:
+        return (
+            f"{given}: cannot be read; close brackets and quotes, and put a value with special "
+            f"characters in two pairs of quotes: {name}='\"...\"'"
+        )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f"{given or ' '.join(arguments)}: {lines[0] if lines else type(error).__name__}"
 
 
+def _options(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns the groups that ``arguments`` choose an option of, with what they choose."""
+    pairs = (argument.partition("=") for argument in arguments)
+    return [(group, given) for group, _, given in pairs if (CONF / group).is_dir() and group]
+
+
+def _mentioned(text: str, arguments: Sequence[str]) -> str:
+    """Returns the override that an error is about, or nothing."""
+    overrides = [a for a in arguments if not a.startswith("-")]
+    return next((a for a in overrides if a in text or a.startswith("=")), "")
+
+
 def _explain_key(key: str, arguments: Sequence[str]) -> str:
-    given = next((a for a in arguments if a.lstrip("+~").startswith(key)), key)
-    known = sorted({name for option in comments().values() for name in option})
-    section = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
-    allowed = f"; {key.rpartition('.')[0]} has {', '.join(section)}" if section else ""
-    groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
-    if not section and "." not in key:
-        allowed = f"; there are {', '.join([*groups, 'study'])}"
-    return f"{given}: there is no such key{_near(key, [*known, *groups])}{allowed}"
+    given = next((a for a in arguments if a.partition("=")[0].lstrip("+~") == key), key)
+    known = [*sorted(path.name for path in CONF.iterdir() if path.is_dir()), "study"]
+    allowed = f"; there are {', '.join(known)}" if "." not in key else ""
+    return f"{given}: there is no such key{_near(key, known)}{allowed}"
 
 
 def _near(given: str, known: Sequence[str]) -> str:

@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+import difflib
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from search.errors import ConfigError
 
-strict = ConfigDict(extra="forbid")
-Share = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Statistics = tuple[float, ...] | None
+T = TypeVar("T")
+
+
+def _not_bool(value: T) -> T:
+    """Refuses true and false, which Python takes for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("input should be a number")
+    return value
+
+
+# A folder or a study may well be called 2024.
+strict = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+Whole = Annotated[int, BeforeValidator(_not_bool)]
+Number = Annotated[float, BeforeValidator(_not_bool)]
+Share = Annotated[Number, Field(gt=0, lt=1)]
+Positive = Annotated[Number, Field(gt=0)]
+NonNegative = Annotated[Number, Field(ge=0)]
+Count = Annotated[Whole, Field(ge=1)]
+Statistics = tuple[Number, ...] | None
 
 
 @dataclass(frozen=True, config=strict)
@@ -24,7 +50,7 @@ class BuiltInModelConfig:
 
     name: Literal["cnn", "resnet8", "ds_cnn"]
     title: str
-    width: Annotated[int, Field(ge=1, le=1024)]
+    width: Annotated[Whole, Field(ge=1, le=1024)]
     checkpoint: str | None
 
 
@@ -49,7 +75,7 @@ class _SplitConfig:
     validation_share: Share
     mean: Statistics
     std: Statistics
-    memory_limit_bytes: Annotated[int, Field(ge=0)]
+    memory_limit_bytes: Annotated[Whole, Field(ge=0)]
 
 
 @dataclass(frozen=True, config=strict)
@@ -106,7 +132,7 @@ class NsgaConfig:
     """NSGA-II."""
 
     name: Literal["nsga2"]
-    population_size: Annotated[int, Field(ge=2)]
+    population_size: Annotated[Whole, Field(ge=2)]
 
 
 @dataclass(frozen=True, config=strict)
@@ -130,20 +156,20 @@ SamplerConfig = Annotated[
 ObjectiveName = Literal["accuracy", "latency", "size", "cpu", "memory"]
 
 
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("has a name twice; give each once")
+    return names
+
+
 @dataclass(frozen=True, config=strict)
 class ObjectiveConfig:
     """What the front trades, and the limits a point must keep."""
 
-    names: Annotated[tuple[ObjectiveName, ...], Field(min_length=2)]
-    max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] | None
+    names: Annotated[tuple[ObjectiveName, ...], Field(min_length=2), AfterValidator(_distinct)]
+    max_accuracy_drop: Annotated[Number, Field(ge=0, le=1)] | None
     max_latency_ms: Positive | None
-    max_size_bytes: Annotated[int, Field(gt=0)] | None
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        if len(set(self.names)) < len(self.names):
-            raise ValueError("names an objective twice")
-        return self
+    max_size_bytes: Annotated[Whole, Field(gt=0)] | None
 
 
 @dataclass(frozen=True, config=strict)
@@ -155,11 +181,22 @@ class DeviceConfig:
     budget_s: Positive
     timeout_s: Positive
 
-    @model_validator(mode="after")
-    def _time_out_after_budget(self) -> Self:
-        if self.timeout_s <= self.budget_s:
-            raise ValueError("timeout_s must be above budget_s")
-        return self
+    @field_validator("timeout_s")
+    @classmethod
+    def _leave_time_to_measure(cls, timeout_s: float, others: ValidationInfo) -> float:
+        budget_s = others.data.get("budget_s", 0.0)
+        if timeout_s <= budget_s:
+            raise ValueError(f"input should be above device.budget_s={budget_s:g}")
+        return timeout_s
+
+
+def _rise_to_one(rungs: tuple[float, ...]) -> tuple[float, ...]:
+    if list(rungs) != sorted(set(rungs)) or rungs[-1] != 1:
+        raise ValueError("input should rise and end with 1, such as [0.5, 1.0]")
+    return rungs
+
+
+Rung = Annotated[Number, Field(gt=0, le=1)]
 
 
 @dataclass(frozen=True, config=strict)
@@ -170,18 +207,12 @@ class TrainConfig:
     precision: Literal["auto", "float32", "bfloat16"]
     batch_size: Count
     epochs: Positive
-    rungs: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
+    rungs: Annotated[tuple[Rung, ...], Field(min_length=1), AfterValidator(_rise_to_one)]
     weight_decay: NonNegative
     teacher_epochs: Count
     teacher_learning_rate: Positive
     teacher_weight_decay: NonNegative
     calibration_images: Count
-
-    @model_validator(mode="after")
-    def _rungs_rise_to_one(self) -> Self:
-        if list(self.rungs) != sorted(set(self.rungs)) or self.rungs[-1] != 1.0:
-            raise ValueError(f"rungs {list(self.rungs)} must rise and end with 1, like [0.5, 1.0]")
-        return self
 
 
 @dataclass(frozen=True, config=strict)
@@ -191,28 +222,55 @@ class EngineConfig:
     name: Literal["inline"]
 
 
+TRACKING_URI = re.compile(r"(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://[^/]|sqlite:///.")
+
+
+def _trackable(uri: str) -> str:
+    try:
+        urlsplit(uri).port  # noqa: B018 - raises when it is no number
+        known = TRACKING_URI.match(uri) is not None
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError(
+            "input should be a server such as http://host:5000, a database such as "
+            "sqlite:///folder/mlflow.db, or null for mlruns/mlflow.db"
+        )
+    return uri
+
+
 @dataclass(frozen=True, config=strict)
 class TrackingConfig:
     """Where finished trials are shown."""
 
-    uri: str | None
+    uri: Annotated[str, AfterValidator(_trackable)] | None
     timeout_s: Positive
+
+
+def _name_a_file(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError(
+            "input should be 1 to 100 letters, digits, dots, underscores and hyphens, of which "
+            "the first is a letter or digit; give another study.name=..."
+        )
+    return name
 
 
 @dataclass(frozen=True, config=strict)
 class StudyConfig:
     """Name and budgets of the study."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    name: Annotated[str, AfterValidator(_name_a_file)]
     n_trials: Count | None
     timeout_s: Positive | None
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Annotated[Whole, Field(ge=0, lt=2**32)]
 
-    @model_validator(mode="after")
-    def _ends(self) -> Self:
-        if self.n_trials is None and self.timeout_s is None:
-            raise ValueError("never ends; set n_trials or timeout_s")
-        return self
+    @field_validator("timeout_s")
+    @classmethod
+    def _end(cls, timeout_s: float | None, others: ValidationInfo) -> float | None:
+        if timeout_s is None and others.data.get("n_trials", 1) is None:
+            raise ValueError("with study.n_trials=null too the study never ends; give one of them")
+        return timeout_s
 
 
 @dataclass(frozen=True, config=strict)
@@ -243,16 +301,80 @@ def parse(raw: object) -> SearchConfig:
     try:
         return TypeAdapter(SearchConfig).validate_python(raw)
     except ValidationError as error:
-        faults = [_describe(fault) for fault in error.errors(include_url=False)]
-        raise ConfigError("; ".join(faults)) from None
+        faults = _telling(error.errors(include_url=False))
+        strangers = {_key(f) for f in faults if f["type"] == "unexpected_keyword_argument"}
+        raise ConfigError("; ".join(_describe(f, raw, strangers) for f in faults)) from None
 
 
-def _describe(fault: Any) -> str:
-    # The discriminator's value stands in the location ("model", "cnn", "width"): not a key.
+CHOSEN_BY_NAME = ("model", "data", "sampler")
+MESSAGES = {
+    "bool_parsing": "input should be true or false",
+    "bool_type": "input should be true or false",
+    "dataclass_type": "is a section; give single keys of it",
+    "float_parsing": "input should be a number",
+    "float_type": "input should be a number",
+    "int_from_float": "input should be a whole number",
+    "int_parsing": "input should be a whole number",
+    "int_type": "input should be a whole number",
+    "mapping_type": "is a section; give single keys of it",
+    "missing": "is missing; give it a value",
+    "string_type": "input should be text",
+    "too_long": "has too many entries, takes {max_length}",
+    "too_short": "has too few entries, needs at least {min_length}",
+    "tuple_type": "input should be a list in brackets",
+    "union_tag_invalid": "no such choice; give one of {expected_tags}",
+    "union_tag_not_found": "is missing; give it a value",
+}
+
+
+def _telling(faults: Sequence[Any]) -> list[Any]:
+    """Leaves out that a list is too short where that is because an entry was refused."""
+    places = [fault["loc"] for fault in faults]
+    return [
+        fault
+        for fault in faults
+        if fault["type"] != "too_short"
+        or not any(p != fault["loc"] and p[: len(fault["loc"])] == fault["loc"] for p in places)
+    ]
+
+
+def _key(fault: Any) -> str:
     location = [str(part) for part in fault["loc"]]
-    if len(location) > 1 and location[0] in ("model", "data", "sampler") and len(location) > 2:
+    if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        location.append("name")
+    # The discriminator's value stands in the location ("model", "cnn", "width"): not a key.
+    elif len(location) > 2 and location[0] in CHOSEN_BY_NAME:
         del location[1]
-    message = fault["msg"].removeprefix("Value error, ")
-    given = fault["input"]
-    shown = "" if isinstance(given, dict) else f"={given!r}"
-    return f"{'.'.join(location)}{shown}: {message[0].lower()}{message[1:]}"
+    return ".".join(location)
+
+
+def _describe(fault: Any, raw: Any, strangers: Collection[str]) -> str:
+    """Returns key, what was given, and what is allowed."""
+    key, kind, details = _key(fault), fault["type"], fault.get("ctx", {})
+    given = details.get("tag", fault["input"])
+    shown = "" if isinstance(given, dict) or kind == "missing" else f"={_show(given)}"
+    if kind == "unexpected_keyword_argument":
+        return f"{key}{shown}: {_explain_stranger(key, raw, strangers)}"
+    if kind in MESSAGES:
+        return f"{key}{shown}: {MESSAGES[kind].format(**details)}"
+    text = fault["msg"].removeprefix("Value error, ")
+    return f"{key}{shown}: {text[0].lower()}{text[1:]}"
+
+
+def _explain_stranger(key: str, raw: Any, strangers: Collection[str]) -> str:
+    """Says which keys stand where one does that nobody knows."""
+    section, dot, name = key.rpartition(".")
+    present = raw[section] if section else raw
+    known = sorted(other for other in present if f"{section}{dot}{other}" not in strangers)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {section}{dot}{close[0]}?)" if close else ""
+    owner = f"{section}={present['name']}" if section in CHOSEN_BY_NAME else section
+    there = f"{owner} has" if owner else "there are"
+    return f"there is no such key{hint}; {there} {', '.join(known)}"
+
+
+def _show(value: Any) -> str:
+    """Writes a value as configurations do."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_show, value))}]"
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-import torch_pruning
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import models
-from search.errors import ConfigError
-from search.factory import load_factory
+from search.errors import ConfigError, SearchError
+from search.factory import load_factory, one_line
 from search.records import Network, NetworkSpec, Shapes
 from search.steps import Shelf
 
@@ -56,32 +56,48 @@ def build(spec: NetworkSpec) -> nn.Module:
         except ValueError as error:
             raise ConfigError(f"model={spec.name}: {error}") from error
         return module
-    module = load_factory(spec.factory, "model.factory")(**dict(spec.arguments))
-    if not isinstance(module, nn.Module):
+    origin = f"model.factory={spec.factory!r}"
+    module = _call(load_factory(spec.factory, "model.factory"), dict(spec.arguments), origin)
+    _check_fits(module, spec, origin)
+    # Whatever its author froze it for: here every weight recovers from what pruning takes away.
+    return module.requires_grad_(True)
+
+
+def _call(factory: Callable[..., Any], arguments: dict[str, Any], origin: str) -> nn.Module:
+    """Calls the user's function."""
+    try:
+        module = factory(**arguments)
+    except SearchError:
+        raise
+    except Exception as error:
         raise ConfigError(
-            f"model.factory={spec.factory} returned {type(module).__name__}; "
-            "it must return a torch.nn.Module"
-        )
-    _check_fits(module, spec)
+            f"{origin}: called with model.arguments={arguments} it raised {one_line(error)}; "
+            "correct the function or model.arguments"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"{origin}: returned {type(module).__name__}; return a torch.nn.Module")
     return module
 
 
-def _check_fits(module: nn.Module, spec: NetworkSpec) -> None:
+def _check_fits(module: nn.Module, spec: NetworkSpec, origin: str) -> None:
     """Runs a custom network once: it must take the data's images and give its classes."""
-    channels, height, width = spec.image_shape
     try:
         with torch.no_grad():
-            logits = module.eval()(torch.zeros(2, channels, height, width))
+            logits = module.eval()(torch.zeros(2, *spec.image_shape))
     except Exception as error:
+        shape = ", ".join(map(str, spec.image_shape))
         raise ConfigError(
-            f"model.factory={spec.factory} does not take the data's images "
-            f"[n, {channels}, {height}, {width}]: {str(error).splitlines()[0]}"
+            f"{origin}: given the data's images [n, {shape}] the network raised "
+            f"{one_line(error)}; build it for them, or choose other data"
         ) from error
-    shape = tuple(getattr(logits, "shape", ()))
-    if shape != (2, spec.classes):
+    if not isinstance(logits, Tensor):
         raise ConfigError(
-            f"model.factory={spec.factory} gives {list(shape)} for 2 images; "
-            f"the data has {spec.classes} classes, so [2, {spec.classes}] is needed"
+            f"{origin}: the network gives {type(logits).__name__}; return a tensor of logits"
+        )
+    if logits.shape != (2, spec.classes):
+        raise ConfigError(
+            f"{origin}: the network gives {list(logits.shape)} for 2 images; the data has "
+            f"{spec.classes} classes, so [2, {spec.classes}] is needed"
         )
 
 
@@ -94,29 +110,58 @@ def with_shapes(spec: NetworkSpec, shapes: Shapes) -> nn.Module:
 
 def load(network: Network, shelf: Shelf) -> nn.Module:
     """Loads a network in float32, on the CPU, in evaluation mode."""
-    module = build(network.spec)
     state = load_file(shelf.path(network.weights))
-    resize(module, state)
+    module = _build_to_fill(network.spec, state)
     module.load_state_dict(state)
     return module.eval()
 
 
 def save(module: nn.Module, spec: NetworkSpec, shelf: Shelf) -> Network:
     """Keeps a network's weights and counts what it computes."""
-    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    state = {
+        # Cloned, because tied weights share memory and could not be saved.
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in module.state_dict().items()
+    }
     # Counted on a module of its own: the count runs a forward pass, and hooks must not stay.
-    counted = build(spec)
-    resize(counted, state)
-    macs, parameters = torch_pruning.utils.count_ops_and_params(
-        counted, torch.zeros(1, *spec.image_shape)
-    )
+    counted = _build_to_fill(spec, state)
     return Network(
         spec=spec,
         shapes=tuple((name, tuple(value.shape)) for name, value in state.items()),
         weights=shelf.put(to_safetensors(state), ".safetensors"),
-        macs=int(macs),
-        parameters=int(parameters),
+        macs=count_macs(counted, spec.image_shape),
+        parameters=sum(parameter.numel() for parameter in counted.parameters()),
     )
+
+
+def _build_to_fill(spec: NetworkSpec, state: Mapping[str, Tensor]) -> nn.Module:
+    """Builds a network of ``state``'s shapes; torch's random state stays as it is."""
+    with torch.random.fork_rng():
+        module = build(spec)
+    resize(module, state)
+    return module
+
+
+def count_macs(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Counts the multiply-accumulates of convolutions and dense layers for one image.
+
+    Args:
+        module: Gets hooks that stay.
+        image_shape: ``(channels, height, width)`` of its input.
+    """
+    counts: list[int] = []
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        # Every output value sums over one row of weights; a transposed one spreads every input.
+        values = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
+        counts.append(values.numel() * layer.get_parameter("weight")[0].numel())
+
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        module.eval()(torch.zeros(1, *image_shape))
+    return sum(counts)
 
 
 def resize(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -125,10 +170,11 @@ def resize(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     Pruning changes nothing but shapes, so a state dict is enough to rebuild a pruned network.
     """
     for name, layer in module.named_modules():
-        for kind in ("weight", "bias", "running_mean", "running_var"):
-            tensor = getattr(layer, kind, None)
-            wanted = state.get(f"{name}.{kind}" if name else kind)
-            if tensor is None or wanted is None or tensor.shape == wanted.shape:
+        prefix = f"{name}." if name else ""
+        own = [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
+        for kind, tensor in own:
+            wanted = state.get(prefix + kind)
+            if wanted is None or tensor.shape == wanted.shape:
                 continue
             fresh = torch.zeros(wanted.shape, dtype=tensor.dtype)
             setattr(layer, kind, nn.Parameter(fresh) if isinstance(tensor, nn.Parameter) else fresh)
@@ -137,13 +183,22 @@ def resize(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def _describe_again(layer: nn.Module) -> None:
     """Makes a layer's attributes agree with its weights' shapes."""
-    if isinstance(layer, nn.Conv2d):
-        if layer.groups == layer.in_channels and layer.groups > 1:
-            # A depthwise layer has one group per channel, however many are left of them.
-            layer.groups = layer.groups * layer.weight.shape[0] // layer.out_channels
-        layer.out_channels = layer.weight.shape[0]
-        layer.in_channels = layer.weight.shape[1] * layer.groups
-    elif isinstance(layer, nn.Linear):
-        layer.out_features, layer.in_features = layer.weight.shape
-    elif isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d):
-        layer.num_features = layer.weight.shape[0]
+    match layer:
+        case nn.Conv2d():
+            if layer.groups == layer.in_channels and layer.groups > 1:
+                # A depthwise layer has one group per channel, however many are left of them.
+                layer.groups = layer.groups * layer.weight.shape[0] // layer.out_channels
+            layer.out_channels = layer.weight.shape[0]
+            layer.in_channels = layer.weight.shape[1] * layer.groups
+        case nn.Linear():
+            layer.out_features, layer.in_features = layer.weight.shape
+        case nn.BatchNorm1d() | nn.BatchNorm2d() | nn.InstanceNorm2d():
+            known = layer.running_mean if layer.weight is None else layer.weight
+            if known is not None:
+                layer.num_features = len(known)
+        case nn.PReLU() if layer.num_parameters > 1:
+            layer.num_parameters = len(layer.weight)
+        case nn.GroupNorm() if layer.weight is not None:
+            layer.num_channels = len(layer.weight)
+        case nn.LayerNorm() if layer.weight is not None:
+            layer.normalized_shape = tuple(layer.weight.shape)

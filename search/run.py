@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 import time
@@ -47,7 +48,6 @@ def search(config: SearchConfig, settings: str) -> int:
     from search.progress import Progress, configure_logging
     from search.setup import make_bench, settings_of
     from search.study import Effort, Journal, Study, drive
-    from search.tracking import Tracker
     from search.trial import prepare
 
     console = Console()
@@ -57,6 +57,7 @@ def search(config: SearchConfig, settings: str) -> int:
     objectives = config.objective.names
     with Journal(cli.STATE / "studies", config.study.name) as journal:
         bench, space = make_bench(config, store)
+        _check(config, bench, store)
         study = Study(
             journal,
             config.study,
@@ -65,6 +66,9 @@ def search(config: SearchConfig, settings: str) -> int:
             objectives,
             settings_of(config, bench, space),
         )
+        # Not at the top: it takes longer than all the refusals above.
+        from search.tracking import Tracker
+
         tracker = Tracker(
             config.tracking, cli.STATE, config.study.name, objectives, _tags(bench), settings
         )
@@ -88,6 +92,25 @@ def search(config: SearchConfig, settings: str) -> int:
             tracker.close(status)
         _show_front(console, config, study.records, tracker.location)
     return 0
+
+
+def _check(config: SearchConfig, bench: Bench, store: Store) -> None:
+    """Refuses what cannot work before a study is begun, because that fixes its settings.
+
+    Raises:
+        ConfigError: When the server does not answer, the database cannot be opened, there is no
+            such processor, or network, checkpoint and data do not suit one another.
+    """
+    if config.tracking.uri is not None or (cli.STATE / "mlflow.db").exists():
+        from search.tracking import check_tracking
+
+        check_tracking(config.tracking, cli.STATE, config.study.name)
+    # Found by name, as engines find stages: the coordinator itself does not know torch.
+    placement = importlib.import_module("search.stages.placement")
+    placement.choose_device(config.train.device)
+    teacher = importlib.import_module("search.stages.teacher")
+    path = None if bench.checkpoint is None else store.path(bench.checkpoint)
+    teacher.check(bench.spec, path, f"model.checkpoint={config.model.checkpoint!r}")
 
 
 def _tags(bench: Bench) -> dict[str, str]:

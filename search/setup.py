@@ -9,7 +9,7 @@ from typing import Any
 
 from search import data
 from search.benchmark.device import describe_device
-from search.config import BuiltInModelConfig, ModelConfig, SearchConfig
+from search.config import BuiltInModelConfig, CustomModelConfig, ModelConfig, SearchConfig
 from search.errors import ConfigError
 from search.factory import load_factory, source_sha256
 from search.records import Dataset, File, NetworkSpec
@@ -29,6 +29,8 @@ def make_bench(config: SearchConfig, shelf: Shelf) -> tuple[Bench, Space]:
     device = describe_device(config.device.name)
     space = parse_space(config.space, device.usable_cores)
     checkpoint = _keep_checkpoint(config.model.checkpoint, shelf)
+    if isinstance(config.model, CustomModelConfig):  # before the data, which may take minutes
+        load_factory(config.model.factory, "model.factory")
     dataset = data.describe(config.data)
     bench = Bench(
         spec=_network_spec(config.model, dataset),
@@ -48,18 +50,19 @@ def make_bench(config: SearchConfig, shelf: Shelf) -> tuple[Bench, Space]:
 def _keep_checkpoint(name: str | None, shelf: Shelf) -> File | None:
     if name is None:
         return None
-    path = Path(name)
-    if path.suffix not in CHECKPOINT_SUFFIXES:
-        raise ConfigError(
-            f"model.checkpoint={name}: {path.suffix or 'no suffix'} is not read; give a "
-            ".safetensors file, or a .pt file of torch.save(network.state_dict(), ...)"
-        )
+    path = Path(name).expanduser()
+    remedy = "give a .safetensors file, or a .pt file of torch.save(network.state_dict(), ...)"
     try:
-        return shelf.put(path.read_bytes(), path.suffix)
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"model.checkpoint={name}: {error.strerror}; give a readable file"
+            f"model.checkpoint={name!r}: cannot be read ({error.strerror}); {remedy}"
         ) from error
+    if path.suffix not in CHECKPOINT_SUFFIXES:
+        raise ConfigError(
+            f"model.checkpoint={name!r}: the suffix is {path.suffix or 'missing'}; {remedy}"
+        )
+    return shelf.put(content, path.suffix)
 
 
 def _network_spec(model: ModelConfig, dataset: Dataset) -> NetworkSpec:

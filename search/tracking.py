@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -17,12 +18,16 @@ from search.errors import ConfigError
 from search.front import front, hypervolume
 from search.records import TrialRecord
 from search.report import front_page, front_png, markdown_table
+from search.report.formats import format_bytes, format_ms, format_share, format_speedup
+from search.report.points import label
+from search.report.table import escape_markdown
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
 
 log = logging.getLogger(__name__)
@@ -33,6 +38,21 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 PAGE_RUNS = 1000
+# MLflow's pages open for work on language models: empty panels where the runs should be.
+FOR_MODELS = "workflowType=machine_learning"
+# A saved view of the run table, in the form in which MLflow's own pages keep one.
+VIEW = "mlflow.sharedViewState.front"
+VIEW_STATE = {
+    "searchFilter": 'tags.pareto = "true"',
+    "orderByKey": "metrics.`latency_ms`",
+    "orderByAsc": True,
+    "selectedColumns": [
+        "metrics.`val_accuracy`", "metrics.`latency_ms`", "metrics.`speedup`",
+        "metrics.`size_bytes`", "params.`prune_ratio`", "params.`bits`", "params.`threads`",
+    ],
+}  # fmt: skip
+# MLflow cuts a description after 8 000 letters, and a point takes up to 230 of them.
+POINTS_DESCRIBED = 30
 FIGURES_AS_METRICS = (
     "val_accuracy", "float_accuracy", "latency_ms", "latency_ratio", "latency_ratio_low",
     "latency_ratio_high", "speedup", "p50_ms", "size_bytes", "macs", "parameters",
@@ -67,30 +87,31 @@ class Tracker:
     ) -> None:
         self._study = study
         self._objectives = objectives
-        uri = config.uri or f"sqlite:///{state.resolve() / 'mlflow.db'}"
+        uri = _address(config, state)
         artifacts = None if config.uri else (state.resolve() / "artifacts" / study).as_uri()
         self._on_front: frozenset[int] | None = None
-        try:
-            with _bounded_requests(config.timeout_s):
+        self._records: Sequence[TrialRecord] = ()
+        self._drawn = 0
+        with _explained(config, state):
+            with _tried_once(config):
                 self._client = MlflowClient(uri)
                 self._experiment = self._find_experiment(artifacts)
             self._parent = self._open_parent({"kind": "study", "study": study, **tags})
             self._children = dict(self._finished_children())
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "config.yaml"
-                path.write_text(settings)
+                path.write_text(settings.replace(uri, _without_password(uri)))
                 self._client.log_artifact(self._parent, str(path))
-        except (MlflowException, SQLAlchemyError) as error:
-            raise ConfigError(
-                f"tracking.uri={_without_password(uri)}: no tracking server or database answers "
-                f"({_first_line(error)}); start it, or leave tracking.uri=null for "
-                "mlruns/mlflow.db"
-            ) from error
 
     @property
     def location(self) -> str:
         """Path of the study's run in MLflow's pages, after the server's address."""
-        return f"/#/experiments/{self._experiment}/runs/{self._parent}"
+        return f"/{self._page(self._parent)}"
+
+    def _page(self, run_id: str, artifact: str = "") -> str:
+        """Returns the address of a run, or of one of its artifacts, within MLflow's pages."""
+        path = f"/artifacts/{artifact}" if artifact else ""
+        return f"#/experiments/{self._experiment}/runs/{run_id}{path}?{FOR_MODELS}"
 
     def _find_experiment(self, artifacts: str | None) -> str:
         found = self._client.get_experiment_by_name(self._study)
@@ -112,7 +133,16 @@ class Tracker:
         created: str = self._client.create_run(
             self._experiment, tags=dict(tags), run_name=self._study
         ).info.run_id
+        self._introduce(created)
         return created
+
+    def _introduce(self, parent: str) -> None:
+        """Tells visitors of the experiment where its front is; saves a view of the front's runs."""
+        traded = " against ".join(self._objectives)
+        note = f"[Open the study]({self._page(parent)}): its front of {traded}, and its models"
+        view = {"name": "Front", "createdAt": 0, "updatedAt": 0, "state": json.dumps(VIEW_STATE)}
+        self._client.set_experiment_tag(self._experiment, NOTE, note)
+        self._client.set_experiment_tag(self._experiment, VIEW, json.dumps(view))
 
     def _finished_children(self) -> Iterator[tuple[int, str]]:
         """Yields number and run of every trial logged whole; removes those cut off half-way."""
@@ -120,7 +150,7 @@ class Tracker:
         while True:
             page = self._client.search_runs(
                 [self._experiment],
-                f"tags.`{PARENT}` = '{self._parent}'",
+                f"tags.`{PARENT}` = '{self._parent}' and tags.kind = 'trial'",
                 max_results=PAGE_RUNS,
                 page_token=token,
             )
@@ -140,10 +170,15 @@ class Tracker:
             records: All finished trials of the study.
             models: ONNX file of every trial that has one, by trial number.
         """
+        self._records = list(records)
         for count, record in enumerate(records, 1):
             if record.number not in self._children:
-                self._children[record.number] = self._log_trial(record, models.get(record.number))
+                run_id = self._log_trial(record, models.get(record.number))
                 self._log_progress(records[:count], record)
+                # Last: a run that is not ended is taken for one that was cut off half-way.
+                status = "FAILED" if record.outcome == "failed" else "FINISHED"
+                self._client.set_terminated(run_id, status, _milliseconds(record.finished_at))
+                self._children[record.number] = run_id
         members = front(records, self._objectives)
         numbers = frozenset(record.number for record in members)
         if numbers != self._on_front:
@@ -152,13 +187,14 @@ class Tracker:
             self._on_front = numbers
 
     def _log_trial(self, record: TrialRecord, model: Path | None) -> str:
-        end_ms = int(record.finished_at * 1000)
+        end_ms = _milliseconds(record.finished_at)
         run = self._client.create_run(
             self._experiment,
-            start_time=int((record.finished_at - record.wall_s) * 1000),
+            start_time=_milliseconds(record.finished_at - record.wall_s),
             run_name=f"trial {record.number}",
             tags={
                 PARENT: self._parent,
+                NOTE: f"{_describe(record)}\n\n[The whole front]({self._page(self._parent)})",
                 "kind": "trial",
                 "trial": str(record.number),
                 "outcome": record.outcome,
@@ -175,12 +211,10 @@ class Tracker:
                 named = Path(folder) / "model.onnx"
                 named.write_bytes(model.read_bytes())
                 self._client.log_artifact(run_id, str(named))
-        status = "FAILED" if record.outcome == "failed" else "FINISHED"
-        self._client.set_terminated(run_id, status, end_ms)
         return run_id
 
     def _log_progress(self, records: Sequence[TrialRecord], latest: TrialRecord) -> None:
-        now_ms = int(latest.finished_at * 1000)
+        now_ms = _milliseconds(latest.finished_at)
         values = {
             "hypervolume": hypervolume(records, self._objectives),
             "front_size": len(front(records, self._objectives)),
@@ -206,23 +240,107 @@ class Tracker:
                 {**asdict(record), "run_id": self._children[record.number]} for record in members
             ],
         }
+        picture = front_png(self._study, records, numbers)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "front.json").write_text(json.dumps(summary, indent=1))
-            (folder / "front.png").write_bytes(front_png(self._study, records, numbers))
+            (folder / "front.png").write_bytes(picture)
+            (folder / "front-small.png").write_bytes(_halved(picture))
             (folder / "front.html").write_text(front_page(self._study, records, numbers))
             self._client.log_artifacts(self._parent, str(folder))
-        picture = f"get-artifact?path=front.png&run_uuid={self._parent}"
-        note = f"![front]({picture})\n\n{markdown_table(members)}\n"
-        self._client.set_tag(self._parent, NOTE, note)
+        self._client.set_tag(self._parent, NOTE, self._describe_front(len(records), members))
+        self._drawn = len(records)
+
+    def _describe_front(self, trials: int, members: Sequence[TrialRecord]) -> str:
+        """Writes the parent's description, of which MLflow shows two lines until asked for more."""
+        if not members:
+            return markdown_table(members)
+        shown = members[:POINTS_DESCRIBED]
+        links = ", ".join(
+            f"[{label(record.number)}]({self._page(self._children[record.number])})"
+            for record in shown
+        )
+        runs = f"#/experiments/{self._experiment}/runs?viewStateShareKey=front&{FOR_MODELS}"
+        page = self._page(self._parent, "front.html")
+        omitted = len(members) - len(shown)
+        return "\n".join(
+            [
+                f"**Front of {len(members)} after {_count(trials, 'trial')}**: "
+                f"[interactive page]({page}), [table of its runs]({runs})",
+                f"Fastest first: trials {links}; each holds its `model.onnx` under *Artifacts*.",
+                "",
+                markdown_table(shown),
+                *([f"The slower {omitted} are on the interactive page."] if omitted else []),
+                "",
+                "In any table of runs the filter `tags.pareto = 'true'` leaves the front.",
+                "",
+                f"![The front](get-artifact?path=front-small.png&run_uuid={self._parent})",
+            ]
+        )
 
     def close(self, status: str) -> None:
-        """Ends the parent run as ``FINISHED``, ``KILLED`` or ``FAILED``."""
+        """Ends the parent run as ``FINISHED``, ``KILLED`` or ``FAILED``.
+
+        Trials since the front last changed are not on its page yet: they are added.
+        """
+        if self._drawn < len(self._records):
+            self._log_front(self._records, front(self._records, self._objectives))
         self._client.set_terminated(self._parent, status)
 
 
 def _trial_number(run: Run) -> int:
     return int(run.data.tags["trial"])
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _halved(png: bytes) -> bytes:
+    """Returns the picture in half its size, in which MLflow's pages, which never scale, show it."""
+    small = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").reduce(2).save(small, "PNG", optimize=True)
+    return small.getvalue()
+
+
+def _describe(record: TrialRecord) -> str:
+    """Writes a trial's description: how it ended, its recipe, and how to run its model."""
+    point, figures = record.point, record.figures
+    lines = []
+    if record.outcome != "complete":
+        lines.append(f"**{record.outcome.capitalize()}**: {escape_markdown(record.reason)}")
+    if figures.latency_ms is not None:
+        lines.append(
+            f"{format_share(figures.val_accuracy)} on validation at "
+            f"{format_ms(figures.latency_ms)}, {format_speedup(figures)} as fast as the original, "
+            f"{format_bytes(figures.size_bytes)}"
+        )
+    recipe = (
+        f"{point.bits} bits, {_count(point.threads, 'thread')}, prune ratio {point.prune_ratio:.3g}"
+    )
+    if figures.channels_removed is not None:
+        recipe += f" ({format_share(figures.channels_removed, 0)} of the channels removed)"
+    if figures.channels_removed == 0:
+        recipe += ", hence not fine-tuned"
+    else:
+        recipe += (
+            f", fine-tuned by {point.optimizer} with learning rate {point.learning_rate:.3g} "
+            f"({escape_markdown(point.schedule)}), distillation weight {point.distill_weight:.3g} "
+            f"and temperature {point.distill_temperature:.3g}"
+        )
+    lines.append(f"Recipe: {recipe}")
+    if record.deployable is not None:
+        entries = [f"{key}={value}" for key, value in record.deployable.session_entries]
+        options = ", ".join([f"intra_op_num_threads={point.threads}", *entries])
+        lines.append(
+            "Model: `model.onnx` under *Artifacts* takes pixels `[N, C, H, W]` in 0..1 and gives "
+            f"logits; run it in onnxruntime with `{options}`"
+        )
+    return "\n\n".join(lines)
 
 
 def _metrics(record: TrialRecord) -> dict[str, float]:
@@ -233,11 +351,62 @@ def _metrics(record: TrialRecord) -> dict[str, float]:
     return {**known, **stages, "wall_s": record.wall_s, "reused_steps": record.reused_steps}
 
 
+def check_tracking(config: TrackingConfig, state: Path, study: str) -> None:
+    """Looks for what would stop a ``Tracker``, without beginning an experiment or a run.
+
+    Raises:
+        ConfigError: When the server does not answer or the database cannot be opened.
+    """
+    with _explained(config, state), _tried_once(config):
+        MlflowClient(_address(config, state)).get_experiment_by_name(study)
+
+
+def _address(config: TrackingConfig, state: Path) -> str:
+    return config.uri or f"sqlite:///{state.resolve() / 'mlflow.db'}"
+
+
+# What the libraries say in many words.
+PLAIN_REASONS = {
+    "Connection refused": "nothing listens there",
+    "Failed to resolve": "there is no such host",
+    "No module named": "its driver is not installed: {text}",
+    "file is not a database": "the file is no database",
+    "timed out": "no answer within {timeout_s:g} s",
+    "unable to open database file": "the file cannot be opened",
+}
+
+
 @contextmanager
-def _bounded_requests(timeout_s: float) -> Iterator[None]:
-    """Asks a server once for ``timeout_s`` instead of trying again for many minutes."""
+def _explained(config: TrackingConfig, state: Path) -> Iterator[None]:
+    """Turns what a server or database cannot do into one line about ``tracking.uri``."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+        if config.uri is None and isinstance(error, OSError):
+            raise  # of the state's folder, not of a database in it
+        uri = _address(config, state)
+        shown, text = _without_password(uri), str(error)
+        plain = next((plain for sign, plain in PLAIN_REASONS.items() if sign in text), "{text}")
+        reason = plain.format(timeout_s=config.timeout_s, text=_first_line(error))
+        remedy = (
+            "mend it, or leave tracking.uri=null for mlruns/mlflow.db"
+            if config.uri
+            else "move the file away, and the trials are logged into a new one"
+        )
+        raise ConfigError(
+            f"tracking.uri={shown!r}: cannot be used ({reason.replace(uri, shown)}); {remedy}"
+        ) from error
+
+
+@contextmanager
+def _tried_once(config: TrackingConfig) -> Iterator[None]:
+    """Gives up at the first failure, where MLflow would try again for minutes."""
+    if config.uri is None or not config.uri.startswith("http"):
+        with _database_opened_once():
+            yield
+        return
     bounds = {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout_s))),
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(config.timeout_s))),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     }
     before = {name: os.environ.get(name) for name in bounds}
@@ -252,6 +421,17 @@ def _bounded_requests(timeout_s: float) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def _database_opened_once() -> Iterator[None]:
+    from mlflow.store.db import utils  # takes a second, which a server's user need not wait
+
+    tries, utils.MAX_RETRY_COUNT = utils.MAX_RETRY_COUNT, 1
+    try:
+        yield
+    finally:
+        utils.MAX_RETRY_COUNT = tries
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
@@ -260,5 +440,5 @@ def _without_password(uri: str) -> str:
     parts = urlsplit(uri)
     if parts.password is None:
         return uri
-    host = f"{parts.username}:***@{parts.hostname}"
+    host = f"{parts.username or ''}:***@{parts.hostname}"
     return parts._replace(netloc=f"{host}:{parts.port}" if parts.port else host).geturl()

@@ -122,6 +122,15 @@ def training_batches(
         step += count
 
 
+def reseed(seed: int, step: int) -> None:
+    """Seeds torch for one optimizer step.
+
+    So dropout draws the same numbers whether a training is cut into rungs or not, and whether its
+    images are streamed, which draws numbers too, or not.
+    """
+    torch.manual_seed(seed * 1_000_003 + step)
+
+
 def predict(module: nn.Module, feed: Feed, placement: Placement) -> tuple[Tensor, Tensor]:
     """Returns logits ``[n, classes]`` float32 and labels ``[n]``, both on the CPU, in order."""
     module.eval()

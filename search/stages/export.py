@@ -42,11 +42,11 @@ def assemble(traced: onnx.ModelProto, state: Mapping[str, NDArray[np.generic]]) 
     """Returns an optimised ONNX model of ``traced`` with the weights of ``state``, by name."""
     model = onnx.ModelProto()
     model.CopyFrom(traced)
+    _renew_groups(model.graph, state)
     for initializer in model.graph.initializer:
         value = state.get(initializer.name)
         if value is not None:
             initializer.CopyFrom(numpy_helper.from_array(value, initializer.name))
-    _renew_groups(model.graph, state)
     strip(model)
     content: bytes = onnxscript.optimizer.optimize(model).SerializeToString(deterministic=True)
     return content
@@ -54,13 +54,14 @@ def assemble(traced: onnx.ModelProto, state: Mapping[str, NDArray[np.generic]]) 
 
 def _renew_groups(graph: onnx.GraphProto, state: Mapping[str, NDArray[np.generic]]) -> None:
     """Gives depthwise convolutions one group per channel, however many are left of them."""
+    traced_outputs = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
     for node in graph.node:
-        weights = state.get(node.input[1]) if node.op_type == "Conv" else None
-        if weights is None or weights.shape[1] != 1:
+        if node.op_type != "Conv" or node.input[1] not in state:
             continue
         for attribute in node.attribute:
-            if attribute.name == "group" and attribute.i > 1:
-                attribute.i = weights.shape[0]
+            # With several outputs a group the convolution is never pruned.
+            if attribute.name == "group" and attribute.i == traced_outputs[node.input[1]]:
+                attribute.i = len(state[node.input[1]])
 
 
 def strip(model: onnx.ModelProto) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -16,10 +17,18 @@ from search.errors import StageFailed
 from search.networks import Preprocessed
 from search.records import Student
 from search.steps import Finetune, Shelf
-from search.training import Feed, Placement, accuracy, steps_per_epoch, training_batches
+from search.training import (
+    Feed,
+    Placement,
+    accuracy,
+    reseed,
+    steps_per_epoch,
+    training_batches,
+)
 
 MOMENTUM = 0.9
 STEP_FACTOR = 0.1  # of the step schedule, at one half and three quarters
+RECENT_SHARE = 0.1  # of the latest loss in the smoothed one
 PLATEAU_CHECKS = 20  # looks at the training loss over the whole fine-tuning
 PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 1
@@ -37,7 +46,6 @@ def run(step: Finetune, shelf: Shelf) -> Student:
     if step.state is not None:
         state = torch.load(shelf.path(step.state), map_location="cpu", weights_only=True)
     with torch.random.fork_rng():
-        torch.manual_seed(step.seed)
         train = Feed(splits.train, placement.device)
         loss, state = finetune(module, train, teacher_logits, placement, step, state)
     score = accuracy(module, Feed(splits.validation, placement.device), placement)
@@ -71,8 +79,8 @@ def finetune(
     teacher_logits: Tensor,
     placement: Placement,
     step: Finetune,
-    state: dict[str, object] | None,
-) -> tuple[float, dict[str, object]]:
+    state: dict[str, Any] | None,
+) -> tuple[float, dict[str, Any]]:
     """Trains ``module`` in place over one rung.
 
     Args:
@@ -93,16 +101,16 @@ def finetune(
     total = max(1, round(step.epochs * per_epoch))
     first, last = round(step.begin * total), round(step.end * total)
     pace = make_pace(module, step, total)
+    recent: Tensor | None = None
     if state is not None:
-        pace.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
-        pace.schedule.load_state_dict(state["schedule"])  # type: ignore[arg-type]
+        pace.optimizer.load_state_dict(state["optimizer"])
+        pace.schedule.load_state_dict(state["schedule"])
+        recent = state["recent_loss"]
     module.train()
-    sums, recent = (
-        torch.zeros((), device=placement.device),
-        torch.zeros((), device=placement.device),
-    )
+    sums = torch.zeros((), device=placement.device)
     batches = training_batches(train, first, last, step.batch_size, step.seed)
     for number, (images, labels, index) in enumerate(batches, first + 1):
+        reseed(step.seed, number)
         with placement.autocast():
             logits = module(images)
         loss = distillation_loss(
@@ -115,14 +123,18 @@ def finetune(
         pace.optimizer.zero_grad()
         loss.backward()
         pace.optimizer.step()
-        sums += loss.detach()
-        recent = torch.lerp(recent, loss.detach(), 0.1) if number > first + 1 else loss.detach()
+        latest = loss.detach()
+        sums += latest
+        recent = latest if recent is None else torch.lerp(recent.to(latest), latest, RECENT_SHARE)
         pace.advance(number, recent.item() if number % pace.plateau_steps == 0 else 0.0)
         if number % CHECK_EVERY_STEPS == 0 or number == last:
             _check_finite(recent, number, total, step)
     mean = (sums / max(1, last - first)).item()
-    state = {"optimizer": pace.optimizer.state_dict(), "schedule": pace.schedule.state_dict()}
-    return mean, state
+    return mean, {
+        "optimizer": pace.optimizer.state_dict(),
+        "schedule": pace.schedule.state_dict(),
+        "recent_loss": recent,
+    }
 
 
 def distillation_loss(
@@ -204,7 +216,11 @@ def make_schedule(
         case "cosine":
             return lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)
         case "one_cycle":
-            return lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(2, total))
+            # Momentum falls while the rate rises, but an optimizer without any must not get it.
+            cycled = optimizer.defaults.get("momentum") != 0
+            return lr_scheduler.OneCycleLR(
+                optimizer, learning_rate, total_steps=max(2, total), cycle_momentum=cycled
+            )
         case "plateau":
             return lr_scheduler.ReduceLROnPlateau(
                 optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE
@@ -221,7 +237,7 @@ def _check_finite(loss: Tensor, number: int, total: int, step: Finetune) -> None
         )
 
 
-def _to_bytes(state: dict[str, object]) -> bytes:
+def _to_bytes(state: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()

@@ -18,20 +18,26 @@ TIMED_STEPS = 9
 
 
 def run(step: ChoosePlacement, shelf: Shelf) -> ChosenPlacement:
-    """Does the step.
-
-    Raises:
-        ConfigError: When CUDA is asked for where there is none.
-    """
-    if step.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("train.device=cuda: torch finds no CUDA device; give cpu or auto")
-    device = "cuda" if step.device != "cpu" and torch.cuda.is_available() else "cpu"
+    """Does the step."""
+    device = choose_device(step.device)
     if step.precision != "auto":
         return ChosenPlacement(device, step.precision, None, None)
     float32_s = time_training(step, device, "float32")
     bfloat16_s = time_training(step, device, "bfloat16")
     fastest: Precision = "bfloat16" if bfloat16_s < float32_s else "float32"
     return ChosenPlacement(device, fastest, float32_s, bfloat16_s)
+
+
+def choose_device(wanted: str) -> str:
+    """Resolves ``train.device`` to ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: When CUDA is asked for where there is none.
+    """
+    present = wanted != "cpu" and torch.cuda.is_available()
+    if wanted == "cuda" and not present:
+        raise ConfigError("train.device='cuda': torch finds no CUDA device; give cpu or auto")
+    return "cuda" if present else "cpu"
 
 
 def time_training(step: ChoosePlacement, device: str, precision: Precision) -> float:

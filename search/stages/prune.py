@@ -54,10 +54,16 @@ def prune(
         InfeasiblePoint: When the smaller network cannot compute.
     """
     smaller = copy.deepcopy(module)
+    if ratio == 0:
+        return smaller, 0.0
     for parameter in smaller.parameters():
         parameter.requires_grad_(True)  # frozen parameters hide layers from the tracing
     example = torch.zeros(2, *image_shape)
-    graph = torch_pruning.DependencyGraph().build_dependency(smaller, example_inputs=example)
+    with torch.no_grad():
+        outputs = smaller.eval()(example).shape
+    graph = torch_pruning.DependencyGraph().build_dependency(
+        smaller, example_inputs=example, verbose=False
+    )
     groups = _prunable_groups(graph, smaller)
     if not groups:
         raise InfeasiblePoint("no layer's channels can be removed; set space.prune_ratio=0")
@@ -66,22 +72,33 @@ def prune(
     total = sum(len(score) for score in scores)
     for group, score, width in zip(groups, scores, kept, strict=True):
         if width < len(score):
-            least = score.argsort()[: len(score) - width].sort().values.tolist()
+            least = score.argsort(stable=True)[: len(score) - width].sort().values.tolist()
             root = group[0].dep
             graph.get_pruning_group(root.target.module, root.handler, least).prune()
+    removed = 1 - sum(kept) / total
+    _check_computes(smaller, example, outputs, removed)
+    return smaller, removed
+
+
+def _check_computes(smaller: nn.Module, example: Tensor, wanted: torch.Size, removed: float) -> None:
     try:
         with torch.no_grad():
-            smaller(example)
+            shape = smaller(example).shape
     except Exception as error:
-        raise InfeasiblePoint(
-            f"the network cannot compute without {1 - sum(kept) / total:.0%} of its channels "
-            f"({str(error).splitlines()[0]}); its code must not fix channel counts"
-        ) from error
-    return smaller, 1 - sum(kept) / total
+        raise _fixed_widths(removed, str(error).splitlines()[0]) from error
+    if shape != wanted:
+        raise _fixed_widths(removed, f"its outputs become {list(shape)}, not {list(wanted)}")
+
+
+def _fixed_widths(removed: float, reason: str) -> InfeasiblePoint:
+    return InfeasiblePoint(
+        f"the network cannot compute without {removed:.0%} of its channels ({reason}); its code "
+        "must not fix channel counts"
+    )
 
 
 def _prunable_groups(graph: torch_pruning.DependencyGraph, module: nn.Module) -> list[Any]:
-    """Returns the sets of coupled channels that neither reach the output nor are grouped."""
+    """Returns the sets of coupled channels that are neither outputs nor grouped."""
     return [
         group
         for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear])
@@ -89,7 +106,14 @@ def _prunable_groups(graph: torch_pruning.DependencyGraph, module: nn.Module) ->
             graph.is_in_channel_pruning_fn(dep.handler) and _has_weights(dep) for dep, _ in group
         )
         and not any(_is_grouped(dep.target.module) for dep, _ in group)
+        and not any(_is_output(graph, dep) for dep, _ in group)
     ]
+
+
+def _is_output(graph: torch_pruning.DependencyGraph, dependency: Any) -> bool:
+    """Tells whether these channels are the network's outputs: nothing computes on from them."""
+    consumed = _has_weights(dependency) and graph.is_in_channel_pruning_fn(dependency.handler)
+    return not dependency.target.outputs and not consumed
 
 
 def _has_weights(dependency: Any) -> bool:
@@ -98,11 +122,13 @@ def _has_weights(dependency: Any) -> bool:
 
 
 def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+    if not isinstance(module, nn.Conv2d):
+        return False
+    return module.groups == module.in_channels == module.out_channels > 1
 
 
 def _is_grouped(module: nn.Module) -> bool:
-    """Tells a grouped convolution that is not depthwise: its groups must stay equal."""
+    """Tells a grouped convolution that is not depthwise: its groups must stay as they are."""
     return isinstance(module, nn.Conv2d) and module.groups > 1 and not _is_depthwise(module)
 
 

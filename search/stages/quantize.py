@@ -22,6 +22,7 @@ from search.steps import Quantize, Shelf
 Array = NDArray[np.float32]
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 CLIP_CANDIDATES = np.linspace(0.5, 1.0, 21, dtype=np.float32)
+INT4 = helper.tensor_dtype_to_np_dtype(TensorProto.INT4)
 INT4_OPSET = 21  # the first with four-bit integers
 CALIBRATION_BATCH = 32
 
@@ -72,9 +73,9 @@ def four_bit_weights(content: bytes) -> bytes:
         rows = np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1)
         scale = best_scale(rows)
         shape = [-1 if dim == axis else 1 for dim in range(weights.ndim)]
-        levels = np.clip(np.round(weights / scale.reshape(shape)), -8, 7).astype(np.int8)
+        levels = np.clip(np.round(weights / scale.reshape(shape)), -8, 7).astype(INT4)
         return [
-            helper.make_tensor(f"{name}_int4", TensorProto.INT4, weights.shape, levels.ravel()),
+            numpy_helper.from_array(levels, f"{name}_int4"),  # two to a byte
             numpy_helper.from_array(scale, f"{name}_scale"),
             helper.make_node(
                 "DequantizeLinear", [f"{name}_int4", f"{name}_scale"], [name], axis=axis
@@ -166,10 +167,14 @@ def static_int8(content: bytes, images: Array, int8_format: str) -> bytes:
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Silences the quantizer's advice to optimise the model first: it is optimised already."""
+    """Silences the quantizer's advice to optimise the model first: it is optimised already.
+
+    And its notes that the parameters of a normalisation have no channels of their own.
+    """
 
     def is_news(record: logging.LogRecord) -> bool:
-        return "pre-processing" not in record.getMessage()
+        text = record.getMessage()
+        return "pre-processing" not in text and "out-of-range for weight" not in text
 
     logging.root.addFilter(is_news)
     try:

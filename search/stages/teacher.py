@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
@@ -15,13 +14,14 @@ from torch.nn import functional as F
 from search import data, networks
 from search.errors import ConfigError, StageFailed
 from search.networks import Preprocessed
-from search.records import Teacher
+from search.records import NetworkSpec, Teacher
 from search.steps import Shelf, Teach
 from search.training import (
     Feed,
     Placement,
     accuracy,
     predict,
+    reseed,
     steps_per_epoch,
     training_batches,
 )
@@ -37,11 +37,11 @@ def run(step: Teach, shelf: Shelf) -> Teacher:
     with torch.random.fork_rng():
         torch.manual_seed(step.seed)
         network = networks.build(step.spec)
-    module = placement.place(Preprocessed(network, step.data.mean, step.data.std))
-    if step.checkpoint is None:
-        teach(module, train, placement, step)
-    else:
-        load_checkpoint(network, shelf.path(step.checkpoint))
+        module = placement.place(Preprocessed(network, step.data.mean, step.data.std))
+        if step.checkpoint is None:
+            teach(module, train, placement, step)
+        else:
+            load_checkpoint(network, shelf.path(step.checkpoint), "model.checkpoint")
     logits, _ = predict(module, train, placement)
     score = accuracy(module, Feed(splits.validation, placement.device), placement)
     return Teacher(
@@ -68,7 +68,9 @@ def teach(module: nn.Module, train: Feed, placement: Placement, step: Teach) -> 
     )
     module.train()
     loss = torch.zeros(())
-    for images, labels, _ in training_batches(train, 0, total, step.batch_size, step.seed):
+    batches = training_batches(train, 0, total, step.batch_size, step.seed)
+    for number, (images, labels, _) in enumerate(batches):
+        reseed(step.seed, number)
         with placement.autocast():
             loss = F.cross_entropy(module(images), labels)
         optimizer.zero_grad()
@@ -83,24 +85,45 @@ def teach(module: nn.Module, train: Feed, placement: Placement, step: Teach) -> 
         )
 
 
-def load_checkpoint(network: nn.Module, path: Path) -> None:
+def check(spec: NetworkSpec, checkpoint: Path | None, origin: str) -> None:
+    """Looks for what would stop ``run``, without training anything.
+
+    Args:
+        spec: The network, which must suit the data.
+        checkpoint: The user's weights, which must suit the network.
+        origin: Key and value that the checkpoint came from, for messages.
+
+    Raises:
+        ConfigError: When one of them does not.
+    """
+    with torch.random.fork_rng():
+        network = networks.build(spec)
+    if checkpoint is not None:
+        load_checkpoint(network, checkpoint, origin)
+
+
+def load_checkpoint(network: nn.Module, path: Path, origin: str) -> None:
     """Loads a user's weights in place, without running any code the file may hold.
 
     Args:
         network: The network that the file must fit exactly.
         path: ``.safetensors``, or a ``.pt`` state dict, bare or under ``state_dict``.
+        origin: Key and value that the file came from, for messages.
 
     Raises:
         ConfigError: When the file cannot be read or belongs to another network.
     """
-    state = _read_state(path)
+    state = _read_state(path, origin)
     wanted = network.state_dict()
     # Counters of batches seen decide nothing in evaluation, and some tools drop them.
     missing = [n for n in wanted if n not in state and not n.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in wanted]
     other = [n for n, v in state.items() if n in wanted and v.shape != wanted[n].shape]
     if missing or unexpected or other:
-        raise ConfigError(f"model.checkpoint is of another network: {_mismatch(state, wanted)}")
+        raise ConfigError(f"{origin}: belongs to another network: {_mismatch(state, wanted)}")
+    damaged = next((n for n, v in state.items() if not torch.isfinite(v).all()), None)
+    if damaged is not None:
+        raise ConfigError(f"{origin}: {damaged} holds NaN or infinity; give sound weights")
     network.load_state_dict(state, strict=False)
 
 
@@ -108,38 +131,33 @@ def _mismatch(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
     """Names the first tensor in which a checkpoint and a network differ."""
     for name, value in wanted.items():
         if name not in state and not name.endswith("num_batches_tracked"):
-            return f"it lacks {name}; check model and model.width"
+            first = next(iter(state), "nothing")
+            return f"it has no {name} (but {first}); check model and model.width"
         if name in state and state[name].shape != value.shape:
             return (
-                f"{name} has shape {list(state[name].shape)} in it and {list(value.shape)} in "
-                "the network; check model, model.width and the data's classes"
+                f"{name} is {list(state[name].shape)} in it and {list(value.shape)} in the "
+                "network; check model, model.width, and the data's images and classes"
             )
     extra = next(name for name in state if name not in wanted)
-    return f"the network has no {extra}; check model"
+    return f"it has {extra}, the network has not; check model"
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _read_state(path: Path, origin: str) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
-        raise ConfigError(_unreadable(error)) from error
     except Exception as error:  # weights_only raises pickle errors of many kinds
-        raise ConfigError(_unreadable(error)) from error
+        raise ConfigError(
+            f"{origin}: cannot be read as weights ({type(error).__name__}); it is damaged, or "
+            "holds more than tensors: save it with torch.save(network.state_dict(), 'file.pt'), "
+            "or as .safetensors"
+        ) from error
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise ConfigError(
-            "model.checkpoint holds no state dict; save one with "
+            f"{origin}: holds no state dict; save one with "
             "torch.save(network.state_dict(), 'file.pt')"
         )
     return loaded
-
-
-def _unreadable(error: Exception) -> str:
-    return (
-        f"model.checkpoint cannot be read as weights ({type(error).__name__}): it is damaged, or "
-        "holds more than tensors; save it with torch.save(network.state_dict(), 'file.pt') or as "
-        ".safetensors"
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import warnings
 
@@ -11,6 +13,8 @@ import torch
 from onnx import numpy_helper
 
 from search import networks
+from search.errors import StageFailed
+from search.factory import one_line
 from search.networks import Preprocessed
 from search.records import NetworkSpec, Shapes
 from search.steps import Graph, Shelf, Trace
@@ -36,6 +40,9 @@ def trace(
 
     Returns:
         The serialised ONNX model, weights included, in one piece.
+
+    Raises:
+        StageFailed: When the network's code cannot be traced.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -47,7 +54,8 @@ def trace(
     level = exporter.level
     exporter.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        # Failing, it also prints the network's whole code.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
@@ -60,6 +68,12 @@ def trace(
                 optimize=False,
                 verbose=False,
             )
+    except torch.onnx.OnnxExporterError as error:
+        raise StageFailed(
+            "trace",
+            f"PyTorch cannot export the network to ONNX ({one_line(error.__cause__ or error)}); its "
+            "code must not depend on the values of images",
+        ) from error
     finally:
         exporter.setLevel(level)
     model: onnx.ModelProto = program.model_proto  # type: ignore[union-attr]

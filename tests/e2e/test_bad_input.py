@@ -1,0 +1,582 @@
+"""Whatever is wrong with the input, the command says it in one line and begins nothing."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import models
+from search import cli
+from search.config import parse
+from search.engine.store import Store
+from search.setup import make_bench, settings_of
+from search.study import Journal, Study
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 120
+TINY = ("data=custom", "data.factory=tiny:images")
+NET = (*TINY, "model=custom")
+FOLDER = ("data=image_folder", "data.root=pets")
+
+TINY_SOURCE = """
+import dataclasses
+import numpy as np
+from search.data import Source
+
+def images():
+    labels = np.arange(40) % 10
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), np.uint8)
+    return Source(pixels, labels, pixels, labels, tuple("abcdefghij"))
+
+def raising():
+    raise RuntimeError("disk on fire")
+
+def nothing():
+    return None
+
+def floats():
+    source = images()
+    return dataclasses.replace(source, train_images=source.train_images / 255)
+"""
+NETS_SOURCE = """
+from torch import nn
+
+def build(inputs=64, classes=10):
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
+
+def three():
+    return build(classes=3)
+
+def wide():
+    return build(inputs=784)
+
+def raising():
+    raise RuntimeError("no weights today")
+
+def text():
+    return "network"
+"""
+
+
+# ---- a folder with the user's things
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Modules, checkpoints and images as a user may have them."""
+    folder = tmp_path_factory.mktemp("things")
+    (folder / "tiny.py").write_text(TINY_SOURCE)
+    (folder / "nets.py").write_text(NETS_SOURCE)
+    for name, classes, width in (("fits", 10, 4), ("narrow", 10, 2), ("three", 3, 4)):
+        network = models.build("cnn", (1, 8, 8), classes, width)
+        torch.save(network.state_dict(), folder / f"{name}.pt")
+        save_file(network.state_dict(), folder / f"{name}.safetensors")
+    whole = (folder / "fits.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    (folder / "weights.bin").write_bytes(whole)
+    (folder / "junk.pt").write_bytes(bytes(range(256)) * 8)
+    (folder / "empty.pt").write_bytes(b"")
+    network = models.build("cnn", (1, 8, 8), 10, 4)
+    torch.save(network, folder / "module.pt")
+    torch.save([1, 2], folder / "list.pt")
+    state = network.state_dict()
+    torch.save({f"module.{name}": value for name, value in state.items()}, folder / "parallel.pt")
+    torch.save({**state, "conv.bias": torch.full((4,), torch.nan)}, folder / "nan.pt")
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            for number in range(3):
+                path = folder / "pets" / split / label / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (8, 8), (80 * number, 10, 10)).save(path)
+    return folder
+
+
+@pytest.fixture
+def here(things: Path, tmp_path: Path) -> Path:
+    """A working directory with the user's things, in which nothing was searched yet."""
+    shutil.copytree(things, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+# ---- running and judging
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the real command line."""
+    return subprocess.run(
+        [sys.executable, "-m", "search.run", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def refusal(folder: Path, *arguments: str) -> str:
+    """Runs a command that must be refused, and returns what it said."""
+    result = run(folder, *arguments)
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: "), result.stderr
+    assert result.stderr.endswith("\n")
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def assert_nothing_begun(folder: Path) -> None:
+    state = folder / "mlruns"
+    assert not (state / "mlflow.db").exists(), "a database was made"
+    assert not list(state.glob("studies/*.journal")), "a study was begun"
+    assert not list(state.glob("store/steps/*")), "something was computed"
+    assert not (folder / "outputs").exists()
+
+
+def refused(*arguments: str, says: Sequence[str], name: str | None = None) -> Any:
+    """A row of the table."""
+    return pytest.param(arguments, says, id=name or " ".join(arguments[-1:]) or "empty")
+
+
+# ---- overrides
+
+
+OVERRIDES = [
+    refused(
+        "study.n_trial=3",
+        says=["study.n_trial=3: there is no such key", "did you mean study.n_trials?", "n_trials"],
+    ),
+    refused("+study.n_trial=3", says=["study.n_trial=3: there is no such key"]),
+    refused("study.n_trials.x=3", says=["study.n_trials"]),
+    refused("model.factory=a:b", says=["model.factory='a:b': there is no", "model=cnn has check"]),
+    refused(
+        "sampler=gp",
+        "sampler.multivariate=true",
+        says=["sampler.multivariate=true: there is no such key", "sampler=gp has n_startup_trial"],
+    ),
+    refused("model=vgg", says=["model=vgg: no such choice; give one of cnn, custom, ds_cnn, res"]),
+    refused("model=resnet", says=["model=resnet: no such choice", "did you mean resnet8?"]),
+    refused("model=null", says=["model=null: no such choice; give one of cnn, custom"]),
+    refused("model.name=vgg", says=["model.name='vgg': no such choice; give one of 'cnn', 'res"]),
+    refused("sampler=foo", says=["sampler=foo: no such choice; give one of gp, nsga2, random, t"]),
+    refused("experiment=foo", says=["experiment=foo: no such choice", "default, smoke, thorough"]),
+    refused("modell=cnn", says=["modell=cnn: there is no such key (did you mean model?)"]),
+    refused("foo=3", says=["foo=3: there is no such key; there are data, device, engine"]),
+    refused("+foo=3", says=["foo=3: there is no such key; there are data, device, engine"]),
+    refused("space=3", says=["space=3: no such choice; give one of default"]),
+    refused("study=3", says=["study=3: is a section; give single keys of it"]),
+    refused("study.n_trials=[1", says=["study.n_trials=[1: cannot be read; close brackets"]),
+    refused("foo", says=["foo: is not of the form key=value"]),
+    refused("=3", says=["=3: is not of the form key=value"]),
+    refused("study.name=ähem", says=["study.name=ähem: cannot be read", "study.name='\"...\"'"]),
+    refused("space.bits=32,8", says=["space.bits=32,8: is several", "give space.bits=[32,8]"]),
+    refused("study.name=${data.nam}", says=["study.name refers to data.nam, which does not exi"]),
+    refused("--resume", says=["unrecognized arguments: --resume; --help shows"]),
+    refused("--cfg", "jobs", says=["--cfg", "'jobs' (choose from 'job'"]),
+]
+
+VALUES = [
+    refused("study.n_trials=abc", says=["study.n_trials='abc': input should be a whole number"]),
+    refused("study.n_trials=true", says=["study.n_trials=true: input should be a number"]),
+    refused("study.n_trials=", says=["study.n_trials='': input should be a whole number"]),
+    refused("model.width=2.5", says=["model.width=2.5: input should be a whole number"]),
+    refused("model.width=null", says=["model.width=null: input should be a whole number"]),
+    refused("study.n_trials=0", says=["study.n_trials=0: ", "greater than or equal to 1"]),
+    refused("model.width=0", says=["model.width=0: ", "greater than or equal to 1"]),
+    refused("train.rungs=[0.5]", says=["train.rungs=[0.5]: ", "rise and end with 1, such as [0."]),
+    refused("train.rungs=[1.0,0.5]", says=["train.rungs=[1.0, 0.5]: input should rise"]),
+    refused("train.epochs=nan", says=["train.epochs=nan: input should be a finite number"]),
+    refused("device.budget_s=inf", says=["device.budget_s=inf: input should be a finite number"]),
+    refused("train.device=gpu", says=["train.device='gpu': ", "'auto', 'cpu' or 'cuda'"]),
+    refused(
+        "device.timeout_s=1", says=["device.timeout_s=1: input should be above device.budget_s=3"]
+    ),
+    refused("study.n_trials=null", says=["study.timeout_s=null: with study.n_trials=null", "one"]),
+    refused("study.name=a/b", says=["study.name='a/b': ", "letters, digits, dots, underscores"]),
+    refused("objective.names=[accuracy]", says=["objective.names=['accuracy']: ", "at least 2"]),
+    refused("objective.names=[size,size]", says=["objective.names=['size', 'size']: ", "once"]),
+    refused(
+        "objective.names=[accuracy,speed]",
+        says=["objective.names.1='speed': input should be 'accuracy', 'latency', 'size', 'cpu' o"],
+    ),
+    refused("objective.names=accuracy", says=["objective.names='accuracy': ", "a list in brack"]),
+    refused(
+        "tracking.uri=foo://bar", says=["tracking.uri='foo://bar': ", "http://host:5000", "sq"]
+    ),
+    refused("tracking.uri=http://host:x", says=["tracking.uri='http://host:x': input should be"]),
+    refused(
+        "data=image_folder",
+        says=["data.root is not given; add data.root=... (folder that holds train/ and test/)"],
+    ),
+    refused(
+        "model=custom",
+        "data=custom",
+        says=["data.factory is not given; add data.factory=", "; model.factory is not given; add"],
+    ),
+    refused(
+        "study.n_trials=0",
+        "study.n_trial=3",
+        "model.width=0",
+        "train.epochs=-1",
+        says=["study.n_trials=0: ", "; study.n_trial=3: ", "model.width=0: ", "train.epochs=-1: "],
+        name="four faults",
+    ),
+]
+
+SPACE = [
+    refused("space.kernel=3", says=["space.kernel: unknown dimension", "Allowed are prune_ratio"]),
+    refused("+space.kernel=3", says=["space.kernel: unknown dimension"]),
+    refused("space.prune_rato=0", says=["space.prune_rato: ", "did you mean prune_ratio?"]),
+    refused("space.bits=[7]", says=["space.bits.0=7: not one of the choices; give 32, 16, 8, 4"]),
+    refused("space.bits=[]", says=["space.bits=[]: empty; give 32, 16, 8, 4"]),
+    refused("space.threads=[]", says=["space.threads=[]: empty; give 1"]),
+    refused(
+        "space.prune_ratio.low=0.8",
+        "space.prune_ratio.high=0.2",
+        says=["space.prune_ratio=", "low is above high; lower it or raise high"],
+        name="reversed range",
+    ),
+    refused("space.threads=4096", says=["space.threads=4096: this device has ", "give 1"]),
+    refused(
+        "space.bits=[7]",
+        "space.threads=4096",
+        "space.kernel=3",
+        says=["space.kernel: ", "; space.bits.0=7: ", "; space.threads=4096: "],
+        name="three faults of the space",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), [*OVERRIDES, *VALUES, *SPACE])
+def test_override(arguments: Sequence[str], says: Sequence[str], tmp_path: Path) -> None:
+    said = refusal(tmp_path, *arguments)
+    assert [part for part in says if part not in said] == [], said
+    assert_nothing_begun(tmp_path)
+
+
+# ---- networks, checkpoints and data
+
+
+FILES = [
+    refused(
+        *TINY,
+        "model.checkpoint=none.pt",
+        says=["model.checkpoint='none.pt': cannot be read (No such file", "; give a .safetensors"],
+    ),
+    refused(*TINY, "model.checkpoint=pets", says=["model.checkpoint='pets'", "Is a directory"]),
+    refused(
+        *TINY, "model.checkpoint=weights.bin", says=["'weights.bin': the suffix is .bin; give"]
+    ),
+    refused(*NET, "model.factory=nets", says=["model.factory='nets': is not of the form package."]),
+    refused(
+        *NET, "model.factory=nosuch:build", says=["found no module 'nosuch'; correct the name"]
+    ),
+    refused(
+        "data=custom", "data.factory=tiny:raising", says=["data.factory='tiny:raising'", "fire"]
+    ),
+    refused(
+        "data=custom", "data.factory=tiny:nothing", says=["returned NoneType; return a search"]
+    ),
+    refused(
+        "data=custom", "data.factory=tiny:floats", says=["train_images is an array of float64"]
+    ),
+    refused("data=custom", "data.factory=tiny:none", says=["module tiny has no 'none'; define it"]),
+    refused("data=image_folder", "data.root=/none", says=["data.root='/none': found no folder"]),
+    refused("data=fashion_mnist", "data.root=pets", says=["data.root='pets': cannot read", "null"]),
+    refused(*TINY, "data.mean=[120]", says=["data.mean=[120.0]: must lie in 0..1; divide figures"]),
+    refused(
+        *TINY, "data.std=[0.1,0.2]", says=["data.std=[0.1, 0.2]: has 2 values but images have 1"]
+    ),
+]
+
+NETWORKS = [
+    refused(
+        *TINY, "model.width=4", "model.checkpoint=cut.safetensors", says=["'cut.safetensors': ca"]
+    ),
+    refused(
+        *TINY, "model.width=4", "model.checkpoint=junk.pt", says=["'junk.pt': cannot be read as"]
+    ),
+    refused(
+        *TINY,
+        "model=resnet8",
+        "model.checkpoint=fits.safetensors",
+        says=["model.checkpoint='fits.safetensors': belongs to another network: ", "check model"],
+    ),
+    refused(
+        *TINY,
+        "model.width=4",
+        "model.checkpoint=narrow.pt",
+        says=[
+            "'narrow.pt': belongs to another network: conv.weight is [2, 1, 3, 3] in it and [4, "
+        ],
+    ),
+    refused(
+        *TINY,
+        "model.width=4",
+        "model.checkpoint=three.safetensors",
+        says=["'three.safetensors': belongs", "head.weight is [3, 8] in it and [10, 8]", "classes"],
+    ),
+    refused(
+        *NET, "model.factory=nets:none", says=["model.factory='nets:none': module nets has no"]
+    ),
+    refused(
+        *NET, "model.factory=nets:raising", says=["model.arguments={} it raised RuntimeError: no"]
+    ),
+    refused(
+        *NET, "model.factory=nets:text", says=["'nets:text': returned str; return a torch.nn.M"]
+    ),
+    refused(
+        *NET, "model.factory=nets:three", says=["gives [2, 3] for 2 images; the data has 10 cl"]
+    ),
+    refused(
+        *NET,
+        "model.factory=nets:wide",
+        says=[
+            "'nets:wide': given the data's images [n, 1, 8, 8] the network raised",
+            "build it for",
+        ],
+    ),
+    refused(
+        *NET,
+        "model.factory=nets:build",
+        "model.arguments.depth=3",
+        says=[
+            "called with model.arguments={'depth': 3} it raised TypeError",
+            "correct the function",
+        ],
+    ),
+    refused(*FOLDER, "data.image_size=[1,1]", says=["model=cnn: cnn needs images of at least 2x2"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), [*FILES, *NETWORKS])
+def test_file(arguments: Sequence[str], says: Sequence[str], here: Path) -> None:
+    said = refusal(here, *arguments)
+    assert [part for part in says if part not in said] == [], said
+    assert_nothing_begun(here)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("empty.pt", "cannot be read as weights"),
+        ("module.pt", "holds more than tensors: save it with torch.save(network.state_dict()"),
+        ("list.pt", "holds no state dict; save one with"),
+        ("parallel.pt", "it has no conv.weight (but module.conv.weight)"),
+        ("nan.pt", "conv.bias holds NaN or infinity; give sound weights"),
+    ],
+)
+def test_checkpoint(name: str, says: str, here: Path, at: Callable[..., str]) -> None:
+    said = at(here, *TINY, "model.width=4", f"model.checkpoint={name}")
+    assert f"model.checkpoint='{name}': " in said
+    assert says in said
+    assert_nothing_begun(here)
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The same command inside this process, which has imported torch already."""
+    from search.run import main
+
+    def run_here(folder: Path, *arguments: str) -> str:
+        monkeypatch.chdir(folder)
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.setattr(sys, "argv", ["run.py"])
+        assert main(arguments) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        return said
+
+    return run_here
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_no_cuda(here: Path) -> None:
+    assert "train.device='cuda': torch finds no CUDA device; give cpu or auto" in refusal(
+        here, *TINY, "train.device=cuda"
+    )
+    assert_nothing_begun(here)
+
+
+def test_images_that_cannot_be_read(here: Path) -> None:
+    (here / "pets" / "train" / "dog" / "1.png").write_bytes(b"no picture")
+    said = refusal(here, *FOLDER)
+    assert "data.root: cannot read the image 'pets/train/dog/1.png'" in said
+    assert "; replace or remove it" in said
+    assert_nothing_begun(here)
+
+
+def test_images_of_two_sizes(here: Path) -> None:
+    Image.new("RGB", (9, 8)).save(here / "pets" / "train" / "dog" / "1.png")
+    said = refusal(here, *FOLDER)
+    assert "'pets/train/dog/1.png' is 8x9 pixels" in said
+    assert "set data.image_size=[height,width] to scale all images" in said
+    assert_nothing_begun(here)
+
+
+# ---- state that cannot be kept
+
+
+def make_file(state: Path) -> None:
+    state.write_text("not a folder")
+
+
+def link_to_proc(state: Path) -> None:
+    state.symlink_to("/proc/self")  # where not even root makes a folder
+
+
+def block_studies(state: Path) -> None:
+    state.mkdir()
+    (state / "studies").write_text("not a folder")
+
+
+def forbid_writing(state: Path) -> None:
+    state.mkdir(mode=0o555)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        make_file,
+        link_to_proc,
+        block_studies,
+        pytest.param(
+            forbid_writing,
+            marks=pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere"),
+        ),
+    ],
+)
+def test_state_that_cannot_be_kept(spoil: Callable[[Path], None], here: Path) -> None:
+    spoil(here / "mlruns")
+    said = refusal(here, *TINY)
+    assert f"the search keeps its state in {(here / 'mlruns').resolve()}" in said
+    assert "must be a folder it can write to: mend it, or run elsewhere" in said
+
+
+# ---- tracking
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    yield port
+
+
+@contextmanager
+def silent_server() -> Iterator[int]:
+    """Takes connections and never answers."""
+    with closing(socket.socket()) as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield int(server.getsockname()[1])
+
+
+@contextmanager
+def other_server() -> Iterator[int]:
+    """Answers, but is no tracking server."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - inherited name
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        thread = threading.Thread(target=functools.partial(server.serve_forever, 0.05))
+        thread.start()
+        try:
+            yield int(server.server_address[1])
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("server", "says"),
+    [
+        (closed_port, "(nothing listens there)"),
+        (silent_server, "(no answer within 1 s)"),
+        (other_server, "404"),
+    ],
+)
+def test_server(server: Any, says: str, here: Path) -> None:
+    with server() as port:
+        said = refusal(
+            here, *TINY, f"tracking.uri=http://me:secret@127.0.0.1:{port}", "tracking.timeout_s=1"
+        )
+    assert f"tracking.uri='http://me:***@127.0.0.1:{port}': cannot be used" in said
+    assert says in said
+    assert "secret" not in said
+    assert "; mend it, or leave tracking.uri=null for mlruns/mlflow.db" in said
+    assert_nothing_begun(here)
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("sqlite:////proc/none/x.db", "No such file or directory: '/proc/none'"),
+        ("sqlite:////proc/self/x.db", "the file cannot be opened"),
+        ("mssql://host/x", "its driver is not installed: No module named 'pyodbc'"),
+    ],
+)
+def test_database(uri: str, says: str, here: Path) -> None:
+    said = refusal(here, *TINY, f"tracking.uri={uri}")
+    assert f"tracking.uri='{uri}': cannot be used ({says}" in said
+    assert_nothing_begun(here)
+
+
+def test_own_database_is_damaged(here: Path) -> None:
+    (here / "mlruns").mkdir()
+    (here / "mlruns" / "mlflow.db").write_bytes(b"rubbish" * 1000)
+    said = refusal(here, *TINY)
+    assert "mlruns/mlflow.db': cannot be used (the file is no database); move the file away" in said
+    assert not list((here / "mlruns").glob("studies/*.journal"))
+
+
+# ---- a study that is there already
+
+
+def test_study_begun_with_other_settings(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def begin(raw: Any, _: str) -> int:
+        config = parse(raw)
+        bench, space = make_bench(config, Store(cli.STATE / "store"))
+        with Journal(cli.STATE / "studies", config.study.name) as journal:
+            names, settings = config.objective.names, settings_of(config, bench, space)
+            Study(journal, config.study, config.sampler, space, names, settings)
+        return 0
+
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    assert cli.main(begin, [*TINY, "study.name=pets"]) == 0, capsys.readouterr().err
+    journal = here / "mlruns" / "studies" / "pets.journal"
+    before = journal.read_bytes()
+    said = refusal(here, *TINY, "study.name=pets", "train.epochs=7")
+    assert "train.epochs=7.0: the study pets was begun with 1.5; give that, or start anot" in said
+    assert journal.read_bytes() == before
+    assert not (here / "mlruns" / "mlflow.db").exists()
+
+
+def test_study_is_being_searched(here: Path) -> None:
+    with Journal(here / "mlruns" / "studies", "pets"):
+        said = refusal(here, *TINY, "study.name=pets")
+    assert f"study.name=pets is being searched by process {os.getpid()}; wait for it, stop" in said
+    assert_nothing_begun(here)

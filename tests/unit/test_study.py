@@ -1,0 +1,270 @@
+"""The coordinator with a fake engine: budgets, outcomes, and going on after any interruption."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from search.config import (
+    GpConfig,
+    NsgaConfig,
+    RandomConfig,
+    SamplerConfig,
+    StudyConfig,
+    TpeConfig,
+)
+from search.errors import ConfigError, InfeasiblePoint, StageFailed
+from search.records import TrialRecord
+from search.space import Space, parse_space
+from search.steps import Evaluate, Finetune, Measure, Prune, Step
+from search.study import Journal, Study
+from tests.fakes import FakeEngine, lab
+
+SPACE: dict[str, Any] = {
+    "prune_ratio": {"low": 0.0, "high": 0.9},
+    "bits": [32, 16, 8, 4],
+    "distill_temperature": {"low": 1.0, "high": 10.0},
+    "distill_weight": {"low": 0.0, "high": 1.0},
+    "optimizer": ["sgd", "adamw"],
+    "learning_rate": {"low": 0.001, "high": 0.1},
+    "schedule": ["constant", "cosine"],
+    "threads": [1, 2],
+}
+SAMPLERS: list[SamplerConfig] = [
+    TpeConfig(name="tpe", n_startup_trials=5, multivariate=True),
+    NsgaConfig(name="nsga2", population_size=4),
+    GpConfig(name="gp", n_startup_trials=5),
+    RandomConfig(name="random"),
+]
+
+
+def space(**changes: Any) -> Space:
+    return parse_space({**SPACE, **changes}, usable_cores=2)
+
+
+def open_study(
+    journal: Journal,
+    n_trials: int | None = 8,
+    sampler: SamplerConfig = SAMPLERS[0],
+    where: Space | None = None,
+    settings: dict[str, Any] | None = None,
+    timeout_s: float | None = None,
+) -> Study:
+    config = StudyConfig(name="s", n_trials=n_trials, timeout_s=timeout_s, seed=3)
+    where = where or space()
+    given = {"space": where.describe()} if settings is None else settings
+    return Study(journal, config, sampler, where, ("accuracy", "latency"), given)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal(tmp_path, "s") as opened:
+        yield opened
+
+
+def told(journal: Journal) -> list[tuple[Any, ...]]:
+    study = optuna.load_study(study_name="s", storage=journal.storage())
+    return [(t.number, t.state, t.values, t.params) for t in study.get_trials()]
+
+
+def essence(record: TrialRecord) -> TrialRecord:
+    """A record without what differs between two runs of the same trial."""
+    return replace(record, wall_s=0.0, finished_at=0.0, stage_s={}, reused_steps=0)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: s.name)
+def test_every_sampler_spends_the_budget_and_starts_uncompressed(
+    journal: Journal, sampler: SamplerConfig
+) -> None:
+    study = open_study(journal, n_trials=9, sampler=sampler)
+    records = list(study.trials(lab(), FakeEngine()))
+    assert [r.number for r in records] == list(range(9))
+    assert (records[0].point.prune_ratio, records[0].point.bits) == (0.0, 32)
+    assert [(r.point.prune_ratio, r.point.bits) for r in records[1:4]] == [
+        (0.0, 8),
+        (0.5, 32),
+        (0.5, 8),
+    ]
+    # The original is measured at its own best thread count, so its speed-up is 1.
+    assert records[0].point.threads == 2
+    assert records[0].figures.speedup == pytest.approx(1.0)
+    assert all(t.state == TrialState.COMPLETE for t in _trials(journal))
+
+
+def _trials(journal: Journal) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="s", storage=journal.storage()).get_trials()
+
+
+def test_the_same_seed_draws_the_same_points(tmp_path: Path) -> None:
+    points = []
+    for name in ("a", "b"):
+        with Journal(tmp_path / name, "s") as journal:
+            points.append([r.point for r in open_study(journal).trials(lab(), FakeEngine())])
+    assert points[0] == points[1]
+    assert len(set(points[0])) == len(points[0])
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 9, 14, 23, 40])
+def test_an_interrupted_study_ends_like_an_uninterrupted_one(
+    tmp_path: Path, stop_at: int
+) -> None:
+    with Journal(tmp_path / "whole", "s") as journal:
+        whole = list(open_study(journal).trials(lab(), FakeEngine()))
+        wanted = told(journal)
+    steps = 0
+
+    def interrupt(step: Step[Any]) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == stop_at:
+            raise KeyboardInterrupt
+
+    engine = FakeEngine(interrupt)
+    folder = tmp_path / "cut"
+    with Journal(folder, "s") as journal, pytest.raises(KeyboardInterrupt):
+        list(open_study(journal).trials(lab(), engine))
+    with Journal(folder, "s") as journal:
+        study = open_study(journal)
+        list(study.trials(lab(), engine))
+        assert told(journal) == wanted
+        assert [essence(r) for r in study.records] == [essence(r) for r in whole]
+    keys = [step.key for step in engine.computed]
+    assert len(keys) == len(set(keys)), "a finished step was computed again"
+
+
+def test_a_recorded_trial_that_was_not_told_is_told(journal: Journal) -> None:
+    study = open_study(journal, n_trials=2)
+    original = study._tell
+
+    def die(asked: optuna.Trial, record: TrialRecord) -> None:
+        if record.number == 1:
+            raise KeyboardInterrupt
+        original(asked, record)
+
+    study._tell = die  # type: ignore[method-assign]
+    engine = FakeEngine()
+    with pytest.raises(KeyboardInterrupt):
+        list(study.trials(lab(), engine))
+    computed = len(engine.computed)
+    again = open_study(journal, n_trials=2)
+    assert [r.number for r in again.trials(lab(), engine)] == [1]
+    assert len(engine.computed) == computed
+    assert [t.state for t in _trials(journal)][:2] == [TrialState.COMPLETE] * 2
+
+
+def test_a_half_written_line_is_dropped(tmp_path: Path) -> None:
+    with Journal(tmp_path, "s") as journal:
+        list(open_study(journal, n_trials=3).trials(lab(), FakeEngine()))
+        wanted = told(journal)
+    with journal.path.open("ab") as stream:
+        stream.write(b'{"op_code": 4, "worker_id"')
+    with Journal(tmp_path, "s") as journal:
+        assert told(journal) == wanted
+        assert len(list(open_study(journal, n_trials=5).trials(lab(), FakeEngine()))) == 2
+
+
+def test_a_larger_budget_continues(journal: Journal) -> None:
+    assert len(list(open_study(journal, n_trials=3).trials(lab(), FakeEngine()))) == 3
+    more = open_study(journal, n_trials=5)
+    assert [r.number for r in more.trials(lab(), FakeEngine())] == [3, 4]
+    assert [r.number for r in more.records] == [0, 1, 2, 3, 4]
+    assert list(open_study(journal, n_trials=5).trials(lab(), FakeEngine())) == []
+
+
+def test_a_time_limit_ends_the_search(journal: Journal) -> None:
+    study = open_study(journal, n_trials=None, timeout_s=0.3)
+    records = list(study.trials(lab(), FakeEngine()))
+    assert 1 <= len(records)
+
+
+def test_other_settings_are_refused(journal: Journal) -> None:
+    open_study(journal, settings={"model.width": 16, "train.epochs": 1.0})
+    with pytest.raises(ConfigError) as caught:
+        open_study(journal, settings={"model.width": 64, "train.epochs": 1.0})
+    message = str(caught.value)
+    assert message == (
+        "model.width=64: the study s was begun with 16; give that, or start another one with "
+        "study.name=..."
+    )
+
+
+def failing(kind: type[Step[Any]], error: Exception) -> FakeEngine:
+    def interfere(step: Step[Any]) -> None:
+        if isinstance(step, kind):
+            raise error
+
+    return FakeEngine(interfere)
+
+
+def test_a_failed_trial_does_not_end_the_study(journal: Journal) -> None:
+    engine = failing(Finetune, StageFailed("finetune", "the loss is not finite; lower it"))
+    records = list(open_study(journal, n_trials=4).trials(lab(), engine))
+    assert [r.outcome for r in records] == ["complete", "complete", "failed", "failed"]
+    assert records[2].reason == "finetune: the loss is not finite; lower it"
+    assert records[2].stage_s.keys() >= {"prune", "measure"}
+    assert [t.state for t in _trials(journal)][2:4] == [TrialState.FAIL] * 2
+
+
+def test_an_infeasible_point_is_recorded(journal: Journal) -> None:
+    engine = failing(Prune, InfeasiblePoint("no channel is left in conv1; lower prune_ratio"))
+    records = list(open_study(journal, n_trials=1).trials(lab(), engine))
+    assert (records[0].outcome, records[0].reason) == (
+        "infeasible",
+        "no channel is left in conv1; lower prune_ratio",
+    )
+    assert _trials(journal)[0].state == TrialState.PRUNED
+
+
+def test_an_error_of_the_configuration_ends_the_study(journal: Journal) -> None:
+    engine = failing(Measure, ConfigError("the device is gone"))
+    with pytest.raises(ConfigError, match="the device is gone"):
+        list(open_study(journal).trials(lab(), engine))
+
+
+def test_a_limit_known_before_training_ends_a_trial_untrained(journal: Journal) -> None:
+    engine = FakeEngine()
+    records = list(open_study(journal, n_trials=3).trials(lab(max_latency_ms=0.5), engine))
+    assert [r.outcome for r in records[:3]] == ["infeasible", "complete", "complete"]
+    assert records[0].violations == {"max_latency_ms": pytest.approx(0.3)}
+    assert records[0].reason == "exceeds max_latency_ms by 0.3"
+    scored = [s for s in engine.computed if isinstance(s, Evaluate)]
+    assert len(scored) == 2
+    frozen = _trials(journal)
+    assert frozen[0].constraints["max_latency_ms"] > 0 >= frozen[1].constraints["max_latency_ms"]
+
+
+def test_an_accuracy_limit_makes_a_trial_infeasible_with_its_values(journal: Journal) -> None:
+    records = list(open_study(journal, n_trials=4).trials(lab(max_accuracy_drop=0.06), FakeEngine()))
+    # int8 keeps a quarter of the bytes and so loses 0.075 by the fake's formula
+    assert [r.outcome for r in records] == ["complete", "infeasible", "complete", "infeasible"]
+    frozen = _trials(journal)[1]
+    assert frozen.state == TrialState.COMPLETE
+    assert frozen.constraints["max_accuracy_drop"] == pytest.approx(0.015)
+
+
+def test_the_original_is_the_yardstick_even_outside_the_space(journal: Journal) -> None:
+    narrow = space(bits=[8], prune_ratio={"low": 0.3, "high": 0.6}, threads=1)
+    records = list(open_study(journal, n_trials=6, where=narrow).trials(lab(), FakeEngine()))
+    assert (records[0].point.bits, records[0].point.prune_ratio) == (32, 0.0)
+    assert records[0].outcome == "complete"
+    assert all(narrow.contains(r.point) for r in records[1:])
+    assert _trials(journal)[0].state == TrialState.FAIL
+
+
+def test_two_coordinators_on_one_study_are_refused(journal: Journal, tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path; from search.study import Journal\n"
+        f"Journal(Path({str(tmp_path)!r}), 's').__enter__()"
+    )
+    second = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert f"study.name=s is being searched by process {os.getpid()}" in second.stderr
+    assert second.returncode != 0

@@ -1,0 +1,410 @@
+"""The recipe of a trial, answered by formula: what is asked, in which order, and what is spared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.engine.base import Done
+from search.errors import StageFailed
+from search.figures import Yardstick, effective_bits, speed_figures
+from search.records import Deployable, Figures, Measurement, Point, Student, Teacher
+from search.steps import (
+    ChoosePlacement,
+    ChosenPlacement,
+    Evaluate,
+    Export,
+    Exported,
+    Finetune,
+    Graph,
+    Measure,
+    Prune,
+    Quantize,
+    Score,
+    Step,
+    Teach,
+    Trace,
+)
+from search.study import Effort, drive
+from search.trial import Ending, Lab, export, prepare, trial, violated
+from tests.fakes import NETWORK, TEACHER_ACCURACY, FakeEngine, file, lab, measurement
+
+POINT = Point(
+    prune_ratio=0.5,
+    bits=8,
+    distill_temperature=4.0,
+    distill_weight=0.7,
+    optimizer="adamw",
+    learning_rate=0.01,
+    schedule="cosine",
+    threads=2,
+)
+DEPLOY = ["trace", "export", "quantize"]
+
+
+class Recorder(FakeEngine):
+    """Remembers every step that was asked for, known or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Step[Any]] = []
+
+    def run(self, step: Step[Any]) -> Done:
+        self.asked.append(step)
+        return super().run(step)
+
+    def finish(self, point: Point, where: Lab | None = None) -> Ending:
+        """Drives one trial; afterwards ``asked`` and ``computed`` hold its steps alone."""
+        self.asked.clear()
+        self.computed.clear()
+        return drive(trial(point, where or lab()), self, Effort({}))
+
+    def kinds(self) -> list[str]:
+        return [step.kind for step in self.asked]
+
+    def new_kinds(self) -> list[str]:
+        return [step.kind for step in self.computed]
+
+
+# ---- order
+
+
+def test_latency_is_known_before_anything_is_trained() -> None:
+    engine = Recorder()
+    ending = engine.finish(POINT)
+    assert ending.outcome == "complete"
+    assert engine.kinds() == [
+        *["prune", *DEPLOY, "measure"],
+        *["finetune", "finetune", *DEPLOY, "evaluate"],
+    ]
+    # The trained weights go into the graph that was traced before.
+    assert engine.new_kinds().count("trace") == 1
+
+
+def test_the_untrained_and_not_the_trained_model_is_measured() -> None:
+    engine = Recorder()
+    engine.finish(POINT)
+    exports = [step for step in engine.asked if isinstance(step, Export)]
+    (measured,) = [step for step in engine.asked if isinstance(step, Measure)]
+    (scored,) = [step for step in engine.asked if isinstance(step, Evaluate)]
+    pruned, trained = (step.network for step in exports)
+    tuned = [step for step in engine.asked if isinstance(step, Finetune)]
+    assert [tuned[0].start, tuned[0].state] == [pruned, None]
+    assert trained != pruned
+    assert measured.deployable != scored.deployable
+    assert (measured.threads, measured.reference_threads) == (2, 2)
+    assert measured.reference == lab().reference
+    assert scored.split == "validation"
+
+
+def test_rungs_follow_each_other() -> None:
+    engine = Recorder()
+    engine.finish(POINT)
+    first, second = (step for step in engine.asked if isinstance(step, Finetune))
+    assert (first.begin, first.end, second.begin, second.end) == (0.0, 0.5, 0.5, 1.0)
+    answer: Student = engine.run(first).result
+    assert (second.start, second.state) == (answer.network, answer.state)
+    assert second.state is not None
+
+
+def test_the_whole_point_reaches_its_steps() -> None:
+    engine = Recorder()
+    engine.finish(POINT)
+    for step in engine.asked:
+        match step:
+            case Prune():
+                assert (step.ratio, step.round_to) == (0.5, 8)
+            case Quantize():
+                assert (step.bits, step.int8_format) == (8, "u8s8")
+            case Finetune():
+                assert (step.distill_temperature, step.distill_weight) == (4.0, 0.7)
+                assert (step.optimizer, step.learning_rate) == ("adamw", 0.01)
+                assert step.schedule == "cosine"
+                assert step.teacher_logits == lab().teacher.logits
+
+
+def test_nothing_is_trained_when_no_channel_was_removed() -> None:
+    engine = Recorder()
+    ending = engine.finish(replace(POINT, prune_ratio=0.0))
+    assert ending.outcome == "complete"
+    assert engine.new_kinds() == ["prune", *DEPLOY, "measure", "evaluate"]
+    assert ending.figures.float_accuracy == TEACHER_ACCURACY
+    assert ending.figures.channels_removed == 0.0
+
+
+# ---- what is spared
+
+
+@pytest.mark.parametrize(
+    ("change", "computed"),
+    [
+        ({}, []),
+        ({"threads": 1}, ["measure"]),
+        ({"bits": 4}, ["quantize", "measure", "quantize", "evaluate"]),
+        (
+            {"learning_rate": 0.02},
+            ["finetune", "finetune", "export", "quantize", "evaluate"],
+        ),
+    ],
+    ids=["nothing", "threads", "bits", "learning rate"],
+)
+def test_steps_that_are_known_are_reused(change: dict[str, Any], computed: list[str]) -> None:
+    engine = Recorder()
+    engine.finish(POINT)
+    engine.finish(replace(POINT, **change))
+    assert engine.new_kinds() == computed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"distill_temperature": 5.0},
+        {"distill_weight": 0.8},
+        {"optimizer": "sgd"},
+        {"schedule": "plateau"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_part_of_the_recipe_is_a_training_of_its_own(change: dict[str, Any]) -> None:
+    engine = Recorder()
+    engine.finish(POINT)
+    engine.finish(replace(POINT, **change))
+    assert engine.new_kinds()[:2] == ["finetune", "finetune"]
+
+
+@pytest.mark.parametrize("point", [POINT, replace(POINT, prune_ratio=0.0)])
+def test_a_recipe_of_the_unpruned_network_does_not_matter(point: Point) -> None:
+    engine = Recorder()
+    engine.finish(replace(point, prune_ratio=0.0))
+    engine.finish(replace(point, prune_ratio=0.0, optimizer="sgd", learning_rate=0.3))
+    assert engine.new_kinds() == []
+
+
+def test_effort_counts_seconds_and_reused_steps() -> None:
+    engine, effort = FakeEngine(), Effort({})
+    drive(trial(POINT, lab()), engine, effort)
+    assert effort.stage_s == {
+        **{"prune": 0.5, "trace": 1.0, "export": 1.0, "quantize": 1.0},
+        **{"measure": 0.5, "finetune": 1.0, "evaluate": 0.5},
+    }
+    assert effort.reused_steps == 1
+
+
+# ---- limits
+
+
+def test_a_limit_that_latency_breaks_ends_before_training() -> None:
+    engine = Recorder()
+    ending = engine.finish(POINT, lab(max_latency_ms=0.05))
+    assert (ending.outcome, ending.deployable) == ("infeasible", None)
+    assert engine.kinds() == ["prune", *DEPLOY, "measure"]
+    # 12 500 bytes: 0.125 of the reference's 0.8 ms
+    assert ending.figures.latency_ms == pytest.approx(0.1)
+    assert ending.violations == {"max_latency_ms": pytest.approx(0.05)}
+    assert ending.reason == "exceeds max_latency_ms by 0.05"
+    assert ending.figures.val_accuracy is None
+
+
+def test_a_size_limit_ends_before_training() -> None:
+    engine = Recorder()
+    ending = engine.finish(POINT, lab(max_size_bytes=12_000, max_latency_ms=0.01))
+    assert "finetune" not in engine.kinds()
+    assert ending.reason == "exceeds max_latency_ms by 0.09, max_size_bytes by 500"
+
+
+def test_a_limit_that_accuracy_breaks_keeps_the_scored_model() -> None:
+    ending = Recorder().finish(POINT, lab(max_accuracy_drop=0.08))
+    assert ending.outcome == "infeasible"
+    assert ending.deployable is not None
+    assert ending.figures.val_accuracy == pytest.approx(TEACHER_ACCURACY - 0.0875)
+    assert ending.reason == "exceeds max_accuracy_drop by 0.0075"
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "excess"), [(0.94, 0.0), (0.95, -0.01), (0.93, 0.01), (0.97, -0.03)]
+)
+def test_excess_over_a_limit_has_no_binary_hair(accuracy: float, excess: float) -> None:
+    found = violated(Figures(val_accuracy=accuracy), lab(max_accuracy_drop=0.01))
+    assert found == {"max_accuracy_drop": excess}
+
+
+def test_limits_on_what_is_not_known_are_not_judged() -> None:
+    limited = lab(max_accuracy_drop=0.0, max_latency_ms=1.0, max_size_bytes=1)
+    assert violated(Figures(), limited) == {}
+    assert violated(Figures(size_bytes=1, latency_ms=1.0, val_accuracy=1.0), lab()) == {}
+
+
+# ---- export
+
+
+def answers(recipe: Any, replies: list[Any]) -> tuple[list[Step[Any]], Any]:
+    """Sends replies one after another; returns the steps and what the recipe returned."""
+    steps = [next(recipe)]
+    for reply in replies:
+        try:
+            steps.append(recipe.send(reply))
+        except StopIteration as stop:
+            return steps, stop.value
+    return steps, None
+
+
+def test_an_unfaithful_graph_is_traced_again_at_its_own_width() -> None:
+    good = Exported(file("good"), 1e-6)
+    replies = [Graph(file("a")), Exported(file("bad"), None), Graph(file("b")), good]
+    steps, result = answers(export(NETWORK, lab().bench), replies)
+    assert result == good
+    shapes = [step.shapes for step in steps if isinstance(step, Trace)]
+    assert shapes == [None, NETWORK.shapes]
+
+
+def test_a_graph_that_stays_unfaithful_fails_the_trial() -> None:
+    bad = Exported(file("bad"), 0.2)
+    with pytest.raises(StageFailed, match=r"^export: .*relative error 0\.2"):
+        answers(export(NETWORK, lab().bench), [Graph(file("a")), bad, Graph(file("b")), bad])
+
+
+# ---- preparation
+
+
+def test_preparation_measures_the_original_at_every_thread_count() -> None:
+    bench = lab().bench
+    teacher = Teacher(NETWORK, file("logits"), 0.96)
+    deployable = Deployable(file("float"), 32, ())
+    one, two = measurement(1.02, p50_ms=3.0), measurement(0.7)
+    replies = [
+        ChosenPlacement("cpu", "bfloat16", 2.0, 1.0),
+        teacher,
+        Graph(file("graph")),
+        Exported(file("float"), 0.0),
+        deployable,
+        Score(0.955, 20),
+        one,
+        two,
+    ]
+    steps, prepared = answers(prepare(bench), replies)
+    assert [step.kind for step in steps] == [
+        *["placement", "teacher", *DEPLOY, "evaluate", "measure", "measure"]
+    ]
+    chosen, taught = steps[:2]
+    assert isinstance(chosen, ChoosePlacement)
+    assert isinstance(taught, Teach)
+    assert (taught.precision, taught.device) == ("bfloat16", "cpu")
+    pairs = [(s.threads, s.reference_threads) for s in steps if isinstance(s, Measure)]
+    assert pairs == [(1, 1), (2, 1)]
+    assert prepared.teacher == teacher
+    assert prepared.reference == deployable
+    assert prepared.reference_accuracy == 0.955
+    yardstick = prepared.yardstick
+    assert yardstick.base_ms == 3.0
+    assert yardstick.against_base == {
+        1: replace(one, ratio=1.0, ratio_low=1.0, ratio_high=1.0),
+        2: two,
+    }
+    assert yardstick.latency_ms(2) == pytest.approx(2.1)
+    assert yardstick.best_threads == 2
+
+
+# ---- figures
+
+
+def between(ratio: float, low: float, high: float, **changes: Any) -> Measurement:
+    return replace(measurement(ratio), ratio_low=low, ratio_high=high, **changes)
+
+
+YARDSTICK = Yardstick(
+    2.0,
+    {1: between(1.0, 1.0, 1.0), 2: between(0.8, 0.75, 0.85), 4: between(0.9, 0.88, 0.93)},
+)
+MODEL = Deployable(file("model", size_bytes=777), 8, ())
+
+
+def figures(threads: int, measured: Measurement, yardstick: Yardstick = YARDSTICK) -> Figures:
+    return speed_figures(NETWORK, 0.4, MODEL, threads, measured, yardstick)
+
+
+def test_a_chain_of_ratios_leads_to_the_original_at_its_best() -> None:
+    found = figures(4, between(0.5, 0.45, 0.55))
+    assert found.latency_ms == pytest.approx(2.0 * 0.9 * 0.5)
+    assert found.speedup == pytest.approx((2.0 * 0.8) / (2.0 * 0.9 * 0.5))
+    assert found.speedup_low == pytest.approx(0.75 / 0.93 / 0.55)
+    assert found.speedup_high == pytest.approx(0.85 / 0.88 / 0.45)
+    assert (found.latency_ratio, found.latency_ratio_low, found.latency_ratio_high) == (
+        *(0.5, 0.45, 0.55),
+    )
+
+
+def test_at_the_best_thread_count_the_chain_has_one_link() -> None:
+    found = figures(2, between(0.5, 0.45, 0.55))
+    assert found.latency_ms == pytest.approx(0.8)
+    assert found.speedup == pytest.approx(2.0)
+    assert found.speedup_low == pytest.approx(1 / 0.55)
+    assert found.speedup_high == pytest.approx(1 / 0.45)
+
+
+def test_the_original_is_as_fast_as_itself() -> None:
+    found = figures(2, between(1.0, 1.0, 1.0))
+    assert (found.speedup, found.speedup_low, found.speedup_high) == (1.0, 1.0, 1.0)
+
+
+def test_with_one_thread_count_only_it_is_the_best() -> None:
+    single = Yardstick(3.0, {2: between(1.0, 1.0, 1.0)})
+    found = figures(2, between(0.25, 0.2, 0.4), single)
+    assert single.best_threads == 2
+    assert (found.latency_ms, found.speedup) == (pytest.approx(0.75), pytest.approx(4.0))
+
+
+@given(
+    st.lists(st.floats(0.05, 20), min_size=3, max_size=3),
+    st.lists(st.floats(0, 0.5), min_size=3, max_size=3),
+    st.integers(1, 3),
+)
+def test_a_speedup_lies_in_its_interval(
+    ratios: list[float], spreads: list[float], threads: int
+) -> None:
+    against = {
+        count: between(ratio, ratio * (1 - spread), ratio * (1 + spread))
+        for count, (ratio, spread) in enumerate(zip(ratios, spreads, strict=True), 1)
+    }
+    against[1] = between(1.0, 1.0, 1.0)
+    found = figures(threads, between(0.7, 0.6, 0.9), Yardstick(1.5, against))
+    assert found.speedup is not None
+    assert found.speedup_low is not None
+    assert found.speedup_high is not None
+    assert found.latency_ms is not None
+    assert found.speedup_low <= found.speedup * (1 + 1e-12)
+    assert found.speedup <= found.speedup_high * (1 + 1e-12)
+    best = min(1.5 * measured.ratio for measured in against.values())
+    assert found.speedup == pytest.approx(best / found.latency_ms)
+
+
+@pytest.mark.parametrize(
+    ("operators", "integer", "total", "bits"),
+    [
+        ({"Conv": 2, "FusedGemm": 1, "Reshape": 9}, 0, 3, 32.0),
+        ({"QLinearConv": 3, "QGemm": 1, "QuantizeLinear": 1}, 4, 4, 8.0),
+        ({"QLinearConv": 1, "FusedConv": 1, "MatMul": 2}, 1, 4, 26.0),
+        ({"MatMulIntegerToFloat": 1, "NhwcFusedConv": 1}, 1, 2, 20.0),
+        ({}, 0, 0, 32.0),
+    ],
+)
+def test_effective_bits_count_executed_operators(
+    operators: Mapping[str, int], integer: int, total: int, bits: float
+) -> None:
+    found = figures(1, replace(measurement(1.0), operators=operators))
+    assert (found.integer_operators, found.compute_operators) == (integer, total)
+    assert found.effective_bits == bits == effective_bits(integer, total - integer)
+
+
+def test_everything_measured_is_passed_on() -> None:
+    measured = replace(measurement(0.5), p50_ms=1.5, cpu_ms=2.5, cold_start_ms=3.5)
+    found = figures(1, measured)
+    assert (found.p50_ms, found.cpu_ms, found.cold_start_ms) == (1.5, 2.5, 3.5)
+    assert found.peak_rss_bytes == measured.peak_rss_bytes
+    assert (found.macs, found.parameters, found.size_bytes) == (1000, 72, 777)
+    assert found.channels_removed == 0.4
+    assert (found.val_accuracy, found.float_accuracy) == (None, None)

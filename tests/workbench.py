@@ -1,0 +1,152 @@
+"""Real data, networks and steps that tests of the stages share; small, so that all stays quick."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from search.config import DigitsConfig
+from search.data import describe
+from search.engine.inline import InlineEngine
+from search.engine.store import Store
+from search.factory import load_factory, source_sha256
+from search.records import File, Network, NetworkSpec, Teacher
+from search.steps import Exported, Finetune, Prune, Pruned, Quantize, Step, Teach
+from search.study import Effort, drive
+from search.trial import export
+from tests.fakes import lab
+
+R = TypeVar("R")
+
+DIGITS = DigitsConfig(
+    name="digits", validation_share=0.2, mean=None, std=None, memory_limit_bytes=4_000_000_000
+)
+WIDTHS = {"cnn": 8, "resnet8": 8, "ds_cnn": 16}
+EPOCHS = {"cnn": 6, "resnet8": 3, "ds_cnn": 7, "custom": 15}
+NETWORKS = (*WIDTHS, "custom")
+FACTORY = f"{__name__}:Residual"
+
+
+class Residual(nn.Module):
+    """A user's own network: a residual sum, dropout, and parameters that belong to no layer.
+
+    Args:
+        width: Channels of every layer.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, width, 3, 2, padding=1), nn.BatchNorm2d(width))
+        self.branch = nn.Sequential(
+            nn.Conv2d(width, width, 3, 2, padding=1, bias=False),
+            nn.BatchNorm2d(width, affine=False),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 1),
+        )
+        self.gain = nn.Parameter(torch.ones(1, width, 1, 1))
+        self.drop = nn.Dropout(0.1)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits ``[N, 10]`` of images ``[N, 1, H, W]``."""
+        x = F.relu(self.stem(images))
+        x = F.relu(self.branch(x) * self.gain + F.max_pool2d(x, 2))
+        logits: Tensor = self.head(self.drop(x.mean((2, 3))))
+        return logits
+
+
+class Workbench:
+    """A store with an engine, and the steps that tests begin with.
+
+    Args:
+        root: Folder of the store.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.data = describe(DIGITS)
+        self.store = Store(root)
+        self.started: list[Step[Any]] = []
+        self.engine = InlineEngine(self.store, self.started.append)
+
+    def do(self, step: Step[R]) -> R:
+        """Returns the answer of ``step``, computed at most once."""
+        result: R = self.engine.run(step).result
+        return result
+
+    def spec(self, name: str) -> NetworkSpec:
+        """The unpruned network of that name, in its width of ``WIDTHS``."""
+        shape, classes = self.data.image_shape, self.data.classes
+        if name == "custom":
+            source = source_sha256(load_factory(FACTORY, "model.factory"))
+            return NetworkSpec(name, None, FACTORY, (("width", 16),), source, shape, classes)
+        return NetworkSpec(name, WIDTHS[name], None, (), None, shape, classes)
+
+    def teach_step(self, name: str) -> Teach:
+        """Trains the network of that name far enough to see what compression costs."""
+        return Teach(
+            spec=self.spec(name),
+            data=self.data,
+            checkpoint=None,
+            epochs=EPOCHS[name],
+            batch_size=64,
+            learning_rate=0.01,
+            weight_decay=0.05,
+            precision="float32",
+            device="cpu",
+            seed=0,
+        )
+
+    def teacher(self, name: str) -> Teacher:
+        """The trained network of that name."""
+        return self.do(self.teach_step(name))
+
+    def prune(self, name: str, ratio: float, round_to: int = 8) -> Pruned:
+        """The teacher of that name with a share of its channels removed."""
+        return self.do(Prune(self.teacher(name).network, ratio, round_to))
+
+    def finetune_step(self, name: str, **changes: Any) -> Finetune:
+        """One short fine-tuning of the half-pruned network of that name, but for ``changes``."""
+        step = Finetune(
+            start=self.prune(name, 0.5).network,
+            state=None,
+            begin=0.0,
+            end=1.0,
+            teacher_logits=self.teacher(name).logits,
+            data=self.data,
+            distill_temperature=2.0,
+            distill_weight=0.5,
+            optimizer="sgd",
+            learning_rate=0.01,
+            schedule="constant",
+            weight_decay=0.0001,
+            epochs=1.0,
+            batch_size=64,
+            precision="float32",
+            device="cpu",
+            seed=0,
+        )
+        return replace(step, **changes)
+
+    def export(self, network: Network) -> Exported:
+        """The float ONNX model of a network, by the recipe of trials."""
+        shared = replace(lab().bench, spec=network.spec, data=self.data)
+        return drive(export(network, shared), self.engine, Effort({}))
+
+    def quantize_step(self, exported: Exported, bits: int, **changes: Any) -> Quantize:
+        """Stores an exported model in ``bits`` for a processor with VNNI, but for ``changes``."""
+        step = Quantize(exported.model, bits, "u8s8", self.data, calibration_images=64, seed=0)
+        return replace(step, **changes)
+
+    def content(self, file: File) -> bytes:
+        """What a file holds."""
+        return self.store.path(file).read_bytes()
+
+    def weights(self, network: Network) -> dict[str, Tensor]:
+        """The tensors of a network's file."""
+        return load_file(self.store.path(network.weights))
