@@ -125,13 +125,13 @@ def _plain(config: Any) -> Any:
     """
     from omegaconf import OmegaConf
 
-    known = {key: remark for option in comments().values() for key, remark in option.items()}
-    missing = [
-        f"{key} is not given; add {key}=... ({known.get(key, 'it has no default')})"
-        for key in sorted(OmegaConf.missing_keys(config))
-    ]
+    missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        raise ConfigError("; ".join(missing))
+        known = {key: remark for option in comments().values() for key, remark in option.items()}
+        meanings = [(key, known.get(key, "it has no default")) for key in missing]
+        raise ConfigError(
+            "; ".join(f"{key} is not given; add {key}=... ({text})" for key, text in meanings)
+        )
     return OmegaConf.to_container(config, resolve=True)
 
 

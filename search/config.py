@@ -41,7 +41,8 @@ Share = Annotated[Number, Field(gt=0, lt=1)]
 Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Count = Annotated[Whole, Field(ge=1)]
-Statistics = tuple[Number, ...] | None
+# The data's own check explains these better, NaN and infinity as well.
+Statistics = tuple[Annotated[Number, Field(allow_inf_nan=True)], ...] | None
 
 
 @dataclass(frozen=True, config=strict)

@@ -193,9 +193,8 @@ def _describe_again(layer: nn.Module) -> None:
         case nn.Linear():
             layer.out_features, layer.in_features = layer.weight.shape
         case nn.BatchNorm1d() | nn.BatchNorm2d() | nn.InstanceNorm2d():
-            known = layer.running_mean if layer.weight is None else layer.weight
-            if known is not None:
-                layer.num_features = len(known)
+            for tensor in (*layer.parameters(), *layer.buffers()):
+                layer.num_features = len(tensor) if tensor.ndim else layer.num_features
         case nn.PReLU() if layer.num_parameters > 1:
             layer.num_parameters = len(layer.weight)
         case nn.GroupNorm() if layer.weight is not None:

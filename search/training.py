@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from search.data import Split
+from search.errors import ConfigError
 from search.steps import Precision
 
 EVALUATION_BATCH = 1000
@@ -67,7 +68,7 @@ class Feed:
         """
         chunks = order.split(batch_size)
         if self._images is None:
-            pixels: Iterator[Tensor] = iter(
+            pixels: Iterator[Tensor | ConfigError] = iter(
                 DataLoader(
                     _Chunks(self._split, [chunk.numpy() for chunk in chunks]),
                     batch_size=None,
@@ -78,13 +79,18 @@ class Feed:
             images = self._images
             pixels = (images[chunk.to(self._device)] for chunk in chunks)
         for chunk, raw in zip(chunks, pixels, strict=True):
+            if isinstance(raw, ConfigError):
+                raise raw
             index = chunk.to(self._device)
             scaled = raw.to(self._device).float().div_(255)
             yield scaled.to(memory_format=torch.channels_last), self._labels[index], index
 
 
-class _Chunks(TorchDataset[Tensor]):
-    """Reads whole batches in the loader's workers."""
+class _Chunks(TorchDataset[Tensor | ConfigError]):
+    """Reads whole batches in the loader's workers.
+
+    Errors are handed over as values: the loader would put a whole traceback into their text.
+    """
 
     def __init__(self, split: Split, chunks: list[NDArray[np.int64]]) -> None:
         self._split = split
@@ -93,8 +99,11 @@ class _Chunks(TorchDataset[Tensor]):
     def __len__(self) -> int:
         return len(self._chunks)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(self._split.read(self._chunks[index]))
+    def __getitem__(self, index: int) -> Tensor | ConfigError:
+        try:
+            return torch.from_numpy(self._split.read(self._chunks[index]))
+        except ConfigError as error:
+            return error
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:

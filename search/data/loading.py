@@ -96,7 +96,13 @@ def _remember(opened: _Opened) -> None:
 
 def _open(config: DataConfig) -> _Opened:
     origin = _origin(config)
-    source, shape = check_source(_open_source(config), origin)
+    try:
+        source, shape = check_source(_open_source(config), origin)
+    except OSError as error:
+        raise ConfigError(
+            f"{origin}: cannot read {str(error.filename)!r} ({error.strerror}); make it readable, "
+            "or remove it"
+        ) from error
     rest, cut = stratify(source.train_labels, source.labels, config.validation_share)
     images = len(source.train_labels) + len(source.test_labels)
     lazy = images * math.prod(shape) > config.memory_limit_bytes

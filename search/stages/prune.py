@@ -80,7 +80,9 @@ def prune(
     return smaller, removed
 
 
-def _check_computes(smaller: nn.Module, example: Tensor, wanted: torch.Size, removed: float) -> None:
+def _check_computes(
+    smaller: nn.Module, example: Tensor, wanted: torch.Size, removed: float
+) -> None:
     try:
         with torch.no_grad():
             shape = smaller(example).shape

@@ -71,8 +71,8 @@ def trace(
     except torch.onnx.OnnxExporterError as error:
         raise StageFailed(
             "trace",
-            f"PyTorch cannot export the network to ONNX ({one_line(error.__cause__ or error)}); its "
-            "code must not depend on the values of images",
+            f"PyTorch cannot export the network to ONNX ({one_line(error.__cause__ or error)}); "
+            "its code must not depend on the values of images",
         ) from error
     finally:
         exporter.setLevel(level)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,8 +59,8 @@ def test_the_removed_share_is_within_its_bounds(
     total = sum(len(score) for score in scores)
     removed = 1 - sum(widths_to_keep(scores, ratio, round_to)) / total
     # Rounding moves a layer by half the distance between two allowed widths, or up to the one
-    # channel that always stays; keeping half of
-    # every layer's fair rest can hold back half of the whole rest.
+    # channel that always stays; keeping half of every layer's fair rest can hold back half of the
+    # whole rest.
     rounding = sum(max(1, _largest_gap(len(score), round_to) / 2) for score in scores) / total
     assert removed <= ratio + rounding + 0.5 / total
     assert removed >= ratio - (1 - ratio) / 2 - rounding - 0.5 / total
@@ -75,7 +77,7 @@ def test_layers_that_matter_equally_lose_the_same_share(widths: list[int], ratio
 
 def _largest_gap(full: int, round_to: int) -> int:
     widths = widths_of(full, round_to)
-    return max((b - a for a, b in zip(widths, widths[1:], strict=False)), default=0)
+    return max((b - a for a, b in itertools.pairwise(widths)), default=0)
 
 
 @relaxed
@@ -87,4 +89,4 @@ def test_the_allowed_widths_rise_to_the_full_one(full: int, round_to: int) -> No
     assert widths[-1] == full
     assert all(w % round_to == 0 or w & (w - 1) == 0 for w in widths[:-1])
     # Also wide layers can be halved and quartered nearly exactly.
-    assert all(b <= 2 * a or b - a <= round_to for a, b in zip(widths, widths[1:], strict=False))
+    assert all(b <= 2 * a or b - a <= round_to for a, b in itertools.pairwise(widths))

@@ -89,10 +89,11 @@ def test_every_sampler_spends_the_budget_and_starts_uncompressed(
     records = list(study.trials(lab(), FakeEngine()))
     assert [r.number for r in records] == list(range(9))
     assert (records[0].point.prune_ratio, records[0].point.bits) == (0.0, 32)
-    assert [(r.point.prune_ratio, r.point.bits) for r in records[1:4]] == [
-        (0.0, 8),
-        (0.5, 32),
-        (0.5, 8),
+    assert [(r.point.prune_ratio, r.point.bits, r.point.threads) for r in records[1:5]] == [
+        (0.0, 8, 2),
+        (0.5, 32, 2),
+        (0.5, 8, 2),
+        (0.5, 32, 1),
     ]
     # The original is measured at its own best thread count, so its speed-up is 1.
     assert records[0].point.threads == 2
@@ -114,9 +115,7 @@ def test_the_same_seed_draws_the_same_points(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop_at", [1, 5, 9, 14, 23, 40])
-def test_an_interrupted_study_ends_like_an_uninterrupted_one(
-    tmp_path: Path, stop_at: int
-) -> None:
+def test_an_interrupted_study_ends_like_an_uninterrupted_one(tmp_path: Path, stop_at: int) -> None:
     with Journal(tmp_path / "whole", "s") as journal:
         whole = list(open_study(journal).trials(lab(), FakeEngine()))
         wanted = told(journal)
@@ -139,6 +138,23 @@ def test_an_interrupted_study_ends_like_an_uninterrupted_one(
         assert [essence(r) for r in study.records] == [essence(r) for r in whole]
     keys = [step.key for step in engine.computed]
     assert len(keys) == len(set(keys)), "a finished step was computed again"
+
+
+def test_a_study_goes_on_from_any_line_of_its_journal(tmp_path: Path) -> None:
+    limited = lab(max_accuracy_drop=0.06, max_latency_ms=0.5)
+    with Journal(tmp_path / "whole", "s") as journal:
+        whole = list(open_study(journal, n_trials=7).trials(limited, FakeEngine()))
+        wanted = told(journal)
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    for cut in range(0, len(lines), 11):
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        (folder / "s.journal").write_bytes(b"".join(lines[:cut]))
+        with Journal(folder, "s") as journal:
+            study = open_study(journal, n_trials=7)
+            list(study.trials(limited, FakeEngine()))
+            assert told(journal) == wanted, cut
+            assert [essence(r) for r in study.records] == [essence(r) for r in whole]
 
 
 def test_a_recorded_trial_that_was_not_told_is_told(journal: Journal) -> None:
@@ -183,7 +199,7 @@ def test_a_larger_budget_continues(journal: Journal) -> None:
 def test_a_time_limit_ends_the_search(journal: Journal) -> None:
     study = open_study(journal, n_trials=None, timeout_s=0.3)
     records = list(study.trials(lab(), FakeEngine()))
-    assert 1 <= len(records)
+    assert len(records) >= 1
 
 
 def test_other_settings_are_refused(journal: Journal) -> None:
@@ -243,7 +259,9 @@ def test_a_limit_known_before_training_ends_a_trial_untrained(journal: Journal) 
 
 
 def test_an_accuracy_limit_makes_a_trial_infeasible_with_its_values(journal: Journal) -> None:
-    records = list(open_study(journal, n_trials=4).trials(lab(max_accuracy_drop=0.06), FakeEngine()))
+    records = list(
+        open_study(journal, n_trials=4).trials(lab(max_accuracy_drop=0.06), FakeEngine())
+    )
     # int8 keeps a quarter of the bytes and so loses 0.075 by the fake's formula
     assert [r.outcome for r in records] == ["complete", "infeasible", "complete", "infeasible"]
     frozen = _trials(journal)[1]

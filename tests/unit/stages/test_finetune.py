@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from search import data, networks
 from search.config import ImageFolderConfig
-from search.errors import StageFailed
+from search.errors import ConfigError, StageFailed
 from search.networks import Preprocessed
 from search.records import Dataset, Student
 from search.stages.finetune import CHECK_EVERY_STEPS, distillation_loss, make_pace
@@ -165,8 +165,9 @@ def test_every_optimizer_and_schedule_leads_elsewhere(
     bench: Workbench, dimension: str, choices: tuple[str, ...]
 ) -> None:
     # Long and coarse enough for the loss to stand still before the end: else a plateau is constant.
-    step = bench.finetune_step("cnn", learning_rate=0.1, epochs=10.0)
-    ends = {bench.do(replace(step, **{dimension: c})).network.weights for c in choices}
+    step = bench.finetune_step("cnn", learning_rate=0.1, epochs=6.0)
+    changes: list[dict[str, Any]] = [{dimension: choice} for choice in choices]
+    ends = {bench.do(replace(step, **change)).network.weights for change in changes}
     assert len(ends) == len(choices)
 
 
@@ -178,6 +179,8 @@ def test_every_optimizer_and_schedule_leads_elsewhere(
         {"learning_rate": 0.011},
         {"weight_decay": 0.01},
         {"epochs": 1.2},
+        {"batch_size": 32},
+        {"precision": "bfloat16"},
         {"seed": 1},
     ],
     ids=lambda change: next(iter(change)),
@@ -241,6 +244,22 @@ def test_unknown_choices_are_refused(bench: Workbench) -> None:
         bench.do(bench.finetune_step("cnn", optimizer="lion"))
     with pytest.raises(StageFailed, match="no schedule linear"):
         bench.do(bench.finetune_step("cnn", schedule="linear"))
+
+
+@pytest.mark.parametrize(("epochs", "batch_size"), [(0.001, 64), (1.0, 5000)])
+def test_the_least_training_is_one_step(bench: Workbench, epochs: float, batch_size: int) -> None:
+    step = bench.finetune_step("cnn", epochs=epochs, batch_size=batch_size)
+    student = bench.do(step)
+    assert student.network.weights != step.start.weights
+    halves = run_in_rungs(bench, step, (0.4, 1.0))  # the first of them trains nothing
+    assert halves.network == student.network
+
+
+def test_bfloat16_trains_about_as_well(bench: Workbench) -> None:
+    step = bench.finetune_step("cnn", optimizer="adamw", learning_rate=0.003, epochs=3.0)
+    full, half = (bench.do(replace(step, precision=p)) for p in ("float32", "bfloat16"))
+    assert {v.dtype for v in bench.weights(half.network).values()} == {torch.float32}
+    assert half.val_accuracy == pytest.approx(full.val_accuracy, abs=0.05)
 
 
 def divergence_from_teacher(bench: Workbench, student: Student) -> float:
@@ -313,3 +332,16 @@ def test_streamed_images_train_the_same_network(bench: Workbench, tmp_path: Path
         )
         students.append(bench.do(step))
     assert students[0] == students[1]
+
+
+def test_a_streamed_image_that_breaks_says_so_in_one_line(bench: Workbench, tmp_path: Path) -> None:
+    write_images(bench, tmp_path, 240)
+    described = describe_folder(tmp_path, 0)
+    for path in (tmp_path / "train").rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:60])
+    step = replace(bench.teach_step("cnn"), data=described, epochs=1)
+    with pytest.raises(
+        ConfigError, match=r"^data\.root: cannot read the image '.*\.png'"
+    ) as caught:
+        bench.do(step)
+    assert "\n" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import dataclass
 
 import pytest
@@ -67,7 +68,7 @@ def test_nothing_is_removed_at_ratio_zero(family: Family) -> None:
 
 
 def test_no_layer_is_wider_at_a_higher_ratio(family: Family) -> None:
-    for less, more in zip(family.smaller, family.smaller[1:], strict=False):
+    for less, more in itertools.pairwise(family.smaller):
         for name, shape in more.items():
             assert all(a <= b for a, b in zip(shape, less[name], strict=True)), name
     assert family.macs == sorted(family.macs, reverse=True)

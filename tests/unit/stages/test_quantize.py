@@ -261,7 +261,9 @@ def test_the_best_scale_clips_an_outlier() -> None:
     rows[1] *= -1
     scale = best_scale(rows)
     # 0.5 is 3.5 steps of 1/7, the worst place; 0.5/4 and the like hit it.
-    assert (rounding_error(rows, scale) < 0.1 * rounding_error(rows, np.float32([1, 1]) / 7)).all()
+    assert (
+        rounding_error(rows, scale) < 0.1 * rounding_error(rows, np.full(2, 1 / 7, np.float32))
+    ).all()
 
 
 def test_channels_of_zeros_survive_4_bits() -> None:

@@ -181,9 +181,7 @@ def test_code_in_a_checkpoint_does_not_run(
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04 broken", b"\x80\x02"])
-def test_a_file_of_something_else_is_refused(
-    bench: Workbench, content: bytes, suffix: str
-) -> None:
+def test_a_file_of_something_else_is_refused(bench: Workbench, content: bytes, suffix: str) -> None:
     assert "cannot be read as weights" in refused(bench, content, suffix)
 
 
@@ -240,7 +238,9 @@ def test_a_checkpoint_that_nearly_fits_is_refused(
     assert needed in refused(bench, saved(state), ".pt")
 
 
-def test_a_refused_checkpoint_leaves_the_network_as_it_was(bench: Workbench, tmp_path: Path) -> None:
+def test_a_refused_checkpoint_leaves_the_network_as_it_was(
+    bench: Workbench, tmp_path: Path
+) -> None:
     network = networks.load(bench.teacher("cnn").network, bench.store)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     state = {name: value + 1 for name, value in before.items()}

@@ -1,0 +1,303 @@
+"""What every stage promises, for every network: inputs untouched, same seed same result.
+
+And what the store relies on: results that survive JSON, and keys that change with every input.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from search.config import DigitsConfig
+from search.engine.store import Store
+from search.records import Deployable, File
+from search.stages import measure
+from search.steps import (
+    ChoosePlacement,
+    ChosenPlacement,
+    Evaluate,
+    Export,
+    Finetune,
+    Graph,
+    Measure,
+    Prune,
+    Quantize,
+    Step,
+    Teach,
+    Trace,
+)
+from tests.fakes import DATA, NETWORK, PROFILE, file
+from tests.workbench import NETWORKS, Workbench
+
+KINDS = ("teacher", "prune", "finetune", "trace", "export", "16", "8", "4", "evaluate")
+
+
+def step_of(bench: Workbench, name: str, kind: str) -> Step[Any]:
+    """A step of that kind for the network of that name."""
+    network, mean, std = bench.prune(name, 0.5).network, bench.data.mean, bench.data.std
+    match kind:
+        case "teacher":
+            return replace(bench.teach_step(name), epochs=1)
+        case "prune":
+            return Prune(bench.teacher(name).network, 0.5, 8)
+        case "finetune":
+            return bench.finetune_step(name, optimizer="adamw", schedule="plateau", end=0.5)
+        case "trace":
+            return Trace(network.spec, None, mean, std)
+        case "export":
+            graph = bench.do(Trace(network.spec, None, mean, std))
+            return Export(graph, network, mean, std)
+        case "evaluate":
+            deployable = bench.do(bench.quantize_step(bench.export(network), 8))
+            return Evaluate(deployable, bench.data, "validation")
+    return bench.quantize_step(bench.export(network), int(kind))
+
+
+def files_in(value: Any) -> Iterator[File]:
+    """Yields every file that a step or a result names."""
+    if isinstance(value, File):
+        yield value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from files_in(getattr(value, field.name))
+
+
+def random_states() -> tuple[Any, ...]:
+    numbers = np.random.get_state(legacy=True)
+    return torch.get_rng_state().tolist(), random.getstate(), str(numbers)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_stage_is_a_function_of_its_step(
+    bench: Workbench, tmp_path: Path, name: str, kind: str
+) -> None:
+    step = step_of(bench, name, kind)
+    first = bench.do(step)
+
+    # Nothing but the files that the step names is there the second time.
+    second = Store(tmp_path)
+    inputs = {given: bench.content(given) for given in files_in(step)}
+    for given, content in inputs.items():
+        assert second.put(content, given.suffix) == given
+        second.path(given).chmod(0o400)
+    key, states = step.key, random_states()
+    result = importlib.import_module(f"search.stages.{step.kind}").run(step, second)
+
+    assert result == first
+    assert step.key == key
+    assert random_states() == states
+    for given, content in inputs.items():
+        assert second.path(given).read_bytes() == content
+    for made in files_in(result):
+        assert second.path(made).read_bytes() == bench.content(made)
+        assert second.path(made).stat().st_size == made.size_bytes
+
+    second.save(step, result, 1.0)
+    entry = second.load(step)
+    assert entry is not None
+    assert entry.result == result
+    assert type(entry.result) is type(result)
+
+
+def test_a_placement_that_is_given_is_taken(bench: Workbench) -> None:
+    step = ChoosePlacement(bench.spec("cnn"), 8, "cpu", "bfloat16", "this machine")
+    assert bench.do(step) == ChosenPlacement("cpu", "bfloat16", None, None)
+
+
+def test_a_placement_that_is_not_given_is_measured(bench: Workbench) -> None:
+    step = ChoosePlacement(bench.spec("custom"), 8, "cpu", "auto", "this machine")
+    chosen = bench.do(step)
+    assert chosen.device == "cpu"
+    assert chosen.float32_s is not None
+    assert chosen.bfloat16_s is not None
+    faster = "bfloat16" if chosen.bfloat16_s < chosen.float32_s else "float32"
+    assert chosen.precision == faster
+    entry = bench.store.load(step)
+    assert entry is not None
+    assert entry.result == chosen
+
+
+# ---- measuring
+
+
+def measure_step(bench: Workbench, threads: int) -> Measure:
+    deployable = bench.do(bench.quantize_step(bench.export(bench.prune("cnn", 0.5).network), 32))
+    return Measure(
+        deployable=deployable,
+        threads=threads,
+        reference=deployable,
+        reference_threads=1,
+        data=bench.data,
+        device=PROFILE,
+        batch_size=1,
+        budget_s=1.0,
+        timeout_s=60.0,
+        seed=0,
+    )
+
+
+def count_threads(stop: threading.Event, counts: dict[int, Counter[int]]) -> None:
+    """Notes how many threads the sessions of this process's agents have, until told to stop."""
+
+    def field(process: int, name: str) -> int:
+        status = Path(f"/proc/{process}/status").read_text()
+        return int(status.split(f"\n{name}:")[1].split()[0])
+
+    while not stop.wait(0.005):
+        for process in [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]:
+            try:
+                if field(field(process, "PPid"), "PPid") == os.getpid():
+                    counts[process][field(process, "Threads")] += 1
+            except (OSError, IndexError):
+                continue  # ended while it was looked at
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_threads_reach_the_session_that_is_measured(bench: Workbench) -> None:
+    most = []
+    for threads in (1, 2, 3):
+        step = measure_step(bench, threads)
+        stop, counts = threading.Event(), defaultdict[int, Counter[int]](Counter)
+        watcher = threading.Thread(target=count_threads, args=(stop, counts))
+        watcher.start()
+        try:
+            result = measure.run(step, bench.store)
+        finally:
+            stop.set()
+            watcher.join()
+        # While a model is timed its threads are there; before that, a process has but one.
+        for seen in counts.values():
+            del seen[1]
+        most.append(max(seen.most_common(1)[0][0] for seen in counts.values() if seen))
+        assert sum(result.operators.values()) > 0
+        assert 0 < result.ratio_low <= result.ratio <= result.ratio_high
+        bench.store.save(step, result, 1.0)
+        entry = bench.store.load(step)
+        assert entry is not None
+        assert (entry.result, entry.result.raw) == (result, result.raw)
+    # The session's own thread counts as one of them.
+    assert [count - most[0] for count in most] == [0, 1, 2]
+
+
+# ---- keys
+
+DEPLOYABLE = Deployable(file("model"), 8, (("key", "value"),))
+STEPS: list[Step[Any]] = [
+    ChoosePlacement(NETWORK.spec, 8, "cpu", "float32", "this machine"),
+    Teach(NETWORK.spec, DATA, file("given"), 3, 8, 0.1, 0.01, "float32", "cpu", 0),
+    Prune(NETWORK, 0.5, 8),
+    Finetune(
+        start=NETWORK,
+        state=file("state"),
+        begin=0.5,
+        end=1.0,
+        teacher_logits=file("logits"),
+        data=DATA,
+        distill_temperature=2.0,
+        distill_weight=0.5,
+        optimizer="sgd",
+        learning_rate=0.1,
+        schedule="cosine",
+        weight_decay=0.0,
+        epochs=1.5,
+        batch_size=8,
+        precision="float32",
+        device="cpu",
+        seed=0,
+    ),
+    Trace(NETWORK.spec, NETWORK.shapes, (0.5,), (0.25,)),
+    Export(Graph(file("graph")), NETWORK, (0.5,), (0.25,)),
+    Quantize(file("model"), 8, "u8s8", DATA, 16, 0),
+    Evaluate(DEPLOYABLE, DATA, "validation"),
+    Measure(DEPLOYABLE, 1, DEPLOYABLE, 2, DATA, PROFILE, 1, 1.0, 2.0, 0),
+]
+
+
+def variants(value: Any) -> Iterator[tuple[str, bool, Any]]:
+    """Yields, for every field at any depth, its path, whether it compares, and a changed copy."""
+    for field in fields(value):
+        old = getattr(value, field.name)
+        if is_dataclass(old) and not isinstance(old, DigitsConfig):
+            for path, compares, new in variants(old):
+                changed = replace(value, **{field.name: new})
+                yield f"{field.name}.{path}", field.compare and compares, changed
+        else:
+            yield field.name, field.compare, replace(value, **{field.name: other_than(old)})
+
+
+def other_than(value: Any) -> Any:
+    match value:
+        case DigitsConfig():
+            return replace(value, memory_limit_bytes=value.memory_limit_bytes + 1)
+        case str():
+            return value + "x"
+        case int() | float():
+            return value + 1
+        case None:
+            return 1
+        case tuple():
+            return (*value[:-1], other_than(value[-1])) if value else ("x",)
+    raise AssertionError(value)
+
+
+def kind_of(step: Step[Any]) -> str:
+    return step.kind
+
+
+@pytest.mark.parametrize("step", STEPS, ids=kind_of)
+def test_a_key_changes_with_every_field_that_compares_and_no_other(step: Step[Any]) -> None:
+    keys = {step.key}
+    for path, compares, changed in variants(step):
+        assert (changed.key != step.key) == compares, path
+        assert (changed != step) == compares, path
+        if compares:
+            assert changed.key not in keys, path
+            keys.add(changed.key)
+    assert len(keys) > len(fields(step)) / 2
+
+
+def test_how_a_file_was_obtained_does_not_count() -> None:
+    paths = {path for step in STEPS for path, compares, _ in variants(step) if not compares}
+    assert "network.weights.size_bytes" in paths
+    assert "data.config" in paths
+    assert "data.fingerprint" not in paths
+
+
+def test_a_new_version_is_a_new_key() -> None:
+    class Newer(Prune):
+        version: ClassVar[int] = Prune.version + 1
+
+    step = Prune(NETWORK, 0.5, 8)
+    newer = Newer(NETWORK, 0.5, 8)
+    assert newer.key != step.key
+    assert Prune(NETWORK, 0.5, 8).key == step.key
+
+
+def test_keys_are_the_same_in_every_process() -> None:
+    script = "from tests.fakes import NETWORK, Prune; print(Prune(NETWORK, 0.5, 8).key)"
+    printed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == Prune(NETWORK, 0.5, 8).key
+
+
+@pytest.mark.parametrize("step", STEPS, ids=kind_of)
+def test_a_kind_names_its_module_and_result(step: Step[Any]) -> None:
+    module = importlib.import_module(f"search.stages.{step.kind}")
+    assert callable(module.run)
+    assert is_dataclass(step.result)
+    assert step.resource in ("train", "device", "light")

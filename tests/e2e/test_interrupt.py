@@ -1,0 +1,95 @@
+"""Ctrl-C in the middle of a search: it stops at once and says so, and goes on where it stood."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 300
+STOP_S = 10.0
+TRIALS = 3
+SMOKE = (
+    "experiment=smoke",
+    f"study.n_trials={TRIALS}",
+    "train.teacher_epochs=1",
+    "train.epochs=0.5",
+    "device.budget_s=0.2",
+    "space.threads=1",
+)
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Starts the real command line in a process group of its own, as a terminal does."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "search.run", *SMOKE, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    try:
+        return process.communicate(timeout=TIMEOUT_S)
+    finally:
+        process.kill()
+
+
+def runs(folder: Path, kind: str) -> list[tuple[str, str]]:
+    """Returns name and status of MLflow's runs of a kind."""
+    with closing(sqlite3.connect(folder / "mlruns" / "mlflow.db")) as database:
+        return database.execute(
+            "select name, status from runs join tags using (run_uuid) "
+            "where tags.key = 'kind' and tags.value = ? and lifecycle_stage = 'active' "
+            "order by start_time",
+            (kind,),
+        ).fetchall()
+
+
+def test_ctrl_c_and_on(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    assert process.stdout is not None
+    printed = []
+    for line in process.stdout:
+        printed.append(line)
+        if "trial 0 " in line:
+            break
+    interrupted = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    rest, said = finish(process)
+    assert time.monotonic() - interrupted < STOP_S
+    assert process.returncode == 130, (printed, rest, said)
+    assert said == "error: interrupted; the same command goes on from here\n"
+    assert runs(tmp_path, "study") == [("smoke", "KILLED")]
+
+    # A changed setting is refused without touching what is there.
+    refused = start(tmp_path, "train.epochs=0.7")
+    printed_then, said = finish(refused)
+    assert refused.returncode == 2
+    assert printed_then == ""
+    assert said.startswith("error: train.epochs=0.7: the study smoke was begun with 0.5; give that")
+    assert said.count("\n") == 1
+    assert runs(tmp_path, "study") == [("smoke", "KILLED")]
+
+    again = start(tmp_path)
+    printed_then, said = finish(again)
+    assert again.returncode == 0, said
+    assert said == ""
+    assert "continuing smoke after " in printed_then
+    assert "training the teacher" not in printed_then
+    trials = re.findall(r"trial (\d+) (?:complete|infeasible|failed)", "".join(printed))
+    trials += re.findall(r"trial (\d+) (?:complete|infeasible|failed)", rest + printed_then)
+    assert trials == [str(number) for number in range(TRIALS)]
+    assert runs(tmp_path, "study") == [("smoke", "FINISHED")]
+    assert runs(tmp_path, "trial") == [(f"trial {n}", "FINISHED") for n in range(TRIALS)]

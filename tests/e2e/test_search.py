@@ -1,0 +1,394 @@
+"""Whole searches over the real command line, judged by what a user finds afterwards."""
+
+from __future__ import annotations
+
+import os
+import pty
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import optuna
+import pytest
+import yaml
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from numpy.typing import NDArray
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial
+
+from search import cli
+from search.config import SearchConfig, parse
+from search.data import describe, load
+from search.data.source import Labels, Pixels
+from search.report.points import label
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 300
+TRIALS = 6
+# As little of everything as still makes a search; the width is the least that can be pruned.
+SMOKE = (
+    "experiment=smoke",
+    "model.width=32",
+    "train.device=cpu",
+    "train.precision=float32",
+    "train.teacher_epochs=2",
+    "train.epochs=0.3",
+    "device.budget_s=0.3",
+)
+STUDY = "smoke"
+TRIAL_LINE = re.compile(r"^\d\d:\d\d:\d\d trial (\d+) ", re.MULTILINE)
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+# ---- running
+
+
+def command(*overrides: str) -> list[str]:
+    return [sys.executable, "-m", "search.run", *SMOKE, *overrides]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def run(folder: Path, *overrides: str) -> str:
+    """Runs a search to its end and returns what it printed."""
+    result = subprocess.run(
+        command(*overrides),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, ""), result
+    return result.stdout
+
+
+def begin_beside(finished: Path, folder: Path, *forgotten: str) -> Path:
+    """Makes a working directory that remembers another one's steps but for some stages."""
+    store = folder / "mlruns" / "store"
+    shutil.copytree(finished / "mlruns" / "store", store)
+    for stage in forgotten:
+        shutil.rmtree(store / "steps" / stage)
+    return folder
+
+
+# ---- looking
+
+
+class Tracked:
+    """The study as MLflow holds it."""
+
+    def __init__(self, folder: Path, study: str = STUDY) -> None:
+        self.client = MlflowClient(f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}")
+        experiment = self.client.get_experiment_by_name(study)
+        assert experiment is not None
+        (self.parent,) = self.client.search_runs([experiment.experiment_id], "tags.kind = 'study'")
+        found = self.client.search_runs(
+            [experiment.experiment_id],
+            f"tags.kind = 'trial' and tags.`mlflow.parentRunId` = '{self.parent.info.run_id}'",
+        )
+        self.trials = {int(run.data.tags["trial"]): run for run in found}
+        assert len(self.trials) == len(found), "a trial has two runs"
+
+    def read(self, run: Run, artifact: str, folder: Path) -> Path:
+        return Path(self.client.download_artifacts(run.info.run_id, artifact, str(folder)))
+
+    def tagged(self) -> set[int]:
+        """Numbers of the trials that are said to be on the front."""
+        return {n for n, run in self.trials.items() if run.data.tags["pareto"] == "true"}
+
+
+def journal(folder: Path, study: str = STUDY) -> list[FrozenTrial]:
+    """The trials as Optuna holds them."""
+    path = folder / "mlruns" / "studies" / f"{study}.journal"
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    return optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
+
+
+def non_dominated(trials: dict[int, Run], *losses: str) -> set[int]:
+    """Compares every complete trial with every other; accuracy is the one that should be high."""
+    points = {
+        number: [(-1 if name == "val_accuracy" else 1) * run.data.metrics[name] for name in losses]
+        for number, run in trials.items()
+        if run.data.tags["outcome"] == "complete"
+    }
+
+    def dominates(one: list[float], other: list[float]) -> bool:
+        return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+
+    return {n for n, p in points.items() if not any(dominates(q, p) for q in points.values())}
+
+
+def accuracy(model: Path, options: str, images: Pixels, labels: Labels) -> float:
+    """Scores a model as its description says, by hand.
+
+    Args:
+        model: ONNX file.
+        options: Such as ``intra_op_num_threads=1, session.some_entry=1``.
+        images: ``[n, C, H, W]`` in 0..255.
+        labels: Class indices, ``[n]``.
+    """
+    session_options = onnxruntime.SessionOptions()
+    for option in options.split(", "):
+        key, _, value = option.partition("=")
+        if key == "intra_op_num_threads":
+            session_options.intra_op_num_threads = int(value)
+        else:
+            session_options.add_session_config_entry(key, value)
+    session = onnxruntime.InferenceSession(
+        str(model), session_options, providers=["CPUExecutionProvider"]
+    )
+    (given,) = session.get_inputs()
+    right = 0
+    for begin in range(0, len(labels), 37):  # divides nothing: the last batch is smaller
+        pixels: NDArray[np.float32] = images[begin : begin + 37].astype(np.float32) / 255
+        (logits,) = session.run(None, {given.name: pixels})
+        right += int((logits.argmax(1) == labels[begin : begin + 37]).sum())
+    return right / len(labels)
+
+
+# ---- one search, looked at from all sides
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A working directory with a finished search, and what was printed."""
+    folder = tmp_path_factory.mktemp("search")
+    return folder, run(folder, f"study.n_trials={TRIALS}")
+
+
+def test_search_prints_its_front_and_where_to_look(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    front = Tracked(folder).tagged()
+    table = printed.split("Speed-up  ")[1]
+    shown = re.findall(r"^ *(original|\d+) +\d+\.\d\d %", table, re.MULTILINE)
+    assert sorted(shown) == sorted(label(number) for number in front)
+    assert "make ui" in printed
+    # A line break inside the address would make it useless; the console may break before it.
+    assert Tracked(folder).parent.info.run_id in printed
+
+
+def test_search_logs_one_line_a_trial_without_a_terminal(finished: tuple[Path, str]) -> None:
+    _, printed = finished
+    assert TRIAL_LINE.findall(printed) == [str(number) for number in range(TRIALS)]
+    assert "\x1b" not in printed
+
+
+def test_search_leaves_only_mlruns(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    assert [path.name for path in folder.iterdir()] == ["mlruns"]
+
+
+def test_every_trial_is_told_and_tracked_once(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    assert_whole(folder, TRIALS)
+
+
+def test_front_is_what_no_complete_trial_dominates(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    tracked = Tracked(folder)
+    assert tracked.tagged() == non_dominated(tracked.trials, "val_accuracy", "latency_ms")
+    assert tracked.parent.data.metrics["front_size"] == len(tracked.tagged())
+
+
+def test_logged_models_are_as_accurate_as_logged(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, _ = finished
+    tracked = Tracked(folder)
+    settings = tracked.read(tracked.parent, "config.yaml", tmp_path).read_text()
+    validation = load(describe(parse(yaml.safe_load(settings)).data)).validation
+    assert isinstance(validation.images, np.ndarray)
+    for number in tracked.tagged():
+        trial = tracked.trials[number]
+        model = tracked.read(trial, "model.onnx", tmp_path)
+        (options,) = re.findall(
+            r"in onnxruntime with `([^`]*)`", trial.data.tags["mlflow.note.content"]
+        )
+        computed = accuracy(model, options, validation.images, validation.labels)
+        assert computed == pytest.approx(trial.data.metrics["val_accuracy"])
+        assert model.stat().st_size == trial.data.metrics["size_bytes"]
+
+
+def test_same_command_again_adds_nothing(finished: tuple[Path, str]) -> None:
+    folder, first = finished
+    before = {n: run.to_dictionary() for n, run in Tracked(folder).trials.items()}
+    printed = run(folder, f"study.n_trials={TRIALS}")
+    assert TRIAL_LINE.findall(printed) == []
+    assert printed.split("Speed-up  ")[1] == first.split("Speed-up  ")[1]
+    assert {n: run.to_dictionary() for n, run in Tracked(folder).trials.items()} == before
+    assert_whole(folder, TRIALS)
+
+
+# ---- going on from a finished search
+
+
+def test_larger_budget_continues(finished: tuple[Path, str], tmp_path: Path) -> None:
+    # Without its database: what is missing there is logged from the journal.
+    begin_beside(finished[0], tmp_path)
+    shutil.copytree(finished[0] / "mlruns" / "studies", tmp_path / "mlruns" / "studies")
+    printed = run(tmp_path, f"study.n_trials={TRIALS + 2}")
+    assert TRIAL_LINE.findall(printed) == [str(TRIALS), str(TRIALS + 1)]
+    assert_whole(tmp_path, TRIALS + 2)
+    kept = [trial.params for trial in journal(finished[0])]
+    assert [trial.params for trial in journal(tmp_path)][:TRIALS] == kept
+
+
+@pytest.fixture(scope="module")
+def in_terminal(
+    finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """A working directory with a search for three objectives, and what its terminal showed."""
+    folder = begin_beside(finished[0], tmp_path_factory.mktemp("terminal"), "finetune")
+    terminal, inside = pty.openpty()
+    process = subprocess.Popen(
+        command(f"study.n_trials={TRIALS}", "objective.names=[accuracy,latency,size]"),
+        cwd=folder,
+        env={**environment(), "TERM": "xterm", "COLUMNS": "100", "LINES": "40"},
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+    )
+    os.close(inside)
+    shown = ESCAPES.sub("", read_terminal(terminal))
+    assert process.wait(TIMEOUT_S) == 0, shown
+    return folder, shown
+
+
+def test_third_objective(in_terminal: tuple[Path, str]) -> None:
+    folder, _ = in_terminal
+    tracked = Tracked(folder)
+    losses = ("val_accuracy", "latency_ms", "size_bytes")
+    assert tracked.tagged() == non_dominated(tracked.trials, *losses)
+    assert [len(trial.values or ()) for trial in journal(folder)] == [3] * TRIALS
+
+
+def test_terminal_shows_the_live_display(in_terminal: tuple[Path, str]) -> None:
+    _, shown = in_terminal
+    assert "Traceback" not in shown
+    for part in (f"of {TRIALS} trials", "hypervolume", "front of"):
+        assert part in shown
+    print(shown)
+    assert re.findall(r" trial (\d+) complete: ", shown) == [str(n) for n in range(TRIALS)]
+    # The display goes away when the search ends: the front is the last table.
+    assert shown.rindex(f"of {TRIALS} trials") < shown.rindex("Look at it")
+
+
+def read_terminal(terminal: int) -> str:
+    """Reads until the program at the other end is gone."""
+    chunks = []
+    while True:
+        try:
+            chunk = os.read(terminal, 1 << 16)
+        except OSError:  # Linux: nobody holds the other end
+            break
+        if not chunk:
+            break
+        chunks.append(chunk)
+    os.close(terminal)
+    return b"".join(chunks).decode()
+
+
+def test_killed_search_goes_on_as_if_never_killed(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    begin_beside(finished[0], tmp_path, "finetune", "evaluate")
+    moments = random.Random(7)
+    for trial in (1, 3):
+        kill_after(tmp_path, trial, moments.uniform(0.0, 1.0))
+    told = [t.number for t in journal(tmp_path) if t.state.is_finished()]
+    assert 3 < len(told) < TRIALS, "the kills did not come in the middle of the search"
+    run(tmp_path, f"study.n_trials={TRIALS}")
+    assert_whole(tmp_path, TRIALS)
+    # The points do not depend on the machine's timing: the sampler is still in its random start.
+    assert [t.params for t in journal(tmp_path)] == [t.params for t in journal(finished[0])]
+
+
+def kill_after(folder: Path, trial: int, delay_s: float) -> None:
+    """Runs the search and kills it some time after a trial's line."""
+    with subprocess.Popen(
+        command(f"study.n_trials={TRIALS}"),
+        cwd=folder,
+        env={**environment(), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if f" trial {trial} " in line:
+                time.sleep(delay_s)
+                process.kill()
+                break
+
+
+def assert_whole(folder: Path, n_trials: int) -> None:
+    """No trial is missing, doubled or half done, neither in Optuna nor in MLflow."""
+    told = journal(folder)
+    assert [trial.number for trial in told] == list(range(n_trials))
+    assert all(trial.state.is_finished() for trial in told)
+    tracked = Tracked(folder)
+    assert sorted(tracked.trials) == list(range(n_trials))
+    assert tracked.parent.info.status == "FINISHED"
+    for run_ in tracked.trials.values():
+        outcome = run_.data.tags["outcome"]
+        assert run_.info.status == ("FAILED" if outcome == "failed" else "FINISHED")
+        files = [entry.path for entry in tracked.client.list_artifacts(run_.info.run_id)]
+        assert files == (["model.onnx"] if outcome == "complete" else [])
+    points = [
+        metric.step
+        for metric in tracked.client.get_metric_history(tracked.parent.info.run_id, "hypervolume")
+    ]
+    assert points == list(range(n_trials))
+    values = [
+        metric.value
+        for metric in tracked.client.get_metric_history(tracked.parent.info.run_id, "hypervolume")
+    ]
+    assert all(later >= earlier for earlier, later in pairwise(values))
+
+
+# ---- every configuration on offer
+
+
+def compose(
+    overrides: Sequence[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> SearchConfig:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["search.run"])
+    seen: list[SearchConfig] = []
+
+    def keep(raw: Any, _: str) -> int:
+        seen.append(parse(raw))
+        return 0
+
+    assert cli.main(keep, list(overrides)) == 0
+    (config,) = seen
+    return config
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (cli.CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_experiment_is_valid(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose([f"experiment={name}"], tmp_path, monkeypatch)
+    assert name == "default" or config.study.name.startswith(name)
+
+
+@pytest.mark.parametrize("name", options("sampler"))
+def test_sampler_is_valid(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compose([f"sampler={name}"], tmp_path, monkeypatch).sampler.name == name

@@ -1,0 +1,541 @@
+"""A study's records in real MLflow: a SQLite file, and a server on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from search.config import TrackingConfig
+from search.errors import ConfigError
+from search.records import Deployable, Figures, File, Outcome, Point, TrialRecord
+from search.report.points import label
+from search.report.table import front_rows
+from search.tracking import Tracker
+
+STUDY = "trial-study"
+OBJECTIVES = ("accuracy", "latency")
+NOTE = "mlflow.note.content"
+MLFLOW_KEEPS_LETTERS = 8000
+SERVER_START_S = 120.0
+FIGURES = {
+    "float_accuracy": 0.95,
+    "latency_ratio": 0.5,
+    "latency_ratio_low": 0.4,
+    "latency_ratio_high": 0.7,
+    "speedup": 2.0,
+    "speedup_low": 1.5,
+    "speedup_high": 2.5,
+    "p50_ms": 0.51,
+    "size_bytes": 2048,
+    "macs": 1_000_000,
+    "parameters": 50_000,
+    "peak_rss_bytes": 61 * 1024**2,
+    "cpu_ms": 0.75,
+    "cold_start_ms": 12.0,
+    "effective_bits": 8.0,
+    "integer_operators": 3,
+    "compute_operators": 4,
+    "channels_removed": 0.5,
+}
+POINT = Point(
+    prune_ratio=0.5,
+    bits=8,
+    distill_temperature=4.0,
+    distill_weight=0.25,
+    optimizer="adamw",
+    learning_rate=0.003,
+    schedule="one_cycle",
+    threads=2,
+)
+
+
+def trial(number: int, accuracy: float, latency_ms: float, **changes: Any) -> TrialRecord:
+    """A complete trial whose figures are all known."""
+    known = {**FIGURES, "val_accuracy": accuracy, "latency_ms": latency_ms}
+    model = File(f"{number:064x}", ".onnx", 2048)
+    record = TrialRecord(
+        number=number,
+        point=POINT,
+        outcome="complete",
+        reason="",
+        figures=Figures(**known),  # type: ignore[arg-type]  # every field by its own name
+        violations={},
+        deployable=Deployable(model, 8, (("session.some_entry", "1"),)),
+        stage_s={"finetune": 3.0, "measure": 1.5},
+        reused_steps=2,
+        wall_s=5.0,
+        finished_at=1_700_000_000.0 + 10 * number,
+    )
+    return replace(record, **changes)
+
+
+def broken(number: int, outcome: Outcome, reason: str) -> TrialRecord:
+    """A trial that found out nothing."""
+    return trial(
+        number, 0, 0, outcome=outcome, reason=reason, figures=Figures(), deployable=None, stage_s={}
+    )
+
+
+# The original's accuracy of 0.90 and 1 ms make a box of 0.20 by 1 ms.
+ORIGINAL = trial(0, 0.90, 1.0)
+FASTER = trial(1, 0.88, 0.5)
+BETTER = trial(2, 0.92, 0.8)
+DOMINATED = trial(3, 0.86, 0.9)
+FAILED = broken(4, "failed", "stage finetune: loss is <nan>; lower learning_rate")
+INFEASIBLE = broken(5, "infeasible", "prune_ratio 0.9 leaves no channel")
+RECORDS = [ORIGINAL, FASTER, BETTER, DOMINATED, FAILED, INFEASIBLE]
+HYPERVOLUMES = [0.0, 0.4 * 0.5, 0.4 * 0.5 + 0.6 * 0.2 - 0.4 * 0.2, 0.24, 0.24, 0.24]
+
+Open = Callable[..., Tracker]
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables; making them takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def state(tmp_path: Path, empty_database: Path) -> Path:
+    """A working directory's ``mlruns``."""
+    folder = tmp_path / "mlruns"
+    folder.mkdir()
+    shutil.copy(empty_database, folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture
+def open_tracker(state: Path) -> Open:
+    """Opens the study, as every run of the search does."""
+
+    def opened(uri: str | None = None, settings: str = "study: {}\n", **tags: str) -> Tracker:
+        config = TrackingConfig(uri=uri, timeout_s=20.0)
+        return Tracker(config, state, STUDY, OBJECTIVES, {"device": "local", **tags}, settings)
+
+    return opened
+
+
+@pytest.fixture
+def client(state: Path) -> MlflowClient:
+    """What a user sees."""
+    return MlflowClient(f"sqlite:///{state / 'mlflow.db'}")
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> dict[int, Path]:
+    """Files that stand for the ONNX models of complete trials."""
+    found = {}
+    for number in (0, 1, 2, 3):
+        found[number] = tmp_path / f"content-{number}.onnx"
+        found[number].write_bytes(f"model of {number}\0\n".encode())
+    return found
+
+
+def parent(client: MlflowClient) -> Run:
+    experiment = client.get_experiment_by_name(STUDY)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], "tags.kind = 'study'")
+    return run
+
+
+def children(client: MlflowClient) -> dict[int, Run]:
+    """Every trial's run; fails where a trial has two."""
+    run = parent(client)
+    found = client.search_runs(
+        [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    )
+    by_number = {int(child.data.tags["trial"]): child for child in found}
+    assert len(by_number) == len(found)
+    return by_number
+
+
+def history(client: MlflowClient, name: str) -> list[tuple[int, float]]:
+    metrics = client.get_metric_history(parent(client).info.run_id, name)
+    return [(metric.step, metric.value) for metric in metrics]
+
+
+def read(client: MlflowClient, run: Run, artifact: str, folder: Path) -> bytes:
+    return Path(client.download_artifacts(run.info.run_id, artifact, str(folder))).read_bytes()
+
+
+def on_front(client: MlflowClient) -> set[int]:
+    return {n for n, child in children(client).items() if child.data.tags["pareto"] == "true"}
+
+
+def markdown_rows(note: str) -> list[list[str]]:
+    """The cells of the note's table, without its heading."""
+    lines = [line for line in note.splitlines() if line.startswith("| ")]
+    return [
+        [cell.strip() for cell in line.replace("\\", "").strip("| ").split(" | ")]
+        for line in lines[2:]
+    ]
+
+
+def test_parent_run_holds_the_study(
+    open_tracker: Open, client: MlflowClient, models: dict[int, Path], tmp_path: Path
+) -> None:
+    tracker = open_tracker(settings="train:\n  epochs: 3\n", **{"version.torch": "2"})
+    tracker.log_trials(RECORDS, models)
+    tracker.close("FINISHED")
+    run = parent(client)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", STUDY)
+    expected = {"kind": "study", "study": STUDY, "device": "local", "version.torch": "2"}
+    assert expected.items() <= run.data.tags.items()
+    assert run.data.metrics == pytest.approx(
+        {"hypervolume": 0.24, "front_size": 2, "trials_finished": 6}
+    )
+    artifacts = {entry.path for entry in client.list_artifacts(run.info.run_id)}
+    front = {"front.html", "front.json", "front.png", "front-small.png"}
+    assert artifacts == {"config.yaml", *front}
+    assert read(client, run, "config.yaml", tmp_path) == b"train:\n  epochs: 3\n"
+    assert read(client, run, "front.png", tmp_path).startswith(b"\x89PNG")
+    assert read(client, run, "front.html", tmp_path).startswith(b"<!DOCTYPE html>")
+    summary = json.loads(read(client, run, "front.json", tmp_path))
+    assert summary["objectives"] == list(OBJECTIVES)
+    ids = {number: child.info.run_id for number, child in children(client).items()}
+    assert [(row["number"], row["run_id"]) for row in summary["front"]] == [
+        (1, ids[1]),
+        (2, ids[2]),
+    ]
+
+
+def test_artifacts_lie_beside_the_database(
+    open_tracker: Open, client: MlflowClient, state: Path
+) -> None:
+    open_tracker()
+    assert parent(client).info.artifact_uri.startswith((state / "artifacts").as_uri())
+
+
+def test_child_run_holds_its_trial(
+    open_tracker: Open, client: MlflowClient, models: dict[int, Path], tmp_path: Path
+) -> None:
+    open_tracker().log_trials(RECORDS, models)
+    run = children(client)[1]
+    params = {name: str(getattr(POINT, name)) for name in (f.name for f in fields(Point))}
+    assert run.data.params == params
+    contract = {
+        "val_accuracy", "latency_ms", "latency_ratio", "latency_ratio_low", "latency_ratio_high",
+        "size_bytes", "macs", "peak_rss_bytes", "cpu_ms",
+    }  # fmt: skip
+    known = {**FIGURES, "val_accuracy": 0.88, "latency_ms": 0.5}
+    expected = {name: known[name] for name in contract}
+    assert {name: run.data.metrics[name] for name in contract} == expected
+    times = {name: value for name, value in run.data.metrics.items() if name.endswith("_s")}
+    assert times == {"finetune_s": 3.0, "measure_s": 1.5, "wall_s": 5.0}
+    expected_tags = {"kind": "trial", "trial": "1", "outcome": "complete", "pareto": "true"}
+    assert expected_tags.items() <= run.data.tags.items()
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "trial 1")
+    assert run.info.end_time - run.info.start_time == 5000
+    assert read(client, run, "model.onnx", tmp_path) == models[1].read_bytes()
+
+
+def test_child_describes_its_recipe(open_tracker: Open, client: MlflowClient) -> None:
+    untouched = trial(1, 0.9, 0.8, figures=replace(FASTER.figures, channels_removed=0.0))
+    open_tracker().log_trials([ORIGINAL, untouched], {})
+    note = children(client)[0].data.tags[NOTE]
+    for part in ("90.00 % on validation at 1.00 ms", "8 bits, 2 threads", "adamw", "one\\_cycle",
+                 "50 % of the channels", "intra_op_num_threads=2, session.some_entry=1",
+                 parent(client).info.run_id):  # fmt: skip
+        assert part in note
+    assert "not fine-tuned" in children(client)[1].data.tags[NOTE]
+
+
+def test_failed_and_infeasible_trials_say_why_and_have_no_model(
+    open_tracker: Open, client: MlflowClient, models: dict[int, Path]
+) -> None:
+    open_tracker().log_trials(RECORDS, models)
+    runs = children(client)
+    assert [runs[n].info.status for n in (4, 5)] == ["FAILED", "FINISHED"]
+    assert [runs[n].data.tags["outcome"] for n in (4, 5)] == ["failed", "infeasible"]
+    assert runs[4].data.tags["reason"] == FAILED.reason
+    # Markdown would swallow what stands in angle brackets.
+    assert "**Failed**: stage finetune: loss is &lt;nan&gt;; lower" in runs[4].data.tags[NOTE]
+    assert "onnx" not in runs[4].data.tags[NOTE] + runs[5].data.tags[NOTE]
+    for number in (4, 5):
+        assert client.list_artifacts(runs[number].info.run_id) == []
+        assert runs[number].data.metrics == {"wall_s": 5.0, "reused_steps": 2.0}
+
+
+def test_reason_of_any_length_is_logged(open_tracker: Open, client: MlflowClient) -> None:
+    open_tracker().log_trials([broken(0, "failed", "long " * 4000)], {})
+    assert children(client)[0].data.tags["reason"].startswith("long long")
+
+
+def test_quality_is_stepped_by_trial(
+    open_tracker: Open, client: MlflowClient, models: dict[int, Path]
+) -> None:
+    tracker = open_tracker()
+    for count in range(1, len(RECORDS) + 1):
+        tracker.log_trials(RECORDS[:count], models)
+    steps = list(range(6))
+    assert history(client, "hypervolume") == [
+        (step, pytest.approx(value)) for step, value in zip(steps, HYPERVOLUMES, strict=True)
+    ]
+    assert history(client, "front_size") == list(zip(steps, [1, 2, 2, 2, 2, 2], strict=True))
+    assert history(client, "trials_finished") == [(step, step + 1) for step in steps]
+
+
+def test_pareto_follows_the_front(open_tracker: Open, client: MlflowClient) -> None:
+    tracker = open_tracker()
+    seen = []
+    for count in (1, 2, 3, 6):
+        tracker.log_trials(RECORDS[:count], {})
+        seen.append(on_front(client))
+    assert seen == [{0}, {0, 1}, {1, 2}, {1, 2}]
+
+
+def test_third_objective_counts(state: Path, client: MlflowClient) -> None:
+    objectives = ("accuracy", "latency", "size")
+    small = trial(1, 0.1, 9.0, figures=replace(ORIGINAL.figures, size_bytes=10, latency_ms=9.0))
+    config = TrackingConfig(uri=None, timeout_s=10.0)
+    tracker = Tracker(config, state, STUDY, objectives, {}, "")
+    tracker.log_trials([ORIGINAL, small], {})
+    assert on_front(client) == {0, 1}
+
+
+def test_logging_again_adds_nothing(
+    open_tracker: Open, client: MlflowClient, models: dict[int, Path]
+) -> None:
+    tracker = open_tracker()
+    tracker.log_trials(RECORDS, models)
+    before = {n: run.to_dictionary() for n, run in children(client).items()}
+    tracker.log_trials(RECORDS, models)
+    assert {n: run.to_dictionary() for n, run in children(client).items()} == before
+    assert len(history(client, "hypervolume")) == len(RECORDS)
+
+
+def test_another_run_of_the_search_goes_on(
+    open_tracker: Open, client: MlflowClient, models: dict[int, Path]
+) -> None:
+    tracker = open_tracker()
+    tracker.log_trials(RECORDS[:2], models)
+    tracker.close("KILLED")
+    first = {n: run.info.run_id for n, run in children(client).items()}
+    again = open_tracker()
+    assert parent(client).info.status == "RUNNING"
+    again.log_trials(RECORDS, models)
+    again.close("FINISHED")
+    runs = children(client)
+    assert sorted(runs) == list(range(6))
+    assert {n: runs[n].info.run_id for n in first} == first
+    assert on_front(client) == {1, 2}
+    assert history(client, "trials_finished") == [(step, step + 1) for step in range(6)]
+    assert parent(client).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("all_but_ended", [False, True])
+def test_child_cut_off_half_way_is_replaced(
+    open_tracker: Open,
+    client: MlflowClient,
+    models: dict[int, Path],
+    tmp_path: Path,
+    all_but_ended: bool,
+) -> None:
+    open_tracker().log_trials(RECORDS[: 2 if all_but_ended else 1], models)
+    if all_but_ended:
+        client.update_run(children(client)[1].info.run_id, "RUNNING")
+    else:
+        tags = {"mlflow.parentRunId": parent(client).info.run_id, "kind": "trial", "trial": "1"}
+        client.create_run(parent(client).info.experiment_id, tags=tags)
+    cut_off = children(client)[1].info
+    assert cut_off.status == "RUNNING"
+    open_tracker().log_trials(RECORDS, models)
+    run = children(client)[1]
+    assert (run.info.run_id != cut_off.run_id, run.info.status) == (True, "FINISHED")
+    assert run.data.params
+    assert read(client, run, "model.onnx", tmp_path) == models[1].read_bytes()
+    assert history(client, "trials_finished") == [(step, step + 1) for step in range(6)]
+
+
+def test_runs_that_a_user_added_below_the_study_are_left_alone(
+    open_tracker: Open, client: MlflowClient
+) -> None:
+    open_tracker().log_trials(RECORDS[:2], {})
+    run = parent(client)
+    tags = {"mlflow.parentRunId": run.info.run_id}
+    added = client.create_run(run.info.experiment_id, tags=tags)
+    open_tracker().log_trials(RECORDS, {})
+    assert client.get_run(added.info.run_id).info.lifecycle_stage == "active"
+
+
+def test_deleted_experiment_comes_back(open_tracker: Open, client: MlflowClient) -> None:
+    open_tracker().log_trials(RECORDS[:2], {})
+    client.delete_experiment(parent(client).info.experiment_id)
+    open_tracker().log_trials(RECORDS, {})
+    assert sorted(children(client)) == list(range(6))
+
+
+def test_description_agrees_with_the_front(open_tracker: Open, client: MlflowClient) -> None:
+    tracker = open_tracker()
+    tracker.log_trials(RECORDS, {})
+    run = parent(client)
+    note = run.data.tags[NOTE]
+    assert markdown_rows(note) == [list(row) for row in front_rows([FASTER, BETTER])]
+    assert "Front of 2 after 6 trials" in note
+    assert "tags.pareto = 'true'" in note
+    linked = re.findall(r"\[(\w+)\]\(#/experiments/(\d+)/runs/(\w+)\?", note)
+    ids = {label(n): child.info.run_id for n, child in children(client).items()}
+    assert linked == [(n, run.info.experiment_id, ids[n]) for n in ("1", "2")]
+    assert f"/runs/{run.info.run_id}/artifacts/front.html" in note
+    assert tracker.location.startswith(
+        f"/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    )
+
+
+def test_study_without_a_complete_trial_is_described(
+    open_tracker: Open, client: MlflowClient
+) -> None:
+    tracker = open_tracker()
+    tracker.log_trials([], {})
+    tracker.log_trials([replace(FAILED, number=0)], {})
+    tracker.close("FINISHED")
+    assert "No trial is on the front yet" in parent(client).data.tags[NOTE]
+
+
+def test_long_front_keeps_its_picture_within_what_mlflow_keeps(
+    open_tracker: Open, client: MlflowClient
+) -> None:
+    many = [trial(n, 0.5 + 0.005 * n, 1.0 + 0.1 * n) for n in range(40)]
+    open_tracker().log_trials(many, {})
+    note = parent(client).data.tags[NOTE]
+    assert len(on_front(client)) == 40
+    assert "The slower 10 are on the interactive page." in note
+    assert len(note) < MLFLOW_KEEPS_LETTERS
+    assert note.endswith(f"run_uuid={parent(client).info.run_id})")
+
+
+def test_closing_shows_the_trials_since_the_front_changed(
+    open_tracker: Open, client: MlflowClient, tmp_path: Path
+) -> None:
+    tracker = open_tracker()
+    tracker.log_trials(RECORDS[:3], {})
+    tracker.log_trials(RECORDS, {})
+    assert "after 3 trials" in parent(client).data.tags[NOTE]
+    tracker.close("FINISHED")
+    assert "after 6 trials" in parent(client).data.tags[NOTE]
+    assert b"6 trials" in read(client, parent(client), "front.html", tmp_path)
+
+
+def test_experiment_leads_to_the_study_and_keeps_what_a_user_wrote(
+    open_tracker: Open, client: MlflowClient
+) -> None:
+    open_tracker()
+    run = parent(client)
+    tags = client.get_experiment(run.info.experiment_id).tags
+    assert run.info.run_id in tags[NOTE]
+    view = json.loads(json.loads(tags["mlflow.sharedViewState.front"])["state"])
+    found = client.search_runs([run.info.experiment_id], view["searchFilter"])
+    assert found == []
+    client.set_experiment_tag(run.info.experiment_id, NOTE, "my own words")
+    open_tracker().log_trials(RECORDS, {})
+    assert client.get_experiment(run.info.experiment_id).tags[NOTE] == "my own words"
+    found = client.search_runs(
+        [run.info.experiment_id], view["searchFilter"], order_by=[f"{view['orderByKey']} ASC"]
+    )
+    assert [child.data.tags["trial"] for child in found] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://user:hunter2@127.0.0.1:1",
+        "http://user:hunter2@127.0.0.1:1/" + "path/" * 40,
+        "http://user:hunter2@no-such-host.invalid",
+        "postgresql://user:hunter2@127.0.0.1:1/mlflow",
+        "mysql+pymysql://user:hunter2@127.0.0.1:1/mlflow",
+    ],
+)
+def test_passwords_do_not_appear_in_errors(open_tracker: Open, uri: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_tracker(uri=uri)
+    assert "tracking.uri=" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def server_environment() -> dict[str, str]:
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return {**os.environ, **quiet}
+
+
+@pytest.fixture(scope="module")
+def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a real tracking server that keeps artifacts itself."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_database, folder / "mlflow.db")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
+        "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
+        "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=server_environment(), start_new_session=True
+        )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process, folder / "log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + SERVER_START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"the server did not start: {log.read_text()[-2000:]}")
+
+
+def test_remote_server_gets_everything(
+    open_tracker: Open, server: str, state: Path, models: dict[int, Path], tmp_path: Path
+) -> None:
+    before = sorted(path.name for path in state.iterdir())
+    address = server.replace("http://", "http://user:hunter2@")
+    settings = f"tracking:\n  uri: {address}\n"
+    tracker = open_tracker(uri=address, settings=settings)
+    tracker.log_trials(RECORDS[:3], models)
+    tracker.close("KILLED")
+    tracker = open_tracker(uri=address, settings=settings)
+    tracker.log_trials(RECORDS, models)
+    tracker.close("FINISHED")
+    client = MlflowClient(server)
+    assert sorted(children(client)) == list(range(6))
+    assert on_front(client) == {1, 2}
+    assert read(client, children(client)[2], "model.onnx", tmp_path) == models[2].read_bytes()
+    assert b"hunter2" not in read(client, parent(client), "config.yaml", tmp_path)
+    assert sorted(path.name for path in state.iterdir()) == before
+
+
+def test_addresses_in_the_description_answer(
+    open_tracker: Open, server: str, models: dict[int, Path]
+) -> None:
+    open_tracker(uri=server).log_trials(RECORDS, models)
+    note = parent(MlflowClient(server)).data.tags[NOTE]
+    (picture,) = re.findall(r"!\[[^]]*\]\(([^)]*)\)", note)
+    with urllib.request.urlopen(f"{server}/{picture}", timeout=20) as answer:
+        assert answer.read().startswith(b"\x89PNG")
