@@ -42,7 +42,8 @@ Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Count = Annotated[Whole, Field(ge=1)]
 # The data's own check explains these better, NaN and infinity as well.
-Statistics = tuple[Annotated[Number, Field(allow_inf_nan=True)], ...] | None
+Statistic = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(_not_bool)]
+Statistics = tuple[Statistic, ...] | None
 
 
 @dataclass(frozen=True, config=strict)

@@ -9,6 +9,10 @@ class ConfigError(SearchError):
     """The configuration or an input cannot work: stop, and let the user edit it."""
 
 
+class TrackingLost(SearchError):  # noqa: N818 - named by what happened
+    """The tracking server went away: stop; the same command delivers what it missed."""
+
+
 class InfeasiblePoint(SearchError):  # noqa: N818 - a verdict on a point, not a fault
     """This point cannot be realised: record the trial as infeasible and go on."""
 

@@ -223,10 +223,10 @@ def starting_points(space: Space, threads: int) -> list[Point]:
     sound = Point(
         prune_ratio=0.0,
         bits=32,
-        distill_temperature=4.0,
-        distill_weight=0.7,
+        distill_temperature=3.0,
+        distill_weight=0.9,
         optimizer="adamw",
-        learning_rate=0.002,
+        learning_rate=0.008,
         schedule="one_cycle",
         threads=threads,
     )

@@ -9,6 +9,7 @@ finished steps answered by the store.
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import time
@@ -192,14 +193,16 @@ class Study:
 
     def _begin_or_compare(self, settings: Mapping[str, Any]) -> None:
         begun = self._optuna.user_attrs.get(SETTINGS)
-        if begun is None:
+        # Until there is a trial, nothing binds: the teacher may have needed other settings.
+        if begun is None or not self._optuna.get_trials(deepcopy=False):
             self._optuna.set_user_attr(SETTINGS, dict(settings))
             return
         for key in sorted({*begun, *settings}):
             if begun.get(key) != settings.get(key):
                 raise ConfigError(
-                    f"{key}={settings.get(key)!r}: the study {self._config.name} was begun with "
-                    f"{begun.get(key)!r}; give that, or start another one with study.name=..."
+                    f"{key}={_shown(settings.get(key))}: the study {self._config.name} was begun "
+                    f"with {_shown(begun.get(key))}; give that, or start another one with "
+                    "study.name=..."
                 )
 
     def _enqueue_starting_points(self, threads: int) -> None:
@@ -319,6 +322,11 @@ class Study:
             self._optuna.tell(asked.number, state=TrialState.PRUNED)
         else:
             self._optuna.tell(asked.number, values)
+
+
+def _shown(value: object) -> str:
+    """Writes a setting as the command line takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _suggest(asked: optuna.Trial, name: str, distribution: BaseDistribution) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import logging
@@ -14,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from search.config import TrackingConfig
-from search.errors import ConfigError
+from search.errors import ConfigError, TrackingLost
 from search.front import front, hypervolume
 from search.records import TrialRecord
 from search.report import front_page, front_png, markdown_table
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
+DATABASE = "mlflow.db"
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 PAGE_RUNS = 1000
@@ -94,7 +96,7 @@ class Tracker:
         self._drawn = 0
         with _explained(config, state):
             with _tried_once(config):
-                self._client = MlflowClient(uri)
+                self._client = _connect(config, state)
                 self._experiment = self._find_experiment(artifacts)
             self._parent = self._open_parent({"kind": "study", "study": study, **tags})
             self._children = dict(self._finished_children())
@@ -171,20 +173,21 @@ class Tracker:
             models: ONNX file of every trial that has one, by trial number.
         """
         self._records = list(records)
-        for count, record in enumerate(records, 1):
-            if record.number not in self._children:
-                run_id = self._log_trial(record, models.get(record.number))
-                self._log_progress(records[:count], record)
-                # Last: a run that is not ended is taken for one that was cut off half-way.
-                status = "FAILED" if record.outcome == "failed" else "FINISHED"
-                self._client.set_terminated(run_id, status, _milliseconds(record.finished_at))
-                self._children[record.number] = run_id
-        members = front(records, self._objectives)
-        numbers = frozenset(record.number for record in members)
-        if numbers != self._on_front:
-            self._log_front(records, members)
-            self._tag_front(numbers)
-            self._on_front = numbers
+        with _loss_explained():
+            for count, record in enumerate(records, 1):
+                if record.number not in self._children:
+                    run_id = self._log_trial(record, models.get(record.number))
+                    self._log_progress(records[:count], record)
+                    # Last: a run that is not ended is taken for one that was cut off half-way.
+                    status = "FAILED" if record.outcome == "failed" else "FINISHED"
+                    self._client.set_terminated(run_id, status, _milliseconds(record.finished_at))
+                    self._children[record.number] = run_id
+            members = front(records, self._objectives)
+            numbers = frozenset(record.number for record in members)
+            if numbers != self._on_front:
+                self._log_front(records, members)
+                self._tag_front(numbers)
+                self._on_front = numbers
 
     def _log_trial(self, record: TrialRecord, model: Path | None) -> str:
         end_ms = _milliseconds(record.finished_at)
@@ -283,9 +286,10 @@ class Tracker:
 
         Trials since the front last changed are not on its page yet: they are added.
         """
-        if self._drawn < len(self._records):
-            self._log_front(self._records, front(self._records, self._objectives))
-        self._client.set_terminated(self._parent, status)
+        with _loss_explained():
+            if self._drawn < len(self._records):
+                self._log_front(self._records, front(self._records, self._objectives))
+            self._client.set_terminated(self._parent, status)
 
 
 def _trial_number(run: Run) -> int:
@@ -358,11 +362,32 @@ def check_tracking(config: TrackingConfig, state: Path, study: str) -> None:
         ConfigError: When the server does not answer or the database cannot be opened.
     """
     with _explained(config, state), _tried_once(config):
-        MlflowClient(_address(config, state)).get_experiment_by_name(study)
+        _connect(config, state).get_experiment_by_name(study)
 
 
 def _address(config: TrackingConfig, state: Path) -> str:
-    return config.uri or f"sqlite:///{state.resolve() / 'mlflow.db'}"
+    return config.uri or f"sqlite:///{state.resolve() / DATABASE}"
+
+
+def _connect(config: TrackingConfig, state: Path) -> MlflowClient:
+    if config.uri is None and not (state / DATABASE).exists():
+        _make_database(state.resolve())
+    return MlflowClient(_address(config, state))
+
+
+def _make_database(state: Path) -> None:
+    """Makes MLflow's tables aside: half of them, which a kill may leave, it could not mend."""
+    folder = os.open(state, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # against another study's search
+        if not (state / DATABASE).exists():
+            part = state / f"{DATABASE}.part"
+            for left in state.glob(f"{part.name}*"):  # with SQLite's journal, or it were replayed
+                left.unlink()
+            MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)
+            part.rename(state / DATABASE)
+    finally:
+        os.close(folder)
 
 
 # What the libraries say in many words.
@@ -385,16 +410,27 @@ def _explained(config: TrackingConfig, state: Path) -> Iterator[None]:
         if config.uri is None and isinstance(error, OSError):
             raise  # of the state's folder, not of a database in it
         uri = _address(config, state)
-        shown, text = _without_password(uri), str(error)
+        shown = _without_password(uri)
+        text = str(error).replace(uri, shown)
         plain = next((plain for sign, plain in PLAIN_REASONS.items() if sign in text), "{text}")
-        reason = plain.format(timeout_s=config.timeout_s, text=_first_line(error))
+        reason = plain.format(timeout_s=config.timeout_s, text=_first_line(text))
         remedy = (
             "mend it, or leave tracking.uri=null for mlruns/mlflow.db"
             if config.uri
             else "move the file away, and the trials are logged into a new one"
         )
-        raise ConfigError(
-            f"tracking.uri={shown!r}: cannot be used ({reason.replace(uri, shown)}); {remedy}"
+        raise ConfigError(f"tracking.uri={shown!r}: cannot be used ({reason}); {remedy}") from error
+
+
+@contextmanager
+def _loss_explained() -> Iterator[None]:
+    """Turns a server that went away in the middle of a study into one line."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        raise TrackingLost(
+            f"tracking stopped answering ({_first_line(str(error))}); finished trials are kept, "
+            "and the same command logs them and goes on"
         ) from error
 
 
@@ -432,8 +468,8 @@ def _database_opened_once() -> Iterator[None]:
         utils.MAX_RETRY_COUNT = tries
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0][:200]
 
 
 def _without_password(uri: str) -> str:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 from tests.workbench import Workbench
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
     """A store that remembers teachers and graphs for the whole test run."""
-    return Workbench(tmp_path_factory.mktemp("store"))
+    threads = torch.get_num_threads()
+    # Networks this small gain nothing from a second thread, and lose much on a busy machine.
+    torch.set_num_threads(1)
+    yield Workbench(tmp_path_factory.mktemp("store"))
+    torch.set_num_threads(threads)

@@ -22,7 +22,6 @@ import pytest
 import yaml
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from numpy.typing import NDArray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
@@ -36,16 +35,18 @@ from search.report.points import label
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 300
 TRIALS = 6
-# As little of everything as still makes a search; the width is the least that can be pruned.
+# As little of everything as still makes a search.
 SMOKE = (
     "experiment=smoke",
-    "model.width=32",
+    "model.width=16",
     "train.device=cpu",
     "train.precision=float32",
     "train.teacher_epochs=2",
     "train.epochs=0.3",
     "device.budget_s=0.3",
+    "space.threads=1",
 )
+THREE = (f"study.n_trials={TRIALS}", "objective.names=[accuracy,latency,size]")
 STUDY = "smoke"
 TRIAL_LINE = re.compile(r"^\d\d:\d\d:\d\d trial (\d+) ", re.MULTILINE)
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -155,7 +156,7 @@ def accuracy(model: Path, options: str, images: Pixels, labels: Labels) -> float
     (given,) = session.get_inputs()
     right = 0
     for begin in range(0, len(labels), 37):  # divides nothing: the last batch is smaller
-        pixels: NDArray[np.float32] = images[begin : begin + 37].astype(np.float32) / 255
+        pixels = images[begin : begin + 37].astype(np.float32) / np.float32(255)
         (logits,) = session.run(None, {given.name: pixels})
         right += int((logits.argmax(1) == labels[begin : begin + 37]).sum())
     return right / len(labels)
@@ -234,29 +235,22 @@ def test_same_command_again_adds_nothing(finished: tuple[Path, str]) -> None:
     assert_whole(folder, TRIALS)
 
 
-# ---- going on from a finished search
-
-
-def test_larger_budget_continues(finished: tuple[Path, str], tmp_path: Path) -> None:
-    # Without its database: what is missing there is logged from the journal.
-    begin_beside(finished[0], tmp_path)
-    shutil.copytree(finished[0] / "mlruns" / "studies", tmp_path / "mlruns" / "studies")
-    printed = run(tmp_path, f"study.n_trials={TRIALS + 2}")
-    assert TRIAL_LINE.findall(printed) == [str(TRIALS), str(TRIALS + 1)]
-    assert_whole(tmp_path, TRIALS + 2)
-    kept = [trial.params for trial in journal(finished[0])]
-    assert [trial.params for trial in journal(tmp_path)][:TRIALS] == kept
+# ---- a larger budget, in a terminal
 
 
 @pytest.fixture(scope="module")
-def in_terminal(
+def continued(
     finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str]:
-    """A working directory with a search for three objectives, and what its terminal showed."""
-    folder = begin_beside(finished[0], tmp_path_factory.mktemp("terminal"), "finetune")
+    """A working directory with a continued search, and what its terminal showed.
+
+    It begins without a database: what is missing there is logged from the journal.
+    """
+    folder = begin_beside(finished[0], tmp_path_factory.mktemp("terminal"))
+    shutil.copytree(finished[0] / "mlruns" / "studies", folder / "mlruns" / "studies")
     terminal, inside = pty.openpty()
     process = subprocess.Popen(
-        command(f"study.n_trials={TRIALS}", "objective.names=[accuracy,latency,size]"),
+        command(f"study.n_trials={TRIALS + 2}"),
         cwd=folder,
         env={**environment(), "TERM": "xterm", "COLUMNS": "100", "LINES": "40"},
         stdin=inside,
@@ -269,23 +263,21 @@ def in_terminal(
     return folder, shown
 
 
-def test_third_objective(in_terminal: tuple[Path, str]) -> None:
-    folder, _ = in_terminal
-    tracked = Tracked(folder)
-    losses = ("val_accuracy", "latency_ms", "size_bytes")
-    assert tracked.tagged() == non_dominated(tracked.trials, *losses)
-    assert [len(trial.values or ()) for trial in journal(folder)] == [3] * TRIALS
+def test_larger_budget_continues(finished: tuple[Path, str], continued: tuple[Path, str]) -> None:
+    folder, _ = continued
+    assert_whole(folder, TRIALS + 2)
+    kept = [trial.params for trial in journal(finished[0])]
+    assert [trial.params for trial in journal(folder)][:TRIALS] == kept
 
 
-def test_terminal_shows_the_live_display(in_terminal: tuple[Path, str]) -> None:
-    _, shown = in_terminal
+def test_terminal_shows_the_live_display(continued: tuple[Path, str]) -> None:
+    _, shown = continued
     assert "Traceback" not in shown
-    for part in (f"of {TRIALS} trials", "hypervolume", "front of"):
+    for part in (f"{TRIALS} of {TRIALS + 2} trials", "hypervolume", "front of"):
         assert part in shown
-    print(shown)
-    assert re.findall(r" trial (\d+) complete: ", shown) == [str(n) for n in range(TRIALS)]
+    assert re.findall(r"trial (\d+) complete: ", shown) == [str(TRIALS), str(TRIALS + 1)]
     # The display goes away when the search ends: the front is the last table.
-    assert shown.rindex(f"of {TRIALS} trials") < shown.rindex("Look at it")
+    assert shown.rindex(f"of {TRIALS + 2} trials") < shown.rindex("Look at it")
 
 
 def read_terminal(terminal: int) -> str:
@@ -303,25 +295,39 @@ def read_terminal(terminal: int) -> str:
     return b"".join(chunks).decode()
 
 
-def test_killed_search_goes_on_as_if_never_killed(
-    finished: tuple[Path, str], tmp_path: Path
-) -> None:
-    begin_beside(finished[0], tmp_path, "finetune", "evaluate")
+# ---- three objectives, and two kills on the way
+
+
+@pytest.fixture(scope="module")
+def killed(finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with a search for three objectives that was killed twice and ended."""
+    folder = begin_beside(finished[0], tmp_path_factory.mktemp("killed"), "finetune", "evaluate")
     moments = random.Random(7)
     for trial in (1, 3):
-        kill_after(tmp_path, trial, moments.uniform(0.0, 1.0))
-    told = [t.number for t in journal(tmp_path) if t.state.is_finished()]
+        kill_after(folder, trial, moments.uniform(0.0, 1.0))
+    told = [trial.number for trial in journal(folder) if trial.state.is_finished()]
     assert 3 < len(told) < TRIALS, "the kills did not come in the middle of the search"
-    run(tmp_path, f"study.n_trials={TRIALS}")
-    assert_whole(tmp_path, TRIALS)
-    # The points do not depend on the machine's timing: the sampler is still in its random start.
-    assert [t.params for t in journal(tmp_path)] == [t.params for t in journal(finished[0])]
+    run(folder, *THREE)
+    return folder
+
+
+def test_killed_search_goes_on_as_if_never_killed(finished: tuple[Path, str], killed: Path) -> None:
+    assert_whole(killed, TRIALS)
+    # Neither kills nor objectives matter to them: the sampler is still in its random start.
+    assert [t.params for t in journal(killed)] == [t.params for t in journal(finished[0])]
+
+
+def test_third_objective_decides_the_front(killed: Path) -> None:
+    tracked = Tracked(killed)
+    losses = ("val_accuracy", "latency_ms", "size_bytes")
+    assert tracked.tagged() == non_dominated(tracked.trials, *losses)
+    assert [len(trial.values or ()) for trial in journal(killed)] == [3] * TRIALS
 
 
 def kill_after(folder: Path, trial: int, delay_s: float) -> None:
     """Runs the search and kills it some time after a trial's line."""
     with subprocess.Popen(
-        command(f"study.n_trials={TRIALS}"),
+        command(*THREE),
         cwd=folder,
         env={**environment(), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,

@@ -8,11 +8,13 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -286,9 +288,8 @@ def test_quality_is_stepped_by_trial(
     for count in range(1, len(RECORDS) + 1):
         tracker.log_trials(RECORDS[:count], models)
     steps = list(range(6))
-    assert history(client, "hypervolume") == [
-        (step, pytest.approx(value)) for step, value in zip(steps, HYPERVOLUMES, strict=True)
-    ]
+    assert [step for step, _ in history(client, "hypervolume")] == steps
+    assert [v for _, v in history(client, "hypervolume")] == pytest.approx(HYPERVOLUMES)
     assert history(client, "front_size") == list(zip(steps, [1, 2, 2, 2, 2, 2], strict=True))
     assert history(client, "trials_finished") == [(step, step + 1) for step in steps]
 
@@ -363,6 +364,19 @@ def test_child_cut_off_half_way_is_replaced(
     assert run.data.params
     assert read(client, run, "model.onnx", tmp_path) == models[1].read_bytes()
     assert history(client, "trials_finished") == [(step, step + 1) for step in range(6)]
+
+
+def test_database_cut_off_half_way_is_made_again(tmp_path: Path) -> None:
+    # What a kill leaves of MLflow's first seconds, which is the file with some of its tables.
+    with closing(sqlite3.connect(tmp_path / "mlflow.db.part")) as part:
+        part.execute("CREATE TABLE experiments (experiment_id INTEGER)")
+        part.commit()
+    (tmp_path / "mlflow.db.part-journal").write_bytes(b"of a transaction")
+    config = TrackingConfig(uri=None, timeout_s=10.0)
+    Tracker(config, tmp_path, STUDY, OBJECTIVES, {}, "").log_trials(RECORDS[:1], {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifacts", "mlflow.db"]
+    # A connection from before the file had its name must not write into another one.
+    assert on_front(MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")) == {0}
 
 
 def test_runs_that_a_user_added_below_the_study_are_left_alone(
@@ -459,6 +473,7 @@ def test_experiment_leads_to_the_study_and_keeps_what_a_user_wrote(
         "http://user:hunter2@127.0.0.1:1",
         "http://user:hunter2@127.0.0.1:1/" + "path/" * 40,
         "http://user:hunter2@no-such-host.invalid",
+        "http://user:hunter2@no host/" + "path/" * 40,
         "postgresql://user:hunter2@127.0.0.1:1/mlflow",
         "mysql+pymysql://user:hunter2@127.0.0.1:1/mlflow",
     ],

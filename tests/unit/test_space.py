@@ -284,7 +284,7 @@ def test_starting_points_of_the_declared_space() -> None:
         (0.5, 32),
         (0.5, 8),
     ]
-    recipe = Point(0.0, 32, 4.0, 0.7, "adamw", 0.002, "one_cycle", 1)
+    recipe = Point(0.0, 32, 3.0, 0.9, "adamw", 0.008, "one_cycle", 1)
     assert {replace(point, prune_ratio=0.0, bits=32) for point in points} == {recipe}
     assert all(space().contains(point) for point in points)
 

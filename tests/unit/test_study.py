@@ -203,14 +203,20 @@ def test_a_time_limit_ends_the_search(journal: Journal) -> None:
 
 
 def test_other_settings_are_refused(journal: Journal) -> None:
-    open_study(journal, settings={"model.width": 16, "train.epochs": 1.0})
+    begun = open_study(journal, n_trials=1, settings={"model.width": 8, "train.epochs": None})
+    list(begun.trials(lab(), FakeEngine()))
     with pytest.raises(ConfigError) as caught:
-        open_study(journal, settings={"model.width": 64, "train.epochs": 1.0})
+        open_study(journal, settings={"model.width": 8, "train.epochs": 1.0})
     message = str(caught.value)
     assert message == (
-        "model.width=64: the study s was begun with 16; give that, or start another one with "
+        "train.epochs=1.0: the study s was begun with null; give that, or start another one with "
         "study.name=..."
     )
+
+
+def test_settings_bind_only_once_there_is_a_trial(journal: Journal) -> None:
+    open_study(journal, settings={"train.teacher_learning_rate": 9.0})
+    open_study(journal, settings={"train.teacher_learning_rate": 0.1})
 
 
 def failing(kind: type[Step[Any]], error: Exception) -> FakeEngine:

@@ -42,7 +42,7 @@ def test_markdown_of_a_planted_front(plant: Plant) -> None:
     front = [plant(7), plant(3, latency_ms=0.25, bits=4, effective_bits=32.0)]
     interval = f"2.31{TIMES} \\[2.25{DASH}2.38\\]"
     assert markdown_table(front).splitlines() == [
-        "| Trial | Accuracy | Latency | Speed-up | Size | Bits | Threads | Channels removed |",
+        "| Trial | Accuracy | Latency | Speed-up | Size | Bits | Threads | Pruned |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         f"| 3 | 91.42 % | 0.250 ms | {interval} | 431 KiB | 4 {ARROW} 32 | 2 | 38 % |",
         f"| 7 | 91.42 % | 0.500 ms | {interval} | 431 KiB | 8 | 2 | 38 % |",
@@ -91,7 +91,7 @@ def test_80_columns_cut_nothing(plant: Plant) -> None:
     with console.capture() as shown:
         console.print(front_table(rows))
     assert "\N{HORIZONTAL ELLIPSIS}" not in shown.get()
-    for text in ("original", "0.0361 ms", f"[2.25{DASH}2.38]", f"16 {ARROW} 32", "removed", "38 %"):
+    for text in ("original", "0.0361 ms", f"[2.25{DASH}2.38]", f"16 {ARROW} 32", "Pruned", "38 %"):
         assert text in shown.get()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -345,3 +346,4 @@ def test_a_streamed_image_that_breaks_says_so_in_one_line(bench: Workbench, tmp_
     ) as caught:
         bench.do(step)
     assert "\n" not in str(caught.value)
+    assert multiprocessing.active_children() == []
