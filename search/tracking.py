@@ -24,6 +24,8 @@ from search.report.points import label
 from search.report.table import escape_markdown
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+# Or it prints two lines a trial, with the server's password in them.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
@@ -89,7 +91,7 @@ class Tracker:
     ) -> None:
         self._study = study
         self._objectives = objectives
-        uri = _address(config, state)
+        self._uri = uri = _address(config, state)
         artifacts = None if config.uri else (state.resolve() / "artifacts" / study).as_uri()
         self._on_front: frozenset[int] | None = None
         self._records: Sequence[TrialRecord] = ()
@@ -173,7 +175,7 @@ class Tracker:
             models: ONNX file of every trial that has one, by trial number.
         """
         self._records = list(records)
-        with _loss_explained():
+        with _loss_explained(self._uri):
             for count, record in enumerate(records, 1):
                 if record.number not in self._children:
                     run_id = self._log_trial(record, models.get(record.number))
@@ -286,7 +288,7 @@ class Tracker:
 
         Trials since the front last changed are not on its page yet: they are added.
         """
-        with _loss_explained():
+        with _loss_explained(self._uri):
             if self._drawn < len(self._records):
                 self._log_front(self._records, front(self._records, self._objectives))
             self._client.set_terminated(self._parent, status)
@@ -423,14 +425,15 @@ def _explained(config: TrackingConfig, state: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _loss_explained() -> Iterator[None]:
+def _loss_explained(uri: str) -> Iterator[None]:
     """Turns a server that went away in the middle of a study into one line."""
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
+        text = str(error).replace(uri, _without_password(uri))
         raise TrackingLost(
-            f"tracking stopped answering ({_first_line(str(error))}); finished trials are kept, "
-            "and the same command logs them and goes on"
+            f"tracking stopped answering ({_first_line(text)}); finished trials are kept, and the "
+            "same command logs them and goes on"
         ) from error
 
 

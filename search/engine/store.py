@@ -64,7 +64,8 @@ class Store:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, ValidationError) as error:
-            log.warning("store entry %s is damaged (%s): computing it again", path, error)
+            reason = type(error).__name__  # the message of a failed validation has many lines
+            log.warning("store entry %s is damaged (%s): computing it again", path, reason)
             return None
         for file in files:
             if not self._is_whole(file):

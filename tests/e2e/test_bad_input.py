@@ -26,6 +26,7 @@ from search.config import parse
 from search.engine.store import Store
 from search.setup import make_bench, settings_of
 from search.study import Journal, Study
+from tests.fakes import FakeEngine, lab
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120
@@ -558,7 +559,8 @@ def test_study_begun_with_other_settings(
         bench, space = make_bench(config, Store(cli.STATE / "store"))
         with Journal(cli.STATE / "studies", config.study.name) as journal:
             names, settings = config.objective.names, settings_of(config, bench, space)
-            Study(journal, config.study, config.sampler, space, names, settings)
+            study = Study(journal, config.study, config.sampler, space, names, settings)
+            next(study.trials(lab(), FakeEngine()))
         return 0
 
     monkeypatch.chdir(here)

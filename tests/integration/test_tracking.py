@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from search.config import TrackingConfig
-from search.errors import ConfigError
+from search.errors import ConfigError, TrackingLost
 from search.records import Deployable, Figures, File, Outcome, Point, TrialRecord
 from search.report.points import label
 from search.report.table import front_rows
@@ -490,11 +490,9 @@ def server_environment() -> dict[str, str]:
     return {**os.environ, **quiet}
 
 
-@pytest.fixture(scope="module")
-def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a real tracking server that keeps artifacts itself."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_database, folder / "mlflow.db")
+@contextmanager
+def serve(folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Runs a real tracking server that keeps artifacts itself; yields its address and its end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -507,12 +505,26 @@ def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=server_environment(), start_new_session=True
         )
+
+    def end() -> None:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
     try:
         wait_for(f"http://127.0.0.1:{port}/health", process, folder / "log")
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", end
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end()
+
+
+@pytest.fixture(scope="module")
+def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a real tracking server."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_database, folder / "mlflow.db")
+    with serve(folder) as (address, _):
+        yield address
 
 
 def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -554,3 +566,23 @@ def test_addresses_in_the_description_answer(
     (picture,) = re.findall(r"!\[[^]]*\]\(([^)]*)\)", note)
     with urllib.request.urlopen(f"{server}/{picture}", timeout=20) as answer:
         assert answer.read().startswith(b"\x89PNG")
+
+
+def test_lost_server_is_told_in_one_line_without_the_password(
+    open_tracker: Open,
+    empty_database: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    with serve(tmp_path) as (address, end):
+        tracker = open_tracker(uri=address.replace("http://", "http://user:hunter2@"))
+        tracker.log_trials(RECORDS[:1], {})
+        end()
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # or it waits for minutes
+        with pytest.raises(TrackingLost) as caught:
+            tracker.log_trials(RECORDS, {})
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert capfd.readouterr().out == ""
