@@ -90,7 +90,9 @@ def search(config: SearchConfig, settings: str) -> int:
             raise
         finally:
             tracker.close(status)
-        _show_front(console, config, study.records, tracker.location)
+        own = "make ui, then http://127.0.0.1:5000"
+        server = own if config.tracking.uri is None else tracker.server
+        _show_front(console, study.records, objectives, f"{server}{tracker.location}")
     return 0
 
 
@@ -145,22 +147,19 @@ def _greet(lab: Lab, seconds: float) -> None:
 
 
 def _show_front(
-    console: Console, config: SearchConfig, records: Sequence[TrialRecord], location: str
+    console: Console, records: Sequence[TrialRecord], objectives: Sequence[str], page: str
 ) -> None:
     """Prints the front and what can be done with it."""
     from search.front import front
     from search.report import front_table
 
-    members = front(records, config.objective.names)
     console.print()
-    console.print(front_table(members))
-    if config.tracking.uri is None:
-        console.print(f"\nLook at it:  make ui, then http://127.0.0.1:5000{location}")
-    else:
-        console.print(f"\nLook at it:  {config.tracking.uri}{location}")
-    console.print(
+    console.print(front_table(front(records, objectives)))
+    hints = (
+        f"\nLook at it:   {page}\n"
         "Pick from it: the run 'trial N' there holds N's model.onnx, its figures and its recipe."
     )
+    console.print(hints, soft_wrap=True)  # a broken link could not be clicked
 
 
 if __name__ == "__main__":

@@ -108,6 +108,11 @@ class Tracker:
                 self._client.log_artifact(self._parent, str(path))
 
     @property
+    def server(self) -> str:
+        """Address of the server or database, without its password."""
+        return _without_password(self._uri)
+
+    @property
     def location(self) -> str:
         """Path of the study's run in MLflow's pages, after the server's address."""
         return f"/{self._page(self._parent)}"

@@ -34,8 +34,8 @@ def format_speedup(figures: Figures) -> str:
     value, low, high = figures.speedup, figures.speedup_low, figures.speedup_high
     if value is None:
         return DASH
-    shown = f"{value:.{_decimals(value)}f}{TIMES}"
-    return shown if low is None or high is None else f"{shown} {_interval(value, low, high)}"
+    shown = f"{value:.2f}{TIMES}"
+    return shown if low is None or high is None else f"{shown} [{low:.2f}{DASH}{high:.2f}]"
 
 
 def format_bytes(size_bytes: int | None) -> str:

@@ -48,8 +48,8 @@ def test_interval_has_the_digits_of_its_value() -> None:
     ("figures", "text"),
     [
         (Figures(speedup=2.311, speedup_low=2.249, speedup_high=2.379), "2.31x [2.25-2.38]"),
-        (Figures(speedup=12.34, speedup_low=9.87, speedup_high=15.0), "12.3x [9.9-15.0]"),
-        (Figures(speedup=0.87), "0.870x"),
+        (Figures(speedup=12.34, speedup_low=9.87, speedup_high=15.0), "12.34x [9.87-15.00]"),
+        (Figures(speedup=0.87), "0.87x"),
         (Figures(), "-"),
     ],
 )
