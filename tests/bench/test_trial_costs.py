@@ -34,7 +34,6 @@ def test_trial_costs(tmp_path: Path) -> None:
         print(f"  {stage.removesuffix('_s'):<24}{median(seconds):8.3f} s as first computed")
     print_line("whole trial", [trial.data.metrics["wall_s"] for trial in trials])
     print_line("between trials", between(trials), "tell, log, ask")
-    print_line("beyond its steps", beyond_steps(trials), "in trials that reused none")
     rest = neither_trained_nor_measured(trials)
     print_line("neither train nor measure", rest, "between trials included")
 
@@ -80,22 +79,13 @@ def stages(trial: Run) -> Mapping[str, float]:
 
 
 def between(trials: Sequence[Run]) -> list[float]:
-    """Seconds from the end of each trial to the beginning of the next."""
+    """Seconds from the end of each trial to the beginning of the next, which no trial counts."""
     neighbours = [
         (one, two)
         for one, two in pairwise(trials)
         if int(two.data.tags["trial"]) == int(one.data.tags["trial"]) + 1
     ]
     return [(two.info.start_time - one.info.end_time) / 1000 for one, two in neighbours]
-
-
-def beyond_steps(trials: Sequence[Run]) -> list[float]:
-    """Seconds inside of trials that no stage took: the store, hashing, the engine."""
-    return [
-        trial.data.metrics["wall_s"] - sum(stages(trial).values())
-        for trial in trials
-        if trial.data.metrics["reused_steps"] == 0
-    ]
 
 
 def neither_trained_nor_measured(trials: Sequence[Run]) -> list[float]:
