@@ -179,8 +179,10 @@ def test_search_prints_its_front_and_where_to_look(finished: tuple[Path, str]) -
     shown = re.findall(r"^ *(original|\d+) +\d+\.\d\d %", table, re.MULTILINE)
     assert sorted(shown) == sorted(label(number) for number in front)
     assert "make ui" in printed
-    # A line break inside the address would make it useless; the console may break before it.
-    assert Tracked(folder).parent.info.run_id in printed
+    # Whole: a line break inside would make the address useless.
+    (address,) = re.findall(r"http://127\.0\.0\.1:5000/\S+", printed)
+    run_id = Tracked(folder).parent.info.run_id
+    assert address.endswith(f"/runs/{run_id}?workflowType=machine_learning")
 
 
 def test_search_logs_one_line_a_trial_without_a_terminal(finished: tuple[Path, str]) -> None:
