@@ -202,10 +202,10 @@ def starting_points(space: Space, threads: int) -> list[Point]:
     """Chooses the points that a study tries before its sampler knows anything.
 
     The first is the uncompressed network, the yardstick, which stays uncompressed even where the
-    space does not hold it. Then come 8 bits alone, half of the channels alone, and both, each
-    only if the space holds it. Small networks often gain nothing from threads, so half of the
-    channels is tried with one thread as well; its training is done by then. The recipe is a sound
-    one, moved into the space.
+    space does not hold it. Then come 8 bits alone, half of the channels alone, and both; half of
+    the channels with one thread, because small networks often gain nothing from more; and other
+    shares of the channels, so that the front has its shape before the sampler refines it. Each is
+    there only if the space holds it. The recipe is a sound one, moved into the space.
 
     A yardstick for which ``space.contains`` is false must not be enqueued: ``Study.ask`` raises
     on an unknown choice and leaves the trial running, and a trial told as complete (for TPE also
@@ -218,7 +218,7 @@ def starting_points(space: Space, threads: int) -> list[Point]:
         threads: At which the uncompressed network is fastest.
 
     Returns:
-        One to five different points.
+        One to eight different points.
     """
     sound = Point(
         prune_ratio=0.0,
@@ -238,9 +238,12 @@ def starting_points(space: Space, threads: int) -> list[Point]:
             (0.5, 32, yardstick.threads),
             (0.5, 8, yardstick.threads),
             (0.5, 32, 1),
+            (0.35, 32, yardstick.threads),
+            (0.75, 32, yardstick.threads),
+            (0.9, 32, yardstick.threads),
         )
     ]
-    # Each once: with one thread for the yardstick too, the last repeats an earlier one.
+    # Each once: with one thread for the yardstick too, half of the channels comes twice.
     return list(dict.fromkeys([yardstick, *(p for p in compressed if space.contains(p))]))
 
 

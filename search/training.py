@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from search.batch_norm import widen_narrow
 from search.data import Split
 from search.errors import ConfigError
 from search.steps import Precision
@@ -35,6 +36,8 @@ class Placement:
     def place(self, module: nn.Module) -> nn.Module:
         """Moves ``module`` to the device, channels-last: the layout that trains fastest."""
         module.to(self.device)
+        if self.device.type == "cpu":
+            widen_narrow(module)
         # torch's stubs forget memory_format for modules
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return module

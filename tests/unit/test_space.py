@@ -283,6 +283,9 @@ def test_starting_points_of_the_declared_space() -> None:
         (0.0, 8),
         (0.5, 32),
         (0.5, 8),
+        (0.35, 32),
+        (0.75, 32),
+        (0.9, 32),
     ]
     recipe = Point(0.0, 32, 3.0, 0.9, "adamw", 0.008, "one_cycle", 1)
     assert {replace(point, prune_ratio=0.0, bits=32) for point in points} == {recipe}
@@ -292,10 +295,10 @@ def test_starting_points_of_the_declared_space() -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ({"bits": [32, 16]}, [(0.0, 32), (0.5, 32)]),
+        ({"bits": [32, 16]}, [(0.0, 32), *((ratio, 32) for ratio in (0.5, 0.35, 0.75, 0.9))]),
         ({"bits": 8}, [(0.0, 32), (0.0, 8), (0.5, 8)]),
         ({"prune_ratio": 0.5, "bits": 8}, [(0.0, 32), (0.5, 8)]),
-        ({"prune_ratio": {"low": 0.6, "high": 0.9}}, [(0.0, 32)]),
+        ({"prune_ratio": {"low": 0.6, "high": 0.9}}, [(0.0, 32), (0.75, 32), (0.9, 32)]),
         ({"prune_ratio": 0}, [(0.0, 32), (0.0, 8)]),
     ],
 )
