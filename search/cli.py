@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from search.errors import ConfigError, SearchError
+from search.errors import ConfigError, SearchError, hide_passwords
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 STATE = Path("mlruns")
@@ -54,7 +54,7 @@ def main(job: Callable[[Any, str], int], arguments: Sequence[str] | None) -> int
 
 
 def _complain(error: object, status: int) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {hide_passwords(' '.join(str(error).split()))}", file=sys.stderr)
     return status
 
 

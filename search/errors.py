@@ -1,5 +1,17 @@
 """The error tree, named by what the caller does next; knows nothing of what failed."""
 
+import re
+
+PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s]*@")
+
+
+def hide_passwords(text: str) -> str:
+    """Returns ``text`` with ``***`` for the password of every address in it.
+
+    An address that is written wrongly counts too: its password is as secret.
+    """
+    return PASSWORD.sub(r"\1:***@", text)
+
 
 class SearchError(Exception):
     """Base of every error this project raises on purpose; its text is one line."""

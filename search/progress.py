@@ -18,7 +18,7 @@ from rich.text import Text
 from search.config import StudyConfig
 from search.front import front, hypervolume
 from search.records import TrialRecord
-from search.report.formats import format_ms, format_share, format_speedup
+from search.report.formats import format_counted, format_ms, format_share, format_speedup
 from search.report.table import front_table
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Progress(AbstractContextManager["Progress"]):
         members = front(self._records, self._objectives)
         total, done = self._config.n_trials, len(self._records)
         bar = Table.grid(padding=(0, 2))
-        counted = f"{done} of {total} trials" if total else f"{done} trials"
+        counted = f"{done} of {total} trials" if total else format_counted(done, "trial")
         trial = f"trial {done}: " if self._searching_since is not None else ""
         waited = f"{trial}{self._activity} ({time.monotonic() - self._since:.0f} s)"
         bar.add_row(
@@ -140,7 +140,7 @@ def describe(record: TrialRecord, on_front: bool) -> str:
         head += f": {record.reason}"
     tail = (
         f"pruned {format_share(figures.channels_removed, 0)}, {point.bits} bits, "
-        f"{point.threads} thread{'s' if point.threads > 1 else ''}, {record.wall_s:.0f} s"
+        f"{format_counted(point.threads, 'thread')}, {record.wall_s:.0f} s"
     )
     return f"{head}; {tail}{'; on the front' if on_front else ''}"
 
@@ -149,7 +149,10 @@ def configure_logging(console: Console, level: int = logging.INFO) -> None:
     """Sends the project's log to ``console``, below the live display where there is one."""
     handler: Any
     if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S")
+        handler = RichHandler(
+            console=console, show_level=False, show_path=False, log_time_format="%H:%M:%S"
+        )
+        handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler(console.file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

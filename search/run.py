@@ -77,7 +77,7 @@ def search(config: SearchConfig, settings: str) -> int:
             with Progress(console, config.study, objectives) as progress:
                 engine = InlineEngine(store, lambda step: progress.step(step.kind))
                 started = time.monotonic()
-                lab = drive(prepare(bench), engine, Effort({}))
+                lab = drive(prepare(bench), engine, Effort())
                 _greet(lab, time.monotonic() - started)
                 tracker.log_trials(study.records, _models(study.records, store))
                 progress.begin(study.records)
@@ -133,14 +133,14 @@ def _models(records: Sequence[TrialRecord], store: Store) -> dict[int, Path]:
 
 
 def _greet(lab: Lab, seconds: float) -> None:
+    from search.report.formats import format_counted, format_ms, format_share
+
     yardstick = lab.yardstick
     log.info(
-        "the uncompressed network: %.2f %% on validation, %.4g ms with %d thread%s (%s, ready "
-        "after %.0f s)",
-        100 * lab.reference_accuracy,
-        yardstick.latency_ms(yardstick.best_threads),
-        yardstick.best_threads,
-        "" if yardstick.best_threads == 1 else "s",
+        "the uncompressed network: %s on validation, %s with %s (%s, ready after %.0f s)",
+        format_share(lab.reference_accuracy),
+        format_ms(yardstick.latency_ms(yardstick.best_threads)),
+        format_counted(yardstick.best_threads, "thread"),
         lab.placement.precision,
         seconds,
     )

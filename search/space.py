@@ -202,9 +202,9 @@ def starting_points(space: Space, threads: int) -> list[Point]:
     """Chooses the points that a study tries before its sampler knows anything.
 
     The first is the uncompressed network, the yardstick, which stays uncompressed even where the
-    space does not hold it. Then come 8 bits alone, half of the channels alone, and both; half of
-    the channels with one thread, because small networks often gain nothing from more; and other
-    shares of the channels, so that the front has its shape before the sampler refines it. Each is
+    space does not hold it. Then come 8 bits alone, half of the channels alone, and both. Half and
+    other shares of the channels follow with the fewest threads, because small networks often gain
+    nothing from more: with them the front has its shape before the sampler refines it. Each is
     there only if the space holds it. The recipe is a sound one, moved into the space.
 
     A yardstick for which ``space.contains`` is false must not be enqueued: ``Study.ask`` raises
@@ -231,19 +231,20 @@ def starting_points(space: Space, threads: int) -> list[Point]:
         threads=threads,
     )
     yardstick = replace(space.nearest(sound), prune_ratio=sound.prune_ratio, bits=sound.bits)
+    fewest = int(space.axes["threads"].nearest(1))
     compressed = [
         replace(yardstick, prune_ratio=ratio, bits=bits, threads=count)
         for ratio, bits, count in (
             (0.0, 8, yardstick.threads),
             (0.5, 32, yardstick.threads),
             (0.5, 8, yardstick.threads),
-            (0.5, 32, 1),
-            (0.35, 32, yardstick.threads),
-            (0.75, 32, yardstick.threads),
-            (0.9, 32, yardstick.threads),
+            (0.5, 32, fewest),
+            (0.35, 32, fewest),
+            (0.75, 32, fewest),
+            (0.9, 32, fewest),
         )
     ]
-    # Each once: with one thread for the yardstick too, half of the channels comes twice.
+    # Each once: with the fewest threads for the yardstick too, half of the channels comes twice.
     return list(dict.fromkeys([yardstick, *(p for p in compressed if space.contains(p))]))
 
 

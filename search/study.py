@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
@@ -59,10 +59,24 @@ RECORDS = TypeAdapter(TrialRecord)
 
 @dataclass
 class Effort:
-    """What driving a recipe took: seconds by stage as first computed, and steps reused."""
+    """What driving a recipe took; a step that is asked for again counts once.
 
-    stage_s: dict[str, float]
+    Attributes:
+        stage_s: Seconds by stage, as first computed.
+        reused_steps: Steps that were not computed for this recipe.
+        keys: Of the steps counted.
+    """
+
+    stage_s: dict[str, float] = field(default_factory=dict)
     reused_steps: int = 0
+    keys: set[str] = field(default_factory=set)
+
+    def add(self, key: str, kind: str, seconds: float, reused: bool) -> None:
+        """Counts a finished step."""
+        if key not in self.keys:
+            self.keys.add(key)
+            self.stage_s[kind] = self.stage_s.get(kind, 0.0) + seconds
+            self.reused_steps += reused
 
 
 def drive(recipe: Recipe[T], engine: Engine, effort: Effort) -> T:
@@ -79,8 +93,7 @@ def drive(recipe: Recipe[T], engine: Engine, effort: Effort) -> T:
             return stop.value  # type: ignore[no-any-return]  # StopIteration is not generic
         done = engine.run(step)
         answer = done.result
-        effort.stage_s[step.kind] = effort.stage_s.get(step.kind, 0.0) + done.seconds
-        effort.reused_steps += done.reused
+        effort.add(step.key, step.kind, done.seconds, done.reused)
 
 
 class Journal(AbstractContextManager["Journal"]):
@@ -287,7 +300,7 @@ class Study:
     def _try_point(self, asked: optuna.Trial, lab: Lab, engine: Engine) -> TrialRecord:
         """Drives one trial; whatever goes wrong inside it becomes its outcome."""
         point, started = self._point(asked), time.monotonic()
-        effort = Effort({})
+        effort = Effort()
         try:
             ending = drive(trial(point, lab), engine, effort)
         except InfeasiblePoint as error:

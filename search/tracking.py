@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import io
 import json
 import logging
 import os
@@ -12,16 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from search.config import TrackingConfig
-from search.errors import ConfigError, TrackingLost
+from search.errors import ConfigError, TrackingLost, hide_passwords
 from search.front import front, hypervolume
 from search.records import TrialRecord
-from search.report import front_page, front_png, markdown_table
-from search.report.formats import format_bytes, format_ms, format_share, format_speedup
+from search.report import describe_trial, front_page, front_png, halved, markdown_table
+from search.report.formats import format_counted
 from search.report.points import label
-from search.report.table import escape_markdown
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 # Or it prints two lines a trial, with the server's password in them.
@@ -30,7 +27,6 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
 
 log = logging.getLogger(__name__)
@@ -91,7 +87,7 @@ class Tracker:
     ) -> None:
         self._study = study
         self._objectives = objectives
-        self._uri = uri = _address(config, state)
+        self._uri = _address(config, state)
         artifacts = None if config.uri else (state.resolve() / "artifacts" / study).as_uri()
         self._on_front: frozenset[int] | None = None
         self._records: Sequence[TrialRecord] = ()
@@ -104,13 +100,13 @@ class Tracker:
             self._children = dict(self._finished_children())
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "config.yaml"
-                path.write_text(settings.replace(uri, _without_password(uri)))
+                path.write_text(hide_passwords(settings))
                 self._client.log_artifact(self._parent, str(path))
 
     @property
     def server(self) -> str:
         """Address of the server or database, without its password."""
-        return _without_password(self._uri)
+        return hide_passwords(self._uri)
 
     @property
     def location(self) -> str:
@@ -180,7 +176,7 @@ class Tracker:
             models: ONNX file of every trial that has one, by trial number.
         """
         self._records = list(records)
-        with _loss_explained(self._uri):
+        with _loss_explained():
             for count, record in enumerate(records, 1):
                 if record.number not in self._children:
                     run_id = self._log_trial(record, models.get(record.number))
@@ -204,7 +200,7 @@ class Tracker:
             run_name=f"trial {record.number}",
             tags={
                 PARENT: self._parent,
-                NOTE: f"{_describe(record)}\n\n[The whole front]({self._page(self._parent)})",
+                NOTE: f"{describe_trial(record)}\n\n[The whole front]({self._page(self._parent)})",
                 "kind": "trial",
                 "trial": str(record.number),
                 "outcome": record.outcome,
@@ -255,7 +251,7 @@ class Tracker:
             folder = Path(name)
             (folder / "front.json").write_text(json.dumps(summary, indent=1))
             (folder / "front.png").write_bytes(picture)
-            (folder / "front-small.png").write_bytes(_halved(picture))
+            (folder / "front-small.png").write_bytes(halved(picture))
             (folder / "front.html").write_text(front_page(self._study, records, numbers))
             self._client.log_artifacts(self._parent, str(folder))
         self._client.set_tag(self._parent, NOTE, self._describe_front(len(records), members))
@@ -275,7 +271,7 @@ class Tracker:
         omitted = len(members) - len(shown)
         return "\n".join(
             [
-                f"**Front of {len(members)} after {_count(trials, 'trial')}**: "
+                f"**Front of {len(members)} after {format_counted(trials, 'trial')}**: "
                 f"[interactive page]({page}), [table of its runs]({runs})",
                 f"Fastest first: trials {links}; each holds its `model.onnx` under *Artifacts*.",
                 "",
@@ -293,7 +289,7 @@ class Tracker:
 
         Trials since the front last changed are not on its page yet: they are added.
         """
-        with _loss_explained(self._uri):
+        with _loss_explained():
             if self._drawn < len(self._records):
                 self._log_front(self._records, front(self._records, self._objectives))
             self._client.set_terminated(self._parent, status)
@@ -305,53 +301,6 @@ def _trial_number(run: Run) -> int:
 
 def _milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
-def _halved(png: bytes) -> bytes:
-    """Returns the picture in half its size, in which MLflow's pages, which never scale, show it."""
-    small = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").reduce(2).save(small, "PNG", optimize=True)
-    return small.getvalue()
-
-
-def _describe(record: TrialRecord) -> str:
-    """Writes a trial's description: how it ended, its recipe, and how to run its model."""
-    point, figures = record.point, record.figures
-    lines = []
-    if record.outcome != "complete":
-        lines.append(f"**{record.outcome.capitalize()}**: {escape_markdown(record.reason)}")
-    if figures.latency_ms is not None:
-        lines.append(
-            f"{format_share(figures.val_accuracy)} on validation at "
-            f"{format_ms(figures.latency_ms)}, {format_speedup(figures)} as fast as the original, "
-            f"{format_bytes(figures.size_bytes)}"
-        )
-    recipe = (
-        f"{point.bits} bits, {_count(point.threads, 'thread')}, prune ratio {point.prune_ratio:.3g}"
-    )
-    if figures.channels_removed is not None:
-        recipe += f" ({format_share(figures.channels_removed, 0)} of the channels removed)"
-    if figures.channels_removed == 0:
-        recipe += ", hence not fine-tuned"
-    else:
-        recipe += (
-            f", fine-tuned by {point.optimizer} with learning rate {point.learning_rate:.3g} "
-            f"({escape_markdown(point.schedule)}), distillation weight {point.distill_weight:.3g} "
-            f"and temperature {point.distill_temperature:.3g}"
-        )
-    lines.append(f"Recipe: {recipe}")
-    if record.deployable is not None:
-        entries = [f"{key}={value}" for key, value in record.deployable.session_entries]
-        options = ", ".join([f"intra_op_num_threads={point.threads}", *entries])
-        lines.append(
-            "Model: `model.onnx` under *Artifacts* takes pixels `[N, C, H, W]` in 0..1 and gives "
-            f"logits; run it in onnxruntime with `{options}`"
-        )
-    return "\n\n".join(lines)
 
 
 def _metrics(record: TrialRecord) -> dict[str, float]:
@@ -417,8 +366,8 @@ def _explained(config: TrackingConfig, state: Path) -> Iterator[None]:
         if config.uri is None and isinstance(error, OSError):
             raise  # of the state's folder, not of a database in it
         uri = _address(config, state)
-        shown = _without_password(uri)
-        text = str(error).replace(uri, shown)
+        shown = hide_passwords(uri)
+        text = hide_passwords(str(error))
         plain = next((plain for sign, plain in PLAIN_REASONS.items() if sign in text), "{text}")
         reason = plain.format(timeout_s=config.timeout_s, text=_first_line(text))
         remedy = (
@@ -430,12 +379,12 @@ def _explained(config: TrackingConfig, state: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _loss_explained(uri: str) -> Iterator[None]:
+def _loss_explained() -> Iterator[None]:
     """Turns a server that went away in the middle of a study into one line."""
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
-        text = str(error).replace(uri, _without_password(uri))
+        text = hide_passwords(str(error))
         raise TrackingLost(
             f"tracking stopped answering ({_first_line(text)}); finished trials are kept, and the "
             "same command logs them and goes on"
@@ -478,11 +427,3 @@ def _database_opened_once() -> Iterator[None]:
 
 def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0][:200]
-
-
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    host = f"{parts.username or ''}:***@{parts.hostname}"
-    return parts._replace(netloc=f"{host}:{parts.port}" if parts.port else host).geturl()

@@ -136,7 +136,7 @@ class Workbench:
     def export(self, network: Network) -> Exported:
         """The float ONNX model of a network, by the recipe of trials."""
         shared = replace(lab().bench, spec=network.spec, data=self.data)
-        return drive(export(network, shared), self.engine, Effort({}))
+        return drive(export(network, shared), self.engine, Effort())
 
     def quantize_step(self, exported: Exported, bits: int, **changes: Any) -> Quantize:
         """Stores an exported model in ``bits`` for a processor with VNNI, but for ``changes``."""

@@ -1,10 +1,18 @@
-"""Front table, plot and page from records; knows neither where records came from nor who shows it.
+"""Tables, plots and pages from records; knows neither whence records came nor who shows them.
 
 In particular it imports neither MLflow nor Optuna nor torch.
 """
 
+from search.report.description import describe_trial
 from search.report.page import front_page
-from search.report.plot import front_png
+from search.report.plot import front_png, halved
 from search.report.table import front_table, markdown_table
 
-__all__ = ["front_page", "front_png", "front_table", "markdown_table"]
+__all__ = [
+    "describe_trial",
+    "front_page",
+    "front_png",
+    "front_table",
+    "halved",
+    "markdown_table",
+]

@@ -60,6 +60,11 @@ def format_count(count: int | None) -> str:
     return str(count)
 
 
+def format_counted(number: int, thing: str) -> str:
+    """Writes how many there are of a thing: ``1 trial``, ``2 trials``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def format_bits(bits: int, effective_bits: float | None) -> str:
     """Writes the stored bits and, where they differ, those computed in: ``4 → 32``."""
     computed = str(bits) if effective_bits is None else f"{effective_bits:.3g}"
@@ -71,7 +76,7 @@ def format_outcomes(records: Iterable[TrialRecord]) -> str:
     counts = Counter(record.outcome for record in records)
     total = counts.total()
     ends = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES)
-    return f"{total} trial{'' if total == 1 else 's'}: {ends}"
+    return f"{format_counted(total, 'trial')}: {ends}"
 
 
 def _interval(value: float, low: float, high: float) -> str:

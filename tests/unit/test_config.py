@@ -172,7 +172,8 @@ def test_every_number_has_its_range_in_a_comment() -> None:
             continue
         for key, value in leaves(raw(f"{group}={option}")):
             if key.startswith(f"{group}.") and type(value) in (int, float):
-                remark = remarks[f"{group}={option}", key]
+                inherited = remarks.get((f"{group}=default", key), "")
+                remark = remarks.get((f"{group}={option}", key), inherited)
                 assert key in OTHERWISE or any(limits(remark)) or "usable cores" in remark, key
 
 

@@ -292,6 +292,15 @@ def test_starting_points_of_the_declared_space() -> None:
     assert all(space().contains(point) for point in points)
 
 
+def test_shares_of_the_channels_start_with_the_fewest_threads() -> None:
+    points = starting_points(space(cores=4, threads={"low": 2, "high": "cores"}), 4)
+    assert [(point.prune_ratio, point.bits, point.threads) for point in points] == [
+        *((0.0, bits, 4) for bits in (32, 8)),
+        *((0.5, bits, 4) for bits in (32, 8)),
+        *((ratio, 32, 2) for ratio in (0.5, 0.35, 0.75, 0.9)),
+    ]
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

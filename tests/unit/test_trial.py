@@ -31,7 +31,7 @@ from search.steps import (
     Trace,
 )
 from search.study import Effort, drive
-from search.trial import Ending, Lab, export, prepare, trial, violated
+from search.trial import Ending, Lab, Recipe, export, prepare, trial, violated
 from tests.fakes import NETWORK, TEACHER_ACCURACY, FakeEngine, file, lab, measurement
 
 POINT = Point(
@@ -62,7 +62,7 @@ class Recorder(FakeEngine):
         """Drives one trial; afterwards ``asked`` and ``computed`` hold its steps alone."""
         self.asked.clear()
         self.computed.clear()
-        return drive(trial(point, where or lab()), self, Effort({}))
+        return drive(trial(point, where or lab()), self, Effort())
 
     def kinds(self) -> list[str]:
         return [step.kind for step in self.asked]
@@ -185,14 +185,26 @@ def test_a_recipe_of_the_unpruned_network_does_not_matter(point: Point) -> None:
     assert engine.new_kinds() == []
 
 
-def test_effort_counts_seconds_and_reused_steps() -> None:
-    engine, effort = FakeEngine(), Effort({})
+def test_effort_counts_seconds_by_stage() -> None:
+    engine, effort = FakeEngine(), Effort()
     drive(trial(POINT, lab()), engine, effort)
     assert effort.stage_s == {
-        **{"prune": 0.5, "trace": 1.0, "export": 1.0, "quantize": 1.0},
+        **{"prune": 0.5, "trace": 0.5, "export": 1.0, "quantize": 1.0},
         **{"measure": 0.5, "finetune": 1.0, "evaluate": 0.5},
     }
-    assert effort.reused_steps == 1
+    assert effort.reused_steps == 0
+
+
+def test_effort_counts_a_step_that_is_asked_for_again_once() -> None:
+    def recipe() -> Recipe[None]:
+        for ratio in (0.5, 0.5, 0.25):
+            yield Prune(NETWORK, ratio, 8)
+
+    engine, first, second = FakeEngine(), Effort(), Effort()
+    drive(recipe(), engine, first)
+    assert (first.stage_s, first.reused_steps) == ({"prune": 1.0}, 0)
+    drive(recipe(), engine, second)
+    assert (second.stage_s, second.reused_steps) == ({"prune": 1.0}, 2)
 
 
 # ---- limits
