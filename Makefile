@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PORT ?= 5000
+STATE ?= $(CURDIR)/mlruns
 
 .PHONY: setup run ui test lint bench clean
 
@@ -19,11 +20,11 @@ run: $(READY)
 
 # Without MLflow's workers for language models, which nothing here needs: eight processes fewer.
 ui: $(READY)
-	mkdir -p mlruns
+	mkdir -p "$(STATE)"
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server \
 		--host 127.0.0.1 --port $(PORT) --workers 1 \
-		--backend-store-uri "sqlite:///$(CURDIR)/mlruns/mlflow.db" \
-		--artifacts-destination "$(CURDIR)/mlruns/artifacts"
+		--backend-store-uri "sqlite:///$(STATE)/mlflow.db" \
+		--artifacts-destination "$(STATE)/artifacts"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

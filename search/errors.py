@@ -2,7 +2,7 @@
 
 import re
 
-PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s]*@")
+PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):\S*@")
 
 
 def hide_passwords(text: str) -> str:
@@ -11,6 +11,12 @@ def hide_passwords(text: str) -> str:
     An address that is written wrongly counts too: its password is as secret.
     """
     return PASSWORD.sub(r"\1:***@", text)
+
+
+def one_line(error: BaseException) -> str:
+    """Returns an exception's type and the first line of its text."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 class SearchError(Exception):

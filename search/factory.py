@@ -7,11 +7,14 @@ import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from search.errors import ConfigError
+from search.errors import ConfigError, one_line
+
+# The search's own code may change without changing what a user's function builds.
+OWN_PACKAGES = {"search", "models"}
 
 
 def load_factory(reference: str, key: str) -> Callable[..., Any]:
@@ -45,7 +48,10 @@ def load_factory(reference: str, key: str) -> Callable[..., Any]:
 
 
 def source_sha256(function: Callable[..., Any]) -> str:
-    """Returns the hexadecimal SHA-256 of the file that defines ``function``.
+    """Returns the hexadecimal SHA-256 of the code that ``function`` builds from.
+
+    That is the file that defines it and, of the modules loaded with it, those of the same package
+    or of the same folder; installed packages count by their own name alone.
 
     Raises:
         ConfigError: The function stands in no file.
@@ -58,20 +64,42 @@ def source_sha256(function: Callable[..., Any]) -> str:
     try:
         path = inspect.getsourcefile(located if located is not None else type(function))
     except TypeError:
-        module = sys.modules.get(getattr(function, "__module__", None) or "")
+        module = sys.modules.get(_module_of(function))
         path = getattr(module, "__file__", None)
     if path is None or not Path(path).is_file():
         raise ConfigError(
             f"{getattr(function, '__qualname__', function)!s} has no source file, so changes of it "
             "would go unnoticed; name a function that is defined in a file"
         )
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    sources = {Path(path), *_neighbours(_module_of(function))}
+    digests = [hashlib.sha256(source.read_bytes()).hexdigest() for source in sorted(sources)]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def one_line(error: BaseException) -> str:
-    """Returns an exception's type and the first line of its text."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def _module_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__module__", None) or type(function).__module__
+
+
+def _neighbours(module_name: str) -> Iterator[Path]:
+    """Yields the files of loaded modules that were written together with a module."""
+    family = module_name.partition(".")[0]
+    home = _home(family)
+    shared = home is None or {"site-packages", "dist-packages"} & set(home.parts)
+    for name, module in tuple(sys.modules.items()):
+        path = getattr(module, "__file__", None)
+        top = name.partition(".")[0]
+        if path is None or not path.endswith(".py") or top in OWN_PACKAGES - {family}:
+            continue
+        if top == family or (not shared and _home(top) == home):
+            yield Path(path)
+
+
+def _home(package: str) -> Path | None:
+    """Returns the folder that a package or a module without one was found in."""
+    module = sys.modules.get(package)
+    folders = list(getattr(module, "__path__", ()))
+    path = folders[0] if folders else getattr(module, "__file__", None)
+    return None if path is None else Path(path).parent
 
 
 def _import(module_name: str, origin: str) -> Any:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import models
-from search.errors import ConfigError, SearchError
-from search.factory import load_factory, one_line
+from search.errors import ConfigError, SearchError, one_line
+from search.factory import load_factory
 from search.records import Network, NetworkSpec, Shapes
 from search.steps import Shelf
 

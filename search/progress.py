@@ -50,7 +50,9 @@ class Progress(AbstractContextManager["Progress"]):
         self._console = console
         self._config = config
         self._objectives = objectives
-        self._records: Sequence[TrialRecord] = ()
+        self._done = 0
+        self._members: Sequence[TrialRecord] = ()
+        self._hypervolume = 0.0
         self._activity, self._since = "starting", time.monotonic()
         self._searching_since: float | None = None
         self._done_before = 0
@@ -73,24 +75,30 @@ class Progress(AbstractContextManager["Progress"]):
         """Notes which stage begins."""
         self._activity, self._since = ACTIVITIES.get(kind, kind), time.monotonic()
         if kind == "teacher":
-            log.info("training the teacher; it is kept and not trained again")
+            log.info("preparing the teacher; it is kept for later runs")
 
     def begin(self, records: Sequence[TrialRecord]) -> None:
         """Notes that searching begins, with the trials of earlier runs."""
-        self._records, self._done_before = list(records), len(records)
+        self._keep(records)
+        self._done_before = self._done
         self._searching_since = time.monotonic()
         if records:
             log.info("continuing %s after %d trials", self._config.name, len(records))
 
     def finished(self, records: Sequence[TrialRecord]) -> None:
         """Shows the last of ``records``."""
-        self._records = list(records)
-        on_front = records[-1] in front(records, self._objectives)
-        log.info("%s", describe(records[-1], on_front))
+        self._keep(records)
+        log.info("%s", describe(records[-1], records[-1] in self._members))
+
+    def _keep(self, records: Sequence[TrialRecord]) -> None:
+        # Here and not where it is drawn twice a second, perhaps while the device is measured.
+        self._done = len(records)
+        self._members = front(records, self._objectives)
+        self._hypervolume = hypervolume(records, self._objectives)
 
     def _render(self) -> RenderableType:
-        members = front(self._records, self._objectives)
-        total, done = self._config.n_trials, len(self._records)
+        members = self._members
+        total, done = self._config.n_trials, self._done
         bar = Table.grid(padding=(0, 2))
         counted = f"{done} of {total} trials" if total else format_counted(done, "trial")
         trial = f"trial {done}: " if self._searching_since is not None else ""
@@ -104,7 +112,7 @@ class Progress(AbstractContextManager["Progress"]):
         bar.add_row(
             "",
             Text(f"front of {len(members)}"),
-            f"hypervolume {hypervolume(self._records, self._objectives):.3f}",
+            f"hypervolume {self._hypervolume:.3f}",
             self._time_left(),
         )
         if not members:
@@ -114,13 +122,13 @@ class Progress(AbstractContextManager["Progress"]):
 
     def _time_left(self) -> str:
         """Estimates from this run's own pace; the time limit may come first."""
-        new = len(self._records) - self._done_before
+        new = self._done - self._done_before
         if self._searching_since is None or new == 0:
             return ""
         elapsed = time.monotonic() - self._searching_since
         limits = []
         if self._config.n_trials is not None:
-            limits.append(elapsed / new * (self._config.n_trials - len(self._records)))
+            limits.append(elapsed / new * (self._config.n_trials - self._done))
         if self._config.timeout_s is not None:
             limits.append(self._config.timeout_s - elapsed)
         left = max(0.0, min(limits, default=0.0))

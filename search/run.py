@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 from search import cli
 from search.config import SearchConfig, parse
+from search.errors import ConfigError, StageFailed
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from search.engine.base import Engine
     from search.engine.store import Store
     from search.records import TrialRecord
     from search.trial import Bench, Lab
@@ -47,8 +49,7 @@ def search(config: SearchConfig, settings: str) -> int:
     from search.engine.store import Store
     from search.progress import Progress, configure_logging
     from search.setup import make_bench, settings_of
-    from search.study import Effort, Journal, Study, drive
-    from search.trial import prepare
+    from search.study import Journal, Study
 
     console = Console()
     configure_logging(console)
@@ -69,29 +70,26 @@ def search(config: SearchConfig, settings: str) -> int:
         # Not at the top: it takes longer than all the refusals above.
         from search.tracking import Tracker
 
-        tracker = Tracker(
-            config.tracking, cli.STATE, config.study.name, objectives, _tags(bench), settings
-        )
-        status = "FAILED"
-        try:
-            with Progress(console, config.study, objectives) as progress:
-                engine = InlineEngine(store, lambda step: progress.step(step.kind))
-                started = time.monotonic()
-                lab = drive(prepare(bench), engine, Effort())
-                _greet(lab, time.monotonic() - started)
+        with (
+            Tracker(
+                config.tracking,
+                cli.STATE,
+                config.study.name,
+                study.identity,
+                objectives,
+                _tags(bench),
+                settings,
+            ) as tracker,
+            Progress(console, config.study, objectives) as progress,
+        ):
+            engine = InlineEngine(store, lambda step: progress.step(step.kind))
+            lab = _prepare(bench, engine)
+            tracker.log_trials(study.records, _models(study.records, store))
+            progress.begin(study.records)
+            for _ in study.trials(lab, engine):
                 tracker.log_trials(study.records, _models(study.records, store))
-                progress.begin(study.records)
-                for _ in study.trials(lab, engine):
-                    tracker.log_trials(study.records, _models(study.records, store))
-                    progress.finished(study.records)
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            tracker.close(status)
-        own = "make ui, then http://127.0.0.1:5000"
-        server = own if config.tracking.uri is None else tracker.server
+                progress.finished(study.records)
+        server = _own_server() if config.tracking.uri is None else tracker.server
         _show_front(console, study.records, objectives, f"{server}{tracker.location}")
     return 0
 
@@ -130,6 +128,31 @@ def _tags(bench: Bench) -> dict[str, str]:
 
 def _models(records: Sequence[TrialRecord], store: Store) -> dict[int, Path]:
     return {r.number: store.path(r.deployable.model) for r in records if r.deployable is not None}
+
+
+def _prepare(bench: Bench, engine: Engine) -> Lab:
+    """Obtains what trials are compared with, and tells of it.
+
+    Raises:
+        ConfigError: When the uncompressed network itself cannot go the way of a trial.
+    """
+    from search.study import Effort, drive
+    from search.trial import prepare
+
+    started = time.monotonic()
+    try:
+        lab = drive(prepare(bench), engine, Effort())
+    except StageFailed as error:
+        raise ConfigError(f"the uncompressed network cannot be used: {error}") from error
+    _greet(lab, time.monotonic() - started)
+    return lab
+
+
+def _own_server() -> str:
+    """Says how to serve this folder's state: shortest within the project itself."""
+    project, state = cli.CONF.parent, cli.STATE.resolve()
+    elsewhere = "" if state.parent == project else f" -C {project} STATE={state}"
+    return f"make{elsewhere} ui, then http://127.0.0.1:5000"
 
 
 def _greet(lab: Lab, seconds: float) -> None:

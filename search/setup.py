@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def make_bench(config: SearchConfig, shelf: Shelf) -> tuple[Bench, Space]:
         measuring=config.device,
         train=config.train,
         limits=config.objective,
-        machine=f"{device.cpu}, {device.usable_cores} cores{_gpu()}",
+        machine=f"{device.cpu}, {device.usable_cores} cores{_gpu()}, torch {version('torch')}",
         seed=config.study.seed,
     )
     return bench, space
@@ -83,8 +85,9 @@ def _network_spec(model: ModelConfig, dataset: Dataset) -> NetworkSpec:
 
 
 def _gpu() -> str:
-    """Names the presence of a GPU driver: with and without it, training is another matter."""
-    return ", GPU" if Path("/dev/nvidiactl").exists() else ""
+    """Names the GPUs that torch may use: with and without them, training is another matter."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    return f", GPUs {shown or 'none'}" if Path("/dev/nvidiactl").exists() else ""
 
 
 def settings_of(config: SearchConfig, bench: Bench, space: Space) -> dict[str, Any]:
@@ -94,11 +97,25 @@ def settings_of(config: SearchConfig, bench: Bench, space: Space) -> dict[str, A
     not.
     """
     kept = {
-        "model": {**asdict(config.model), "checkpoint": _digest(bench.checkpoint)},
-        "data": {"name": config.data.name, "content": bench.data.fingerprint},
+        "model": {
+            **asdict(config.model),
+            "checkpoint": _digest(bench.checkpoint),
+            "source": bench.spec.source_sha256,
+        },
+        "data": {
+            "name": config.data.name,
+            "content": bench.data.fingerprint,
+            "mean": bench.data.mean,
+            "std": bench.data.std,
+        },
         "space": space.describe(),
         "objective": asdict(config.objective),
-        "device": {**asdict(config.device), "cpu": bench.device.cpu},
+        "device": {
+            "name": config.device.name,
+            "cpu": bench.device.cpu,
+            "batch_size": config.device.batch_size,
+            "budget_s": config.device.budget_s,
+        },
         "train": asdict(config.train),
         "study": {"seed": config.study.seed},
     }

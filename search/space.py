@@ -204,8 +204,9 @@ def starting_points(space: Space, threads: int) -> list[Point]:
     The first is the uncompressed network, the yardstick, which stays uncompressed even where the
     space does not hold it. Then come 8 bits alone, half of the channels alone, and both. Half and
     other shares of the channels follow with the fewest threads, because small networks often gain
-    nothing from more: with them the front has its shape before the sampler refines it. Each is
-    there only if the space holds it. The recipe is a sound one, moved into the space.
+    nothing from more, and for networks that are much too large a quarter of them in 8 bits. With
+    these the front has its shape before the sampler refines it. Each is there only if the space
+    holds it. The recipe is a sound one, moved into the space.
 
     A yardstick for which ``space.contains`` is false must not be enqueued: ``Study.ask`` raises
     on an unknown choice and leaves the trial running, and a trial told as complete (for TPE also
@@ -218,7 +219,7 @@ def starting_points(space: Space, threads: int) -> list[Point]:
         threads: At which the uncompressed network is fastest.
 
     Returns:
-        One to eight different points.
+        One to nine different points.
     """
     sound = Point(
         prune_ratio=0.0,
@@ -241,6 +242,7 @@ def starting_points(space: Space, threads: int) -> list[Point]:
             (0.5, 32, fewest),
             (0.35, 32, fewest),
             (0.75, 32, fewest),
+            (0.75, 8, yardstick.threads),
             (0.9, 32, fewest),
         )
     ]

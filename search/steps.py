@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -94,7 +94,7 @@ class ChoosePlacement(Step[ChosenPlacement]):
     """
 
     kind: ClassVar[str] = "placement"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resource: ClassVar[Resource] = "train"
     result: ClassVar[type] = ChosenPlacement
 
@@ -113,7 +113,7 @@ class Teach(Step[Teacher]):
     """
 
     kind: ClassVar[str] = "teacher"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resource: ClassVar[Resource] = "train"
     result: ClassVar[type] = Teacher
 
@@ -160,7 +160,7 @@ class Finetune(Step[Student]):
     """
 
     kind: ClassVar[str] = "finetune"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resource: ClassVar[Resource] = "train"
     result: ClassVar[type] = Student
 
@@ -302,5 +302,5 @@ class Measure(Step[Measurement]):
     device: DeviceProfile
     batch_size: int
     budget_s: float
-    timeout_s: float
+    timeout_s: float = field(compare=False)
     seed: int

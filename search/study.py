@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -54,6 +55,7 @@ RECORD = "record"
 POINT = "point"
 SETTINGS = "settings"
 STARTED = "starting_points_queued"
+IDENTITY = "identity"
 RECORDS = TypeAdapter(TrialRecord)
 
 
@@ -113,7 +115,8 @@ class Journal(AbstractContextManager["Journal"]):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = self._lock_path.open("a+")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Not flock, which forked processes, such as a data loader's, would hold on to.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "unknown"
@@ -191,18 +194,32 @@ class Study:
         self._sampler = sampler
         self._space = space
         self._objectives = objectives
-        self._optuna = optuna.create_study(
-            storage=journal.storage(),
-            study_name=config.name,
-            directions=["minimize"] * len(objectives),
-            load_if_exists=True,
-        )
+        try:
+            self._optuna = optuna.create_study(
+                storage=journal.storage(),
+                study_name=config.name,
+                directions=["minimize"] * len(objectives),
+                load_if_exists=True,
+            )
+            self.records = [
+                RECORDS.validate_python(t.user_attrs[RECORD])
+                for t in self._optuna.get_trials(deepcopy=False)
+                if t.state.is_finished()
+            ]
+        except (ValueError, KeyError, TypeError, AssertionError) as error:  # as Optuna has it
+            raise ConfigError(
+                f"{journal.path}: is damaged, or another version wrote it "
+                f"({type(error).__name__}); move it away to begin the study anew, or give another "
+                "study.name=...; steps that are finished are not computed again"
+            ) from error
         self._begin_or_compare(settings)
-        self.records = [
-            RECORDS.validate_python(t.user_attrs[RECORD])
-            for t in self._optuna.get_trials(deepcopy=False)
-            if t.state.is_finished()
-        ]
+        if IDENTITY not in self._optuna.user_attrs:
+            self._optuna.set_user_attr(IDENTITY, uuid.uuid4().hex)
+
+    @property
+    def identity(self) -> str:
+        """Tells this study from others of its name, here or elsewhere."""
+        return str(self._optuna.user_attrs[IDENTITY])
 
     def _begin_or_compare(self, settings: Mapping[str, Any]) -> None:
         begun = self._optuna.user_attrs.get(SETTINGS)
@@ -331,7 +348,8 @@ class Study:
         # failed trials.
         if record.outcome == "failed" or not self._is_inside(asked):
             self._optuna.tell(asked.number, state=TrialState.FAIL)
-        elif values is None:
+        elif values is None or record.figures.val_accuracy is None:
+            # Without its accuracy it lacks a constraint too, and samplers want all or none.
             self._optuna.tell(asked.number, state=TrialState.PRUNED)
         else:
             self._optuna.tell(asked.number, values)

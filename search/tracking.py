@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,6 +27,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 DATABASE = "mlflow.db"
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
+IDENTITY = "study.identity"
 PAGE_RUNS = 1000
 # MLflow's pages open for work on language models: empty panels where the runs should be.
 FOR_MODELS = "workflowType=machine_learning"
@@ -61,13 +63,14 @@ FIGURES_AS_METRICS = (
 )  # fmt: skip
 
 
-class Tracker:
+class Tracker(AbstractContextManager["Tracker"]):
     """One study's parent run and its trials' child runs.
 
     Args:
         config: Where the tracking server or database is.
         state: Folder of the working directory's state, ``mlruns``.
         study: Name of the study, also of the experiment.
+        identity: Of the study, among others of that name.
         objectives: Names of what the front trades.
         tags: Facts about the study for its parent run.
         settings: The resolved configuration as YAML.
@@ -81,10 +84,12 @@ class Tracker:
         config: TrackingConfig,
         state: Path,
         study: str,
+        identity: str,
         objectives: Sequence[str],
         tags: Mapping[str, str],
         settings: str,
     ) -> None:
+        self._config = config
         self._study = study
         self._objectives = objectives
         self._uri = _address(config, state)
@@ -92,11 +97,11 @@ class Tracker:
         self._on_front: frozenset[int] | None = None
         self._records: Sequence[TrialRecord] = ()
         self._drawn = 0
-        with _explained(config, state):
-            with _tried_once(config):
-                self._client = _connect(config, state)
-                self._experiment = self._find_experiment(artifacts)
-            self._parent = self._open_parent({"kind": "study", "study": study, **tags})
+        with _explained(config, state), _bounded(config, retries=0):
+            self._client = _connect(config, state)
+            self._experiment = self._find_experiment(artifacts)
+            named = {"kind": "study", "study": study, IDENTITY: identity}
+            self._parent = self._open_parent({**named, **tags})
             self._children = dict(self._finished_children())
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "config.yaml"
@@ -128,7 +133,8 @@ class Tracker:
         return str(found.experiment_id)
 
     def _open_parent(self, tags: Mapping[str, str]) -> str:
-        runs = self._client.search_runs([self._experiment], "tags.kind = 'study'", max_results=1)
+        mine = f"tags.`{IDENTITY}` = '{tags[IDENTITY]}'"
+        runs = self._client.search_runs([self._experiment], mine, max_results=1)
         if runs:
             run_id: str = runs[0].info.run_id
             self._client.update_run(run_id, "RUNNING")
@@ -168,6 +174,18 @@ class Tracker:
             if not token:
                 return
 
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Turns a server that went away in the middle of a study into one line."""
+        try:
+            with _bounded(self._config, retries=2):
+                yield
+        except (MlflowException, SQLAlchemyError, RequestException) as error:
+            raise TrackingLost(
+                f"tracking stopped answering ({_first_line(hide_passwords(str(error)))}); finished "
+                "trials are kept, and the same command logs them and goes on"
+            ) from error
+
     def log_trials(self, records: Sequence[TrialRecord], models: Mapping[int, Path]) -> None:
         """Logs the trials that are not logged yet, and the front when it changed.
 
@@ -176,7 +194,7 @@ class Tracker:
             models: ONNX file of every trial that has one, by trial number.
         """
         self._records = list(records)
-        with _loss_explained():
+        with self._answering():
             for count, record in enumerate(records, 1):
                 if record.number not in self._children:
                     run_id = self._log_trial(record, models.get(record.number))
@@ -284,15 +302,24 @@ class Tracker:
             ]
         )
 
-    def close(self, status: str) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Ends the parent run as ``FINISHED``, ``KILLED`` or ``FAILED``.
 
         Trials since the front last changed are not on its page yet: they are added.
         """
-        with _loss_explained():
-            if self._drawn < len(self._records):
-                self._log_front(self._records, front(self._records, self._objectives))
-            self._client.set_terminated(self._parent, status)
+        if kind is not None and issubclass(kind, TrackingLost):
+            return  # it would not answer now either
+        killed = kind is not None and issubclass(kind, KeyboardInterrupt)
+        status = "KILLED" if killed else "FINISHED" if kind is None else "FAILED"
+        try:
+            with self._answering():
+                if self._drawn < len(self._records):
+                    self._log_front(self._records, front(self._records, self._objectives))
+                self._client.set_terminated(self._parent, status)
+        except TrackingLost as error:
+            if kind is None:
+                raise
+            log.warning("%s", error)  # what ended the study is the news
 
 
 def _trial_number(run: Run) -> int:
@@ -317,7 +344,7 @@ def check_tracking(config: TrackingConfig, state: Path, study: str) -> None:
     Raises:
         ConfigError: When the server does not answer or the database cannot be opened.
     """
-    with _explained(config, state), _tried_once(config):
+    with _explained(config, state), _bounded(config, retries=0):
         _connect(config, state).get_experiment_by_name(study)
 
 
@@ -379,28 +406,15 @@ def _explained(config: TrackingConfig, state: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _loss_explained() -> Iterator[None]:
-    """Turns a server that went away in the middle of a study into one line."""
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError) as error:
-        text = hide_passwords(str(error))
-        raise TrackingLost(
-            f"tracking stopped answering ({_first_line(text)}); finished trials are kept, and the "
-            "same command logs them and goes on"
-        ) from error
-
-
-@contextmanager
-def _tried_once(config: TrackingConfig) -> Iterator[None]:
-    """Gives up at the first failure, where MLflow would try again for minutes."""
+def _bounded(config: TrackingConfig, retries: int) -> Iterator[None]:
+    """Gives up after ``retries``, where MLflow would try again for minutes."""
     if config.uri is None or not config.uri.startswith("http"):
         with _database_opened_once():
             yield
         return
     bounds = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(config.timeout_s))),
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
     }
     before = {name: os.environ.get(name) for name in bounds}
     os.environ.update(bounds)

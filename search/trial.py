@@ -87,7 +87,9 @@ class Ending:
 
 def prepare(bench: Bench) -> Recipe[Lab]:
     """Obtains the teacher and measures the uncompressed network at every thread count."""
-    train = bench.train
+    train, data = bench.train, bench.data
+    # First, because a network that cannot be exported need not be trained.
+    yield Trace(bench.spec, None, data.mean, data.std)
     placement: ChosenPlacement = yield ChoosePlacement(
         bench.spec, train.batch_size, train.device, train.precision, bench.machine
     )
@@ -127,10 +129,11 @@ def trial(point: Point, lab: Lab) -> Recipe[Ending]:
         pruned.network, pruned.channels_removed, untrained, point.threads, speed, lab.yardstick
     )
     violations = violated(figures, lab)
-    if any(excess > 0 for excess in violations.values()):
+    needs_training = pruned.channels_removed > 0
+    if needs_training and any(excess > 0 for excess in violations.values()):
         return _infeasible(figures, violations, None)
     network, float_accuracy = pruned.network, lab.teacher.val_accuracy
-    if pruned.channels_removed > 0:  # an untouched network has nothing to recover from
+    if needs_training:  # an untouched network has nothing to recover from
         student = yield from finetune(pruned.network, point, lab)
         network, float_accuracy = student.network, student.val_accuracy
     deployable = yield from deploy(network, point.bits, bench)

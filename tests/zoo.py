@@ -78,6 +78,15 @@ class FixedWidth(nn.Module):
         return x.reshape(-1, WIDTH, x.shape[2] * x.shape[3]).reshape(-1, WIDTH, *x.shape[2:])
 
 
+class Asserting(nn.Module):
+    """Code that insists on its channel count without a word."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[N, WIDTH, H, W]`` to the same shape."""
+        assert x.shape[1] == WIDTH
+        return x
+
+
 class Echo(nn.Module):
     """Logits that are mixed with each other: the outputs are a layer's inputs too."""
 
@@ -148,6 +157,10 @@ def grouped() -> nn.Module:
 
 def frozen() -> nn.Module:
     return Zoo(nn.Sequential(conv(), nn.BatchNorm2d(WIDTH))).requires_grad_(False)
+
+
+def asserting() -> nn.Module:
+    return Zoo(nn.Sequential(conv(), Asserting()))
 
 
 def fixed_width() -> nn.Module:

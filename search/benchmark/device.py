@@ -49,14 +49,17 @@ class LocalDevice:
         # Profiles of a run that is killed half-way go with this folder.
         self._folder = tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True)
         self._errors = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={**os.environ, "TMPDIR": self._folder.name},
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env={**os.environ, "TMPDIR": self._folder.name},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise StageFailed("measure", f"no process can be started ({error})") from error
         self._buffer = b""
         try:
             schema = self.ask({"request": "hello"}, self._timeout_s)["schema"]

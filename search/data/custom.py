@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from search.data.source import Source
-from search.errors import ConfigError, SearchError
-from search.factory import load_factory, one_line
+from search.errors import ConfigError, SearchError, one_line
+from search.factory import load_factory
 
 
 def open_source(factory: str, arguments: Mapping[str, Any]) -> Source:

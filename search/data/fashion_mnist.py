@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from search.data.source import Labels, Pixels, Source
-from search.errors import ConfigError
-from search.factory import one_line
+from search.errors import ConfigError, one_line
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from search.data.source import Labels, Pixels, Shape, Source
-from search.errors import ConfigError
-from search.factory import one_line
+from search.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from PIL import Image

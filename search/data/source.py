@@ -9,8 +9,7 @@ from typing import Any, Protocol, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from search.errors import ConfigError, SearchError
-from search.factory import one_line
+from search.errors import ConfigError, SearchError, one_line
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Labels: TypeAlias = NDArray[np.int64]

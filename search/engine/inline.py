@@ -10,7 +10,7 @@ from typing import Any
 
 from search.engine.base import Done
 from search.engine.store import Store
-from search.errors import SearchError, StageFailed
+from search.errors import SearchError, StageFailed, one_line
 from search.steps import Step
 
 log = logging.getLogger(__name__)
@@ -46,9 +46,7 @@ class InlineEngine:
             raise
         except Exception as error:
             log.debug("stage %s failed", step.kind, exc_info=True)
-            first_line = str(error).strip().splitlines()
-            reason = f"{type(error).__name__}: {first_line[0] if first_line else 'no message'}"
-            raise StageFailed(step.kind, reason) from error
+            raise StageFailed(step.kind, one_line(error)) from error
         seconds = time.perf_counter() - started
         self._store.save(step, result, seconds)
         return Done(result, seconds, reused=False)

@@ -12,13 +12,13 @@ import torch_pruning
 from torch import Tensor, nn
 
 from search import networks
-from search.errors import InfeasiblePoint
+from search.errors import InfeasiblePoint, one_line
 from search.steps import Prune, Pruned, Shelf
 
 log = logging.getLogger(__name__)
 
 # How much a channel's price counts beside its importance. Importances are within a third of 1, so
-# that a tenth power moves layers that cost ten times as much well forward, and no more.
+# that the tenth root of the price moves costly layers forward and does not decide alone.
 COST_EXPONENT = 0.1
 
 
@@ -95,7 +95,7 @@ def _check_computes(
         with torch.no_grad():
             shape = smaller(example).shape
     except Exception as error:
-        raise _fixed_widths(removed, str(error).splitlines()[0]) from error
+        raise _fixed_widths(removed, one_line(error)) from error
     if shape != wanted:
         raise _fixed_widths(removed, f"its outputs become {list(shape)}, not {list(wanted)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 import torch
@@ -27,6 +28,8 @@ from search.training import (
 )
 
 log = logging.getLogger(__name__)
+
+TELL_EVERY_S = 30.0
 
 
 def run(step: Teach, shelf: Shelf) -> Teacher:
@@ -59,7 +62,8 @@ def teach(module: nn.Module, train: Feed, placement: Placement, step: Teach) -> 
     Raises:
         StageFailed: When the loss stops being finite.
     """
-    total = step.epochs * steps_per_epoch(len(train), step.batch_size)
+    per_epoch = steps_per_epoch(len(train), step.batch_size)
+    total = step.epochs * per_epoch
     optimizer = torch.optim.AdamW(
         module.parameters(), step.learning_rate, weight_decay=step.weight_decay, fused=True
     )
@@ -67,7 +71,7 @@ def teach(module: nn.Module, train: Feed, placement: Placement, step: Teach) -> 
         optimizer, step.learning_rate, total_steps=max(total, 2)
     )
     module.train()
-    loss = torch.zeros(())
+    told = time.monotonic()
     batches = training_batches(train, 0, total, step.batch_size, step.seed)
     for number, (images, labels, _) in enumerate(batches):
         reseed(step.seed, number)
@@ -77,6 +81,15 @@ def teach(module: nn.Module, train: Feed, placement: Placement, step: Teach) -> 
         loss.backward()
         optimizer.step()
         schedule.step()
+        epoch, left = divmod(number + 1, per_epoch)
+        if left == 0:
+            _check_finite(loss, step)
+            if time.monotonic() - told > TELL_EVERY_S:
+                told = time.monotonic()
+                log.info("teacher: %d of %d epochs, loss %.3g", epoch, step.epochs, loss.item())
+
+
+def _check_finite(loss: Tensor, step: Teach) -> None:
     if not torch.isfinite(loss):
         raise StageFailed(
             "teacher",

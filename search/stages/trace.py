@@ -13,8 +13,7 @@ import torch
 from onnx import numpy_helper
 
 from search import networks
-from search.errors import StageFailed
-from search.factory import one_line
+from search.errors import StageFailed, one_line
 from search.networks import Preprocessed
 from search.records import NetworkSpec, Shapes
 from search.steps import Graph, Shelf, Trace

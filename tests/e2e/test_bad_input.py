@@ -211,7 +211,7 @@ VALUES = [
         "tracking.uri=foo://bar", says=["tracking.uri='foo://bar': ", "http://host:5000", "sq"]
     ),
     refused("tracking.uri=ftp://me:secret@host", says=["tracking.uri='ftp://me:***@host': input"]),
-    refused("tracking.uri=http://me:secret@[", says=["tracking.uri='http://me:***@[': input"]),
+    refused("tracking.uri=http://me:secret@[", says=["tracking.uri=http://me:***@[: cannot be"]),
     refused("tracking.uri=http://host:x", says=["tracking.uri='http://host:x': input should be"]),
     refused(
         "data=image_folder",

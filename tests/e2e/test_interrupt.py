@@ -71,25 +71,27 @@ def test_ctrl_c_and_on(tmp_path: Path) -> None:
     assert time.monotonic() - interrupted < STOP_S
     assert process.returncode == 130, (printed, rest, said)
     assert said == "error: interrupted; the same command goes on from here\n"
-    assert runs(tmp_path, "study") == [("smoke", "KILLED")]
+    assert runs(tmp_path, "study") == [("smoke-cnn-w32", "KILLED")]
 
     # A changed setting is refused without touching what is there.
     refused = start(tmp_path, "train.epochs=0.7")
     printed_then, said = finish(refused)
     assert refused.returncode == 2
     assert printed_then == ""
-    assert said.startswith("error: train.epochs=0.7: the study smoke was begun with 0.5; give that")
+    assert said.startswith(
+        "error: train.epochs=0.7: the study smoke-cnn-w32 was begun with 0.5; give that"
+    )
     assert said.count("\n") == 1
-    assert runs(tmp_path, "study") == [("smoke", "KILLED")]
+    assert runs(tmp_path, "study") == [("smoke-cnn-w32", "KILLED")]
 
     again = start(tmp_path)
     printed_then, said = finish(again)
     assert again.returncode == 0, said
     assert said == ""
-    assert "continuing smoke after " in printed_then
+    assert "continuing smoke-cnn-w32 after " in printed_then
     assert "training the teacher" not in printed_then
     trials = re.findall(r"trial (\d+) (?:complete|infeasible|failed)", "".join(printed))
     trials += re.findall(r"trial (\d+) (?:complete|infeasible|failed)", rest + printed_then)
     assert trials == [str(number) for number in range(TRIALS)]
-    assert runs(tmp_path, "study") == [("smoke", "FINISHED")]
+    assert runs(tmp_path, "study") == [("smoke-cnn-w32", "FINISHED")]
     assert runs(tmp_path, "trial") == [(f"trial {n}", "FINISHED") for n in range(TRIALS)]

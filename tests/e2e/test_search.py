@@ -34,7 +34,7 @@ from search.report.points import label
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 300
-TRIALS = 6
+TRIALS = 10
 # As little of everything as still makes a search.
 SMOKE = (
     "experiment=smoke",
@@ -47,7 +47,7 @@ SMOKE = (
     "space.threads=1",
 )
 THREE = (f"study.n_trials={TRIALS}", "objective.names=[accuracy,latency,size]")
-STUDY = "smoke"
+STUDY = "smoke-cnn-w16"
 TRIAL_LINE = re.compile(r"^\d\d:\d\d:\d\d trial (\d+) ", re.MULTILINE)
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -178,7 +178,7 @@ def test_search_prints_its_front_and_where_to_look(finished: tuple[Path, str]) -
     table = printed.split("Speed-up  ")[1]
     shown = re.findall(r"^ *(original|\d+) +\d+\.\d\d %", table, re.MULTILINE)
     assert sorted(shown) == sorted(label(number) for number in front)
-    assert "make ui" in printed
+    assert f"make -C {ROOT} STATE={folder / 'mlruns'} ui, then http" in printed
     # Whole: a line break inside would make the address useless.
     (address,) = re.findall(r"http://127\.0\.0\.1:5000/\S+", printed)
     run_id = Tracked(folder).parent.info.run_id

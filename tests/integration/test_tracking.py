@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -128,9 +128,15 @@ def state(tmp_path: Path, empty_database: Path) -> Path:
 def open_tracker(state: Path) -> Open:
     """Opens the study, as every run of the search does."""
 
-    def opened(uri: str | None = None, settings: str = "study: {}\n", **tags: str) -> Tracker:
+    def opened(
+        uri: str | None = None,
+        settings: str = "study: {}\n",
+        identity: str = "mine",
+        **tags: str,
+    ) -> Tracker:
         config = TrackingConfig(uri=uri, timeout_s=20.0)
-        return Tracker(config, state, STUDY, OBJECTIVES, {"device": "local", **tags}, settings)
+        facts = {"device": "local", **tags}
+        return Tracker(config, state, STUDY, identity, OBJECTIVES, facts, settings)
 
     return opened
 
@@ -196,7 +202,7 @@ def test_parent_run_holds_the_study(
 ) -> None:
     tracker = open_tracker(settings="train:\n  epochs: 3\n", **{"version.torch": "2"})
     tracker.log_trials(RECORDS, models)
-    tracker.close("FINISHED")
+    tracker.__exit__(None)
     run = parent(client)
     assert (run.info.status, run.info.run_name) == ("FINISHED", STUDY)
     expected = {"kind": "study", "study": STUDY, "device": "local", "version.torch": "2"}
@@ -307,7 +313,7 @@ def test_third_objective_counts(state: Path, client: MlflowClient) -> None:
     objectives = ("accuracy", "latency", "size")
     small = trial(1, 0.1, 9.0, figures=replace(ORIGINAL.figures, size_bytes=10, latency_ms=9.0))
     config = TrackingConfig(uri=None, timeout_s=10.0)
-    tracker = Tracker(config, state, STUDY, objectives, {}, "")
+    tracker = Tracker(config, state, STUDY, "mine", objectives, {}, "")
     tracker.log_trials([ORIGINAL, small], {})
     assert on_front(client) == {0, 1}
 
@@ -328,12 +334,12 @@ def test_another_run_of_the_search_goes_on(
 ) -> None:
     tracker = open_tracker()
     tracker.log_trials(RECORDS[:2], models)
-    tracker.close("KILLED")
+    tracker.__exit__(KeyboardInterrupt)
     first = {n: run.info.run_id for n, run in children(client).items()}
     again = open_tracker()
     assert parent(client).info.status == "RUNNING"
     again.log_trials(RECORDS, models)
-    again.close("FINISHED")
+    again.__exit__(None)
     runs = children(client)
     assert sorted(runs) == list(range(6))
     assert {n: runs[n].info.run_id for n in first} == first
@@ -373,7 +379,7 @@ def test_database_cut_off_half_way_is_made_again(tmp_path: Path) -> None:
         part.commit()
     (tmp_path / "mlflow.db.part-journal").write_bytes(b"of a transaction")
     config = TrackingConfig(uri=None, timeout_s=10.0)
-    Tracker(config, tmp_path, STUDY, OBJECTIVES, {}, "").log_trials(RECORDS[:1], {})
+    Tracker(config, tmp_path, STUDY, "mine", OBJECTIVES, {}, "").log_trials(RECORDS[:1], {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["artifacts", "mlflow.db"]
     # A connection from before the file had its name must not write into another one.
     assert on_front(MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")) == {0}
@@ -388,6 +394,37 @@ def test_runs_that_a_user_added_below_the_study_are_left_alone(
     added = client.create_run(run.info.experiment_id, tags=tags)
     open_tracker().log_trials(RECORDS, {})
     assert client.get_run(added.info.run_id).info.lifecycle_stage == "active"
+
+
+def test_another_study_of_the_same_name_is_left_alone(
+    open_tracker: Open, client: MlflowClient
+) -> None:
+    with open_tracker() as tracker:
+        tracker.log_trials(RECORDS[:3], {})
+    mine = parent(client)
+    with open_tracker(identity="another") as tracker:
+        tracker.log_trials([DOMINATED, FAILED], {})
+    again = client.get_run(mine.info.run_id)
+    assert again.to_dictionary() == mine.to_dictionary()
+    runs = client.search_runs([mine.info.experiment_id], "tags.kind = 'study'")
+    assert len(runs) == 2
+    assert [run.data.metrics["trials_finished"] for run in runs] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "status"),
+    [(None, "FINISHED"), (KeyboardInterrupt, "KILLED"), (ConfigError, "FAILED")],
+)
+def test_status_says_how_the_study_ended(
+    open_tracker: Open,
+    client: MlflowClient,
+    ended_by: type[BaseException] | None,
+    status: str,
+) -> None:
+    with suppress(KeyboardInterrupt, ConfigError), open_tracker():
+        if ended_by is not None:
+            raise ended_by
+    assert parent(client).info.status == status
 
 
 def test_deleted_experiment_comes_back(open_tracker: Open, client: MlflowClient) -> None:
@@ -420,7 +457,7 @@ def test_study_without_a_complete_trial_is_described(
     tracker = open_tracker()
     tracker.log_trials([], {})
     tracker.log_trials([replace(FAILED, number=0)], {})
-    tracker.close("FINISHED")
+    tracker.__exit__(None)
     assert "No trial is on the front yet" in parent(client).data.tags[NOTE]
 
 
@@ -443,7 +480,7 @@ def test_closing_shows_the_trials_since_the_front_changed(
     tracker.log_trials(RECORDS[:3], {})
     tracker.log_trials(RECORDS, {})
     assert "after 3 trials" in parent(client).data.tags[NOTE]
-    tracker.close("FINISHED")
+    tracker.__exit__(None)
     assert "after 6 trials" in parent(client).data.tags[NOTE]
     assert b"6 trials" in read(client, parent(client), "front.html", tmp_path)
 
@@ -546,10 +583,10 @@ def test_remote_server_gets_everything(
     settings = f"tracking:\n  uri: {address}\n"
     tracker = open_tracker(uri=address, settings=settings)
     tracker.log_trials(RECORDS[:3], models)
-    tracker.close("KILLED")
+    tracker.__exit__(KeyboardInterrupt)
     tracker = open_tracker(uri=address, settings=settings)
     tracker.log_trials(RECORDS, models)
-    tracker.close("FINISHED")
+    tracker.__exit__(None)
     client = MlflowClient(server)
     assert sorted(children(client)) == list(range(6))
     assert on_front(client) == {1, 2}
@@ -572,7 +609,6 @@ def test_lost_server_is_told_in_one_line_without_the_password(
     open_tracker: Open,
     empty_database: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     shutil.copy(empty_database, tmp_path / "mlflow.db")
@@ -580,9 +616,10 @@ def test_lost_server_is_told_in_one_line_without_the_password(
         tracker = open_tracker(uri=address.replace("http://", "http://user:hunter2@"))
         tracker.log_trials(RECORDS[:1], {})
         end()
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # or it waits for minutes
-        with pytest.raises(TrackingLost) as caught:
+        started = time.monotonic()
+        with pytest.raises(TrackingLost) as caught, tracker:
             tracker.log_trials(RECORDS, {})
+    assert time.monotonic() - started < 60, "MLflow's own patience is minutes"
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
     assert capfd.readouterr().out == ""

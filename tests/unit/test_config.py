@@ -177,6 +177,21 @@ def test_every_number_has_its_range_in_a_comment() -> None:
                 assert key in OTHERWISE or any(limits(remark)) or "usable cores" in remark, key
 
 
+@pytest.mark.parametrize(
+    ("overrides", "epochs"),
+    [
+        (["model=cnn"], 1.5),
+        (["model=resnet8"], 6.0),
+        (["model=ds_cnn"], 6.0),
+        (["model=cnn", "train=deep"], 6.0),
+        (["model=resnet8", "train=default"], 1.5),
+        (["model=resnet8", "experiment=thorough"], 8.0),
+    ],
+)
+def test_deep_networks_are_fine_tuned_longer(overrides: list[str], epochs: float) -> None:
+    assert raw(*overrides)["train"]["epochs"] == epochs
+
+
 def test_every_choice_of_a_comment_is_accepted() -> None:
     names = ["accuracy", "latency", "size", "cpu", "memory"]
     remark = cli.comments()["objective", "default"]["objective.names"]

@@ -285,6 +285,7 @@ def test_starting_points_of_the_declared_space() -> None:
         (0.5, 8),
         (0.35, 32),
         (0.75, 32),
+        (0.75, 8),
         (0.9, 32),
     ]
     recipe = Point(0.0, 32, 3.0, 0.9, "adamw", 0.008, "one_cycle", 1)
@@ -297,7 +298,9 @@ def test_shares_of_the_channels_start_with_the_fewest_threads() -> None:
     assert [(point.prune_ratio, point.bits, point.threads) for point in points] == [
         *((0.0, bits, 4) for bits in (32, 8)),
         *((0.5, bits, 4) for bits in (32, 8)),
-        *((ratio, 32, 2) for ratio in (0.5, 0.35, 0.75, 0.9)),
+        *((ratio, 32, 2) for ratio in (0.5, 0.35, 0.75)),
+        (0.75, 8, 4),
+        (0.9, 32, 2),
     ]
 
 
@@ -305,9 +308,9 @@ def test_shares_of_the_channels_start_with_the_fewest_threads() -> None:
     ("overrides", "expected"),
     [
         ({"bits": [32, 16]}, [(0.0, 32), *((ratio, 32) for ratio in (0.5, 0.35, 0.75, 0.9))]),
-        ({"bits": 8}, [(0.0, 32), (0.0, 8), (0.5, 8)]),
+        ({"bits": 8}, [(0.0, 32), (0.0, 8), (0.5, 8), (0.75, 8)]),
         ({"prune_ratio": 0.5, "bits": 8}, [(0.0, 32), (0.5, 8)]),
-        ({"prune_ratio": {"low": 0.6, "high": 0.9}}, [(0.0, 32), (0.75, 32), (0.9, 32)]),
+        ({"prune_ratio": {"low": 0.6, "high": 0.9}}, [(0.0, 32), (0.75, 32), (0.75, 8), (0.9, 32)]),
         ({"prune_ratio": 0}, [(0.0, 32), (0.0, 8)]),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ def space(**changes: Any) -> Space:
 
 def open_study(
     journal: Journal,
-    n_trials: int | None = 8,
+    n_trials: int | None = 12,
     sampler: SamplerConfig = SAMPLERS[0],
     where: Space | None = None,
     settings: dict[str, Any] | None = None,
@@ -85,15 +86,19 @@ def essence(record: TrialRecord) -> TrialRecord:
 def test_every_sampler_spends_the_budget_and_starts_uncompressed(
     journal: Journal, sampler: SamplerConfig
 ) -> None:
-    study = open_study(journal, n_trials=9, sampler=sampler)
+    study = open_study(journal, n_trials=13, sampler=sampler)
     records = list(study.trials(lab(), FakeEngine()))
-    assert [r.number for r in records] == list(range(9))
+    assert [r.number for r in records] == list(range(13))
     assert (records[0].point.prune_ratio, records[0].point.bits) == (0.0, 32)
-    assert [(r.point.prune_ratio, r.point.bits, r.point.threads) for r in records[1:5]] == [
+    assert [(r.point.prune_ratio, r.point.bits, r.point.threads) for r in records[1:9]] == [
         (0.0, 8, 2),
         (0.5, 32, 2),
         (0.5, 8, 2),
         (0.5, 32, 1),
+        (0.35, 32, 1),
+        (0.75, 32, 1),
+        (0.75, 8, 2),
+        (0.9, 32, 1),
     ]
     # The original is measured at its own best thread count, so its speed-up is 1.
     assert records[0].point.threads == 2
@@ -259,7 +264,7 @@ def test_a_limit_known_before_training_ends_a_trial_untrained(journal: Journal) 
     assert records[0].violations == {"max_latency_ms": pytest.approx(0.3)}
     assert records[0].reason == "exceeds max_latency_ms by 0.3"
     scored = [s for s in engine.computed if isinstance(s, Evaluate)]
-    assert len(scored) == 2
+    assert len(scored) == 3, "the original is scored, for it costs no training"
     frozen = _trials(journal)
     assert frozen[0].constraints["max_latency_ms"] > 0 >= frozen[1].constraints["max_latency_ms"]
 
@@ -292,3 +297,58 @@ def test_two_coordinators_on_one_study_are_refused(journal: Journal, tmp_path: P
     second = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert f"study.name=s is being searched by process {os.getpid()}" in second.stderr
     assert second.returncode != 0
+
+
+def test_the_lock_of_a_dead_coordinator_does_not_live_on_in_its_children(tmp_path: Path) -> None:
+    script = (
+        "import os, time\nfrom pathlib import Path\nfrom search.study import Journal\n"
+        f"Journal(Path({str(tmp_path)!r}), 's').__enter__()\n"
+        "child = os.fork()\n"  # as a data loader starts its workers
+        "time.sleep(60) if child == 0 else print(child, flush=True)"
+    )
+    first = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    orphan = int(first.stdout)
+    try:
+        with Journal(tmp_path, "s"):
+            pass
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("damage", ["{", '{"op_code": 99}', "[]"])
+def test_a_damaged_journal_is_refused_by_name(journal: Journal, damage: str) -> None:
+    list(open_study(journal, n_trials=2).trials(lab(), FakeEngine()))
+    lines = journal.path.read_text().splitlines()
+    journal.path.write_text("\n".join([*lines[:3], damage, *lines[3:], ""]))
+    with pytest.raises(ConfigError, match=r"s\.journal: is damaged, or another version wrote it"):
+        open_study(journal)
+
+
+def test_a_record_of_another_version_is_refused_by_name(journal: Journal) -> None:
+    list(open_study(journal, n_trials=2).trials(lab(), FakeEngine()))
+    journal.path.write_text(journal.path.read_text().replace('"outcome"', '"result"'))
+    with pytest.raises(ConfigError, match=r"another version wrote it \(ValidationError\)"):
+        open_study(journal)
+
+
+def test_a_study_is_told_from_others_of_its_name(tmp_path: Path) -> None:
+    identities = []
+    for folder in ("a", "a", "b"):
+        with Journal(tmp_path / folder, "s") as journal:
+            identities.append(open_study(journal).identity)
+    assert identities[0] == identities[1] != identities[2]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: s.name)
+def test_trials_that_end_before_their_accuracy_is_known_do_not_confuse_samplers(
+    journal: Journal, sampler: SamplerConfig
+) -> None:
+    limits = {"max_latency_ms": 0.5, "max_accuracy_drop": 0.2}
+    config = StudyConfig(name="s", n_trials=14, timeout_s=None, seed=3)
+    study = Study(journal, config, sampler, space(), ("latency", "size"), {})
+    records = list(study.trials(lab(**limits), FakeEngine()))
+    assert {r.outcome for r in records} == {"complete", "infeasible"}
+    unknown = {r.number for r in records if r.figures.val_accuracy is None}
+    assert unknown
+    pruned = {t.number for t in _trials(journal) if t.state == TrialState.PRUNED}
+    assert pruned == unknown

@@ -222,6 +222,14 @@ def test_a_limit_that_latency_breaks_ends_before_training() -> None:
     assert ending.figures.val_accuracy is None
 
 
+def test_an_unpruned_network_is_scored_though_it_is_too_slow() -> None:
+    # It costs no training, and without the original's accuracy there is no hypervolume.
+    ending = Recorder().finish(replace(POINT, prune_ratio=0.0, bits=32), lab(max_latency_ms=0.05))
+    assert ending.outcome == "infeasible"
+    assert ending.figures.val_accuracy == TEACHER_ACCURACY
+    assert ending.deployable is not None
+
+
 def test_a_size_limit_ends_before_training() -> None:
     engine = Recorder()
     ending = engine.finish(POINT, lab(max_size_bytes=12_000, max_latency_ms=0.01))
@@ -289,6 +297,7 @@ def test_preparation_measures_the_original_at_every_thread_count() -> None:
     deployable = Deployable(file("float"), 32, ())
     one, two = measurement(1.02, p50_ms=3.0), measurement(0.7)
     replies = [
+        Graph(file("graph")),
         ChosenPlacement("cpu", "bfloat16", 2.0, 1.0),
         teacher,
         Graph(file("graph")),
@@ -300,9 +309,9 @@ def test_preparation_measures_the_original_at_every_thread_count() -> None:
     ]
     steps, prepared = answers(prepare(bench), replies)
     assert [step.kind for step in steps] == [
-        *["placement", "teacher", *DEPLOY, "evaluate", "measure", "measure"]
+        *["trace", "placement", "teacher", *DEPLOY, "evaluate", "measure", "measure"]
     ]
-    chosen, taught = steps[:2]
+    chosen, taught = steps[1:3]
     assert isinstance(chosen, ChoosePlacement)
     assert isinstance(taught, Teach)
     assert (taught.precision, taught.device) == ("bfloat16", "cpu")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,9 +105,31 @@ def test_a_syntax_error_names_the_module() -> None:
 @pytest.mark.parametrize("name", ["build", "Builder", "builder", "partial", "decorated"])
 def test_the_digest_is_that_of_the_defining_file(name: str, package: Path) -> None:
     function = load_factory(f"house.room:{name}", "data.factory")
-    expected = hashlib.sha256((package / "room.py").read_bytes()).hexdigest()
-    assert source_sha256(function) == expected
-    assert source_sha256(functools.partial(function)) == expected
+    before = source_sha256(function)
+    assert source_sha256(functools.partial(function)) == before
+    with (package / "room.py").open("a") as room:
+        room.write("\n# edited\n")
+    assert source_sha256(function) != before
+
+
+@pytest.mark.parametrize("helper", ["layers", "den.layers"])
+def test_the_digest_holds_for_what_the_file_imports(
+    helper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path.joinpath(*helper.split(".")).with_suffix(".py")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("WIDTH = 8\n")
+    (tmp_path / "nets_with_helper.py").write_text(f"import {helper}\n\ndef build(): ...\n")
+    (tmp_path / "stranger.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("layers", "den", "den.layers", "nets_with_helper"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    function = load_factory("nets_with_helper:build", "model.factory")
+    before = source_sha256(function)
+    (tmp_path / "stranger.py").write_text("# not imported\n")
+    assert source_sha256(function) == before
+    path.write_text("WIDTH = 16\n")
+    assert source_sha256(function) != before
 
 
 def test_a_function_without_a_file_is_refused() -> None:

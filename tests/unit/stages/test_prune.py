@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import torch_pruning
 from torch import Tensor, nn
 
 from search import networks
 from search.errors import InfeasiblePoint
 from search.records import Network, NetworkSpec
-from search.stages.prune import prune, widths_of
+from search.stages.prune import _count_uses, _macs, prune, widths_of
 from search.steps import Prune
 from tests import zoo
 from tests.workbench import NETWORKS, Workbench
@@ -253,6 +254,33 @@ def test_a_layer_of_useless_channels_loses_more_than_others() -> None:
     assert shapes["stem.weight"][0] == shapes["body.2.weight"][0] == 32
 
 
+def test_of_equal_layers_the_one_that_costs_more_goes_first() -> None:
+    # The same weights twice, once on four times the pixels.
+    torch.manual_seed(0)
+    early, late = zoo.conv(), zoo.conv()
+    late.load_state_dict(early.state_dict())
+    module = nn.Sequential(
+        nn.Conv2d(1, zoo.WIDTH, 1), early, nn.MaxPool2d(2), late, zoo.conv(), nn.Flatten(),
+        nn.LazyLinear(10),
+    )  # fmt: skip
+    module(pixels())
+    shapes = shapes_of(prune(module, SHAPE, 0.3, 4)[0])
+    assert shapes["1.weight"][0] < shapes["3.weight"][0]
+
+
+def test_the_price_of_a_channel_by_its_formula() -> None:
+    module = zoo.Zoo(zoo.conv())
+    graph = torch_pruning.DependencyGraph().build_dependency(module, pixels())
+    uses = _count_uses(module, pixels())
+    # 7x7 pixels after a stride of 4; the head sees one.
+    assert [uses[layer] for layer in (module.stem, module.body, module.head)] == [49, 49, 1]
+    convolution = torch_pruning.prune_conv_out_channels
+    stem = graph.get_pruning_group(module.stem, convolution, list(range(zoo.WIDTH)))
+    body = graph.get_pruning_group(module.body, convolution, list(range(zoo.WIDTH)))
+    assert _macs(stem, uses) == 49 * 9 * 1 + 49 * 9 * zoo.WIDTH
+    assert _macs(body, uses) == 49 * 9 * zoo.WIDTH + zoo.CLASSES
+
+
 # ---- networks that users might bring
 
 
@@ -339,6 +367,11 @@ def test_fixed_channel_counts_are_infeasible(ratio: float) -> None:
     with pytest.raises(InfeasiblePoint, match=wanted) as caught:
         prune(build("fixed_width"), SHAPE, ratio, 8)
     assert "\n" not in str(caught.value)
+
+
+def test_an_assertion_without_words_is_infeasible_too() -> None:
+    with pytest.raises(InfeasiblePoint, match=r"of its channels \(AssertionError\); its code must"):
+        prune(build("asserting"), SHAPE, 0.5, 8)
 
 
 @pytest.mark.parametrize("name", ["dense_only", "multiplied"])

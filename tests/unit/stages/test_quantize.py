@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from search import data
+from search.benchmark import agent
 from search.errors import StageFailed
+from search.figures import FLOAT_OPERATORS, INTEGER_OPERATORS
 from search.records import Deployable
 from search.stages.quantize import (
     best_scale,
@@ -369,3 +373,36 @@ def test_the_test_split_is_another(bench: Workbench) -> None:
     deployable = stored(bench, "cnn", 32)
     score = bench.do(Evaluate(deployable, bench.data, "test"))
     assert score.images == bench.data.sizes[2]
+
+
+# ---- what the runtime makes of them
+
+
+def computing(bench: Workbench, deployable: Deployable, folder: Path) -> tuple[int, int]:
+    """How many convolutions and matrix products run in integers, and how many in float."""
+    np.save(folder / "inputs.npy", digits(bench, 2))
+    session = agent.Bench()
+    session.open(
+        {
+            "model": str(bench.store.path(deployable.model)),
+            "inputs": str(folder / "inputs.npy"),
+            "batch_size": 1,
+            "threads": 1,
+            "session_entries": dict(deployable.session_entries),
+            "seed": 0,
+        }
+    )
+    gc.enable()  # a session's process would go on without
+    executed = session.operators({})["operators"]
+    integer = sum(count for name, count in executed.items() if name in INTEGER_OPERATORS)
+    floating = sum(count for name, count in executed.items() if name in FLOAT_OPERATORS)
+    return integer, floating
+
+
+@pytest.mark.parametrize(("name", "operators"), [("cnn", 3), ("resnet8", 10), ("ds_cnn", 10)])
+def test_8_bits_are_computed_in_integers_and_others_in_float(
+    bench: Workbench, name: str, operators: int, tmp_path: Path
+) -> None:
+    assert computing(bench, stored(bench, name, 8), tmp_path) == (operators, 0)
+    for bits in (32, 16, 4):
+        assert computing(bench, stored(bench, name, bits), tmp_path) == (0, operators)

@@ -1,0 +1,42 @@
+"""Test accuracy of the networks that the default budget trains, scored as ONNX models."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from search import cli
+from search.config import parse
+from search.engine.inline import InlineEngine
+from search.engine.store import Store
+from search.setup import make_bench
+from search.steps import Evaluate
+from search.study import Effort, drive
+from search.trial import Lab, Recipe, prepare
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("model", ["cnn", "resnet8", "ds_cnn"])
+def test_teacher(model: str, tmp_path: Path) -> None:
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        raw: Any = OmegaConf.to_container(compose("config", [f"model={model}"]), resolve=True)
+    store = Store(tmp_path / "store")
+    bench, _ = make_bench(parse(raw), store)
+
+    def recipe() -> Recipe[tuple[Lab, float]]:
+        lab = yield from prepare(bench)
+        score = yield Evaluate(lab.reference, bench.data, "test")
+        return lab, score.accuracy
+
+    started = time.monotonic()
+    lab, accuracy = drive(recipe(), InlineEngine(store, lambda step: None), Effort())
+    print(
+        f"\n{model}: test {accuracy:.2%}, validation {lab.reference_accuracy:.2%}, "
+        f"{lab.placement.precision}, {time.monotonic() - started:.0f} s"
+    )
