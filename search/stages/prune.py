@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,8 +75,11 @@ def prune(
     groups = _prunable_groups(graph, smaller)
     if not groups:
         raise InfeasiblePoint("no layer's channels can be removed; set space.prune_ratio=0")
-    uses = _count_uses(smaller, example)
-    scores = [_importance(group) / _macs(group, uses) ** COST_EXPONENT for group in groups]
+    prices = _prices(groups, _count_uses(smaller, example))
+    scores = [
+        _importance(group) / price**COST_EXPONENT
+        for group, price in zip(groups, prices, strict=True)
+    ]
     kept = widths_to_keep(scores, ratio, round_to)
     total = sum(len(score) for score in scores)
     for group, score, width in zip(groups, scores, kept, strict=True):
@@ -164,6 +168,20 @@ def _count_uses(module: nn.Module, example: Tensor) -> dict[nn.Module, int]:
     for hook in hooks:
         hook.remove()
     return uses
+
+
+def _prices(groups: Sequence[Any], uses: Mapping[nn.Module, int]) -> list[float]:
+    """Returns what a channel of each group costs, relative to the mean of groups of its kind.
+
+    Dense layers are a kind of their own: their time goes into reading weights, not computing.
+    """
+    macs = [_macs(group, uses) for group in groups]
+    is_dense = [isinstance(group[0].dep.target.module, nn.Linear) for group in groups]
+    mean = {
+        kind: sum(m for m, k in zip(macs, is_dense, strict=True) if k == kind) / count
+        for kind, count in Counter(is_dense).items()
+    }
+    return [m / mean[kind] for m, kind in zip(macs, is_dense, strict=True)]
 
 
 def _macs(group: Any, uses: Mapping[nn.Module, int]) -> float:
