@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from search.records import TrialRecord
     from search.trial import Bench, Lab
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("search.run")  # started with -m its own name is __main__
 PACKAGES = ("torch", "torch-pruning", "onnx", "onnxruntime", "optuna", "mlflow")
 
 
