@@ -33,14 +33,40 @@ class Placement:
             self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
         )
 
-    def place(self, module: nn.Module) -> nn.Module:
-        """Moves ``module`` to the device, channels-last: the layout that trains fastest."""
+    def place(self, module: nn.Module, image_shape: tuple[int, int, int]) -> nn.Module:
+        """Moves ``module`` to the device, channels-last: the layout that trains fastest.
+
+        Code that views a convolution's output as a vector needs it contiguous, and gets it so.
+        """
         module.to(self.device)
         if self.device.type == "cpu":
             widen_narrow(module)
         # torch's stubs forget memory_format for modules
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if not self._takes_channels_last(module, image_shape):
+            for value in (*module.parameters(), *module.buffers()):
+                value.data = _contiguous(value.data)
+            module.register_forward_pre_hook(lambda _, given: tuple(map(_contiguous, given)))
         return module
+
+    def _takes_channels_last(self, module: nn.Module, image_shape: tuple[int, int, int]) -> bool:
+        images = torch.zeros(2, *image_shape, device=self.device)
+        was_training = module.training
+        try:
+            with torch.no_grad():
+                module.eval()(images.to(memory_format=torch.channels_last))
+        except RuntimeError as error:
+            if "view size is not compatible" not in str(error):
+                raise
+            return False
+        finally:
+            module.train(was_training)
+        return True
+
+
+def _contiguous(value: Tensor) -> Tensor:
+    """Returns ``value`` contiguous, also where a single channel leaves its layout open."""
+    return value.contiguous().view(-1).view(value.shape)
 
 
 class Feed:

@@ -78,6 +78,21 @@ class FixedWidth(nn.Module):
         return x.reshape(-1, WIDTH, x.shape[2] * x.shape[3]).reshape(-1, WIDTH, *x.shape[2:])
 
 
+class Viewed(nn.Module):
+    """Views a convolution's output as a vector, which channels-last memory does not allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, WIDTH, 3, 4, padding=1)
+        self.head = nn.Linear(WIDTH * 49, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits ``[N, CLASSES]`` of images ``[N, 1, 28, 28]``."""
+        features = F.relu(self.stem(images))
+        logits: Tensor = self.head(features.view(features.size(0), -1))
+        return logits
+
+
 class Asserting(nn.Module):
     """Code that insists on its channel count without a word."""
 
@@ -157,6 +172,10 @@ def grouped() -> nn.Module:
 
 def frozen() -> nn.Module:
     return Zoo(nn.Sequential(conv(), nn.BatchNorm2d(WIDTH))).requires_grad_(False)
+
+
+def viewed() -> nn.Module:
+    return Viewed()
 
 
 def asserting() -> nn.Module:

@@ -40,7 +40,9 @@ def run(step: Finetune, shelf: Shelf) -> Student:
     splits = data.load(step.data)
     placement = Placement(torch.device(step.device), step.precision)
     network = networks.load(step.start, shelf)
-    module = placement.place(Preprocessed(network, step.data.mean, step.data.std))
+    module = placement.place(
+        Preprocessed(network, step.data.mean, step.data.std), step.data.image_shape
+    )
     teacher_logits = load_file(shelf.path(step.teacher_logits))["train"].to(placement.device)
     state = None
     if step.state is not None:

@@ -49,7 +49,7 @@ def time_training(step: ChoosePlacement, device: str, precision: Precision) -> f
     images = images.to(memory_format=torch.channels_last)
     labels = torch.randint(step.spec.classes, (step.batch_size,), generator=generator)
     labels = labels.to(placement.device)
-    module = placement.place(networks.build(step.spec)).train()
+    module = placement.place(networks.build(step.spec), step.spec.image_shape).train()
     optimizer = torch.optim.AdamW(module.parameters(), fused=True)
     seconds = []
     for _ in range(WARM_UP_STEPS + TIMED_STEPS):

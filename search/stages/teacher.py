@@ -40,7 +40,9 @@ def run(step: Teach, shelf: Shelf) -> Teacher:
     with torch.random.fork_rng():
         torch.manual_seed(step.seed)
         network = networks.build(step.spec)
-        module = placement.place(Preprocessed(network, step.data.mean, step.data.std))
+        module = placement.place(
+            Preprocessed(network, step.data.mean, step.data.std), step.data.image_shape
+        )
         if step.checkpoint is None:
             teach(module, train, placement, step)
         else:
