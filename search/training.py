@@ -39,14 +39,14 @@ class Placement:
         Code that views a convolution's output as a vector needs it contiguous, and gets it so.
         """
         module.to(self.device)
-        if self.device.type == "cpu":
-            widen_narrow(module)
         # torch's stubs forget memory_format for modules
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if not self._takes_channels_last(module, image_shape):
             for value in (*module.parameters(), *module.buffers()):
                 value.data = _contiguous(value.data)
             module.register_forward_pre_hook(lambda _, given: tuple(map(_contiguous, given)))
+        elif self.device.type == "cpu":
+            widen_narrow(module)  # slow in this layout alone
         return module
 
     def _takes_channels_last(self, module: nn.Module, image_shape: tuple[int, int, int]) -> bool:
