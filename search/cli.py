@@ -188,7 +188,10 @@ def _explain_key(key: str, arguments: Sequence[str]) -> str:
     given = next((a for a in arguments if a.partition("=")[0].lstrip("+~") == key), key)
     known = [*sorted(path.name for path in CONF.iterdir() if path.is_dir()), "study"]
     allowed = f"; there are {', '.join(known)}" if "." not in key else ""
-    return f"{given}: there is no such key{_near(key, known)}{allowed}"
+    dotted = {name for option in comments().values() for name in option}
+    inside = sorted(name for name in dotted if name.endswith(f".{key}"))
+    near = f" (did you mean {' or '.join(inside)}?)" if inside else _near(key, known)
+    return f"{given}: there is no such key{near}{allowed}"
 
 
 def _near(given: str, known: Sequence[str]) -> str:

@@ -347,7 +347,7 @@ def _key(fault: Any) -> str:
     # The discriminator's value stands in the location ("model", "cnn", "width"): not a key.
     elif len(location) > 2 and location[0] in CHOSEN_BY_NAME:
         del location[1]
-    return ".".join(location)
+    return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", ".".join(location))
 
 
 def _describe(fault: Any, raw: Any, strangers: Collection[str]) -> str:

@@ -44,6 +44,11 @@ def front(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[Tri
     return sorted(members, key=lambda r: (r.figures.latency_ms or 0.0, r.number))
 
 
+def original(records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """Returns the uncompressed network's trial, which every study begins with."""
+    return next((record for record in records if record.number == 0), None)
+
+
 def hypervolume(records: Sequence[TrialRecord], objectives: Sequence[str]) -> float:
     """Returns the share, 0..1, of the box below the original that the front dominates.
 
@@ -51,8 +56,8 @@ def hypervolume(records: Sequence[TrialRecord], objectives: Sequence[str]) -> fl
     objective, and for accuracy its error plus ``ACCURACY_MARGIN``. Zero until trial 0, the
     original, is complete.
     """
-    original = next((r for r in records if r.number == 0), None)
-    limits = None if original is None else losses(original.figures, objectives)
+    first = original(records)
+    limits = None if first is None else losses(first.figures, objectives)
     members = front(records, objectives)
     if limits is None or not members:
         return 0.0

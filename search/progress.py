@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.config import StudyConfig
-from search.front import front, hypervolume
+from search.front import front, hypervolume, original
 from search.records import TrialRecord
 from search.report.formats import format_counted, format_ms, format_share, format_speedup
 from search.report.table import front_table
@@ -52,6 +52,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._objectives = objectives
         self._done = 0
         self._members: Sequence[TrialRecord] = ()
+        self._original: TrialRecord | None = None
         self._hypervolume = 0.0
         self._activity, self._since = "starting", time.monotonic()
         self._searching_since: float | None = None
@@ -82,8 +83,12 @@ class Progress(AbstractContextManager["Progress"]):
         self._keep(records)
         self._done_before = self._done
         self._searching_since = time.monotonic()
-        if records:
-            log.info("continuing %s after %d trials", self._config.name, len(records))
+        name, wanted = self._config.name, self._config.n_trials
+        if wanted is not None and len(records) >= wanted:
+            counted = format_counted(len(records), "trial")
+            log.info("%s has %s already: for more, give study.n_trials above it", name, counted)
+        elif records:
+            log.info("continuing %s after %s", name, format_counted(len(records), "trial"))
 
     def finished(self, records: Sequence[TrialRecord]) -> None:
         """Shows the last of ``records``."""
@@ -94,6 +99,7 @@ class Progress(AbstractContextManager["Progress"]):
         # Here and not where it is drawn twice a second, perhaps while the device is measured.
         self._done = len(records)
         self._members = front(records, self._objectives)
+        self._original = original(records)
         self._hypervolume = hypervolume(records, self._objectives)
 
     def _render(self) -> RenderableType:
@@ -118,7 +124,7 @@ class Progress(AbstractContextManager["Progress"]):
         if not members:
             return bar
         # The fastest points are the reason for searching; on a long front the rest waits.
-        return Group(bar, front_table(members[:BEST_SHOWN]))
+        return Group(bar, front_table(members[:BEST_SHOWN], self._original))
 
     def _time_left(self) -> str:
         """Estimates from this run's own pace; the time limit may come first."""
@@ -150,7 +156,7 @@ def describe(record: TrialRecord, on_front: bool) -> str:
         f"pruned {format_share(figures.channels_removed, 0)}, {point.bits} bits, "
         f"{format_counted(point.threads, 'thread')}, {record.wall_s:.0f} s"
     )
-    return f"{head}; {tail}{'; on the front' if on_front else ''}"
+    return f"{head}; {tail}{'; on the front so far' if on_front else ''}"
 
 
 def configure_logging(console: Console, level: int = logging.INFO) -> None:

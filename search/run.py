@@ -48,6 +48,7 @@ def search(config: SearchConfig, settings: str) -> int:
     from search.engine.inline import InlineEngine
     from search.engine.store import Store
     from search.progress import Progress, configure_logging
+    from search.report.formats import format_counted
     from search.setup import make_bench, settings_of
     from search.study import Journal, Study
 
@@ -66,6 +67,15 @@ def search(config: SearchConfig, settings: str) -> int:
             space,
             objectives,
             settings_of(config, bench, space),
+        )
+        log.info(
+            "study %s: %s on %s, measured on %s (%s, %s)",
+            config.study.name,
+            config.model.title,
+            config.data.name,
+            bench.device.name,
+            bench.device.cpu,
+            format_counted(bench.device.usable_cores, "core"),
         )
         # Not at the top: it takes longer than all the refusals above.
         from search.tracking import Tracker
@@ -152,7 +162,7 @@ def _own_server() -> str:
     """Says how to serve this folder's state: shortest within the project itself."""
     project, state = cli.CONF.parent, cli.STATE.resolve()
     elsewhere = "" if state.parent == project else f" -C {project} STATE={state}"
-    return f"make{elsewhere} ui, then http://127.0.0.1:5000"
+    return f"make{elsewhere} ui  # then open this:\n              http://127.0.0.1:5000"
 
 
 def _greet(lab: Lab, seconds: float) -> None:
@@ -167,17 +177,25 @@ def _greet(lab: Lab, seconds: float) -> None:
         lab.placement.precision,
         seconds,
     )
+    chance = 1 / lab.bench.data.classes
+    if lab.reference_accuracy < chance + (1 - chance) / 4:
+        log.warning(
+            "that is little better than guessing (%s): a front found from it is worth nothing; "
+            "check data.mean, data.std and the order of the classes against the training of "
+            "model.checkpoint, or give train.teacher_epochs more",
+            format_share(chance),
+        )
 
 
 def _show_front(
     console: Console, records: Sequence[TrialRecord], objectives: Sequence[str], page: str
 ) -> None:
     """Prints the front and what can be done with it."""
-    from search.front import front
+    from search.front import front, original
     from search.report import front_table
 
     console.print()
-    console.print(front_table(front(records, objectives)))
+    console.print(front_table(front(records, objectives), original(records)))
     hints = (
         f"\nLook at it:   {page}\n"
         "Pick from it: the run 'trial N' there holds N's model.onnx, its figures and its recipe."

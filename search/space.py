@@ -294,7 +294,7 @@ def _parse_axis(key: str, raw: object, domain: Axis, faults: list[str]) -> Axis 
 
 def _parse_range(key: str, raw: Mapping[Any, Any], domain: Axis, faults: list[str]) -> Axis | None:
     if isinstance(domain, Choice):
-        faults.append(f"{key}={dict(raw)!r}: takes no range; give {_allowed(domain)}")
+        faults.append(f"{key}={_shown(raw)}: takes no range; give {_allowed(domain)}")
         return None
     before = len(faults)
     faults.extend(
@@ -311,14 +311,19 @@ def _parse_range(key: str, raw: Mapping[Any, Any], domain: Axis, faults: list[st
     if len(faults) > before:
         return None
     if ends["low"] > ends["high"]:
-        faults.append(f"{key}={dict(raw)!r}: low is above high; lower it or raise high")
+        faults.append(f"{key}={_shown(raw)}: low is above high; lower it or raise high")
         return None
     return Choice((ends["low"],)) if ends["low"] == ends["high"] else replace(domain, **ends)
 
 
+def _shown(raw: Mapping[Any, Any]) -> str:
+    """Writes a range as the command line takes it."""
+    return "{" + ", ".join(f"{end}: {value}" for end, value in raw.items()) + "}"
+
+
 def _parse_choice(key: str, raw: Sequence[Any], domain: Axis, faults: list[str]) -> Choice | None:
     before = len(faults)
-    values = [_parse_value(f"{key}.{i}", item, domain, faults) for i, item in enumerate(raw)]
+    values = [_parse_value(f"{key}[{i}]", item, domain, faults) for i, item in enumerate(raw)]
     if len(faults) > before:
         return None
     # Compared before "cores" becomes a number: [1, cores] is no mistake on a single core.

@@ -15,7 +15,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
@@ -113,18 +113,7 @@ class Journal(AbstractContextManager["Journal"]):
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = self._lock_path.open("a+")
-        try:
-            # Not flock, which forked processes, such as a data loader's, would hold on to.
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "unknown"
-            self._lock.close()
-            raise ConfigError(
-                f"study.name={self.path.stem} is being searched by process {holder}; wait for it, "
-                "stop it, or choose another study.name"
-            ) from None
+        self._lock = self._hold()
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
@@ -133,7 +122,33 @@ class Journal(AbstractContextManager["Journal"]):
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
+            if not self.path.exists():  # refused before it was begun
+                self._lock_path.unlink(missing_ok=True)
             self._lock.close()
+
+    def _hold(self) -> IO[str]:
+        """Opens the lock file and takes its lock.
+
+        Raises:
+            ConfigError: When another process has it; names that process.
+        """
+        while True:
+            lock = self._lock_path.open("a+")
+            try:
+                # Not flock, which forked processes, such as a data loader's, would hold on to.
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                holder = lock.read().strip() or "unknown"
+                lock.close()
+                raise ConfigError(
+                    f"study.name={self.path.stem} is being searched by process {holder}; wait for "
+                    "it, stop it, or choose another study.name"
+                ) from None
+            with suppress(FileNotFoundError):
+                if os.path.samestat(self._lock_path.stat(), os.fstat(lock.fileno())):
+                    return lock
+            lock.close()  # its last holder removed it in the meantime
 
     def storage(self) -> JournalStorage:
         """Opens the journal for Optuna."""

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from search.config import TrackingConfig
 from search.errors import ConfigError, TrackingLost, hide_passwords
-from search.front import front, hypervolume
+from search.front import front, hypervolume, original
 from search.records import TrialRecord
 from search.report import describe_trial, front_page, front_png, halved, markdown_table
 from search.report.formats import format_counted
@@ -255,14 +256,13 @@ class Tracker(AbstractContextManager["Tracker"]):
                 self._client.set_tag(run_id, "pareto", str(number in numbers).lower())
 
     def _log_front(self, records: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> None:
-        numbers = [record.number for record in members]
+        numbers, first = [record.number for record in members], original(records)
         summary = {
             "study": self._study,
             "objectives": list(self._objectives),
             "hypervolume": hypervolume(records, self._objectives),
-            "front": [
-                {**asdict(record), "run_id": self._children[record.number]} for record in members
-            ],
+            "original": None if first is None else self._summarise(first),
+            "front": [self._summarise(record) for record in members],
         }
         picture = front_png(self._study, records, numbers)
         with tempfile.TemporaryDirectory() as name:
@@ -272,10 +272,15 @@ class Tracker(AbstractContextManager["Tracker"]):
             (folder / "front-small.png").write_bytes(halved(picture))
             (folder / "front.html").write_text(front_page(self._study, records, numbers))
             self._client.log_artifacts(self._parent, str(folder))
-        self._client.set_tag(self._parent, NOTE, self._describe_front(len(records), members))
+        self._client.set_tag(self._parent, NOTE, self._describe_front(len(records), members, first))
         self._drawn = len(records)
 
-    def _describe_front(self, trials: int, members: Sequence[TrialRecord]) -> str:
+    def _summarise(self, record: TrialRecord) -> dict[str, Any]:
+        return {**asdict(record), "run_id": self._children[record.number]}
+
+    def _describe_front(
+        self, trials: int, members: Sequence[TrialRecord], first: TrialRecord | None
+    ) -> str:
         """Writes the parent's description, of which MLflow shows two lines until asked for more."""
         if not members:
             return markdown_table(members)
@@ -293,7 +298,7 @@ class Tracker(AbstractContextManager["Tracker"]):
                 f"[interactive page]({page}), [table of its runs]({runs})",
                 f"Fastest first: trials {links}; each holds its `model.onnx` under *Artifacts*.",
                 "",
-                markdown_table(shown),
+                markdown_table(shown, first),
                 *([f"The slower {omitted} are on the interactive page."] if omitted else []),
                 "",
                 "In any table of runs the filter `tags.pareto = 'true'` leaves the front.",

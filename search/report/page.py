@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+from search.front import original
 from search.records import TrialRecord
 from search.report.formats import (
     format_bits,
@@ -47,7 +48,7 @@ def front_page(study: str, records: Iterable[TrialRecord], front: Collection[int
             "study": html.escape(study),
             "outcomes": html.escape(format_outcomes(records)),
             "chart": _chart(dots),
-            "table": _table([record for record in records if record.number in front]),
+            "table": _table([r for r in records if r.number in front], original(records)),
             "data": _script_json(_data(dots)),
             "plotly": get_plotlyjs() if dots else "",
         },
@@ -78,8 +79,8 @@ def _chart(dots: Sequence[Dot]) -> str:
     return f'<div id="chart" role="img" aria-label="{label}"></div>\n<p class="quiet">{hint}</p>'
 
 
-def _table(front: Sequence[TrialRecord]) -> str:
-    rows = front_rows(front)
+def _table(front: Sequence[TrialRecord], original: TrialRecord | None) -> str:
+    rows = front_rows(front, original)
     if not rows:
         return f"<p>{NO_FRONT}</p>"
     head = "".join(f'<th scope="col">{html.escape(heading)}</th>' for heading in HEADINGS)
@@ -87,7 +88,8 @@ def _table(front: Sequence[TrialRecord]) -> str:
     for row in rows:
         trial, *cells = (html.escape(cell) for cell in row)
         columns = "".join(f"<td>{cell}</td>" for cell in cells)
-        body.append(f'<tr data-trial="{trial}"><th scope="row">{trial}</th>{columns}</tr>')
+        dot = trial.strip("()")
+        body.append(f'<tr data-trial="{dot}"><th scope="row">{trial}</th>{columns}</tr>')
     lines = "\n".join(body)
     return (
         f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n'

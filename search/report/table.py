@@ -23,6 +23,7 @@ from search.report.formats import (
 from search.report.points import ORIGINAL, label
 
 NO_FRONT = "No trial is on the front yet."
+BESIDE = f"({label(ORIGINAL)})"
 
 
 class FrontRow(NamedTuple):
@@ -41,9 +42,17 @@ class FrontRow(NamedTuple):
 HEADINGS = FrontRow("Trial", "Accuracy", "Latency", "Speed-up", "Size", "Bits", "Threads", "Pruned")
 
 
-def front_rows(front: Sequence[TrialRecord]) -> list[FrontRow]:
-    """Returns a row for every trial, the fastest first."""
-    return [_row(record) for record in sorted(front, key=_by_latency)]
+def front_rows(front: Sequence[TrialRecord], original: TrialRecord | None = None) -> list[FrontRow]:
+    """Returns a row for every trial, the fastest first.
+
+    Args:
+        front: The trials on the front.
+        original: Trial 0; where the front lacks it, it comes last, for comparison.
+    """
+    rows = [_row(record) for record in sorted(front, key=_by_latency)]
+    if rows and original is not None and original not in front:
+        rows.append(_row(original)._replace(trial=BESIDE))
+    return rows
 
 
 def caption(rows: Sequence[FrontRow]) -> str:
@@ -58,12 +67,14 @@ def caption(rows: Sequence[FrontRow]) -> str:
         )
     if any(row.trial == label(ORIGINAL) for row in rows):
         lines.append(f"{label(ORIGINAL).capitalize()}: the uncompressed network, trial {ORIGINAL}.")
+    if any(row.trial == BESIDE for row in rows):
+        lines.append(f"{BESIDE}: the uncompressed network, trial {ORIGINAL}, not on the front.")
     return " ".join(lines)
 
 
-def markdown_table(front: Sequence[TrialRecord]) -> str:
-    """Returns the front as a Markdown table with its caption."""
-    rows = front_rows(front)
+def markdown_table(front: Sequence[TrialRecord], original: TrialRecord | None = None) -> str:
+    """Returns ``front_rows`` as a Markdown table with its caption."""
+    rows = front_rows(front, original)
     if not rows:
         return NO_FRONT
     lines = [_markdown_line(HEADINGS), "|" + " ---: |" * len(HEADINGS)]
@@ -71,9 +82,9 @@ def markdown_table(front: Sequence[TrialRecord]) -> str:
     return "\n".join([*lines, "", caption(rows)])
 
 
-def front_table(front: Sequence[TrialRecord]) -> Table:
-    """Returns the front as a table for the terminal."""
-    rows = front_rows(front)
+def front_table(front: Sequence[TrialRecord], original: TrialRecord | None = None) -> Table:
+    """Returns ``front_rows`` as a table for the terminal."""
+    rows = front_rows(front, original)
     note = caption(rows) if rows else NO_FRONT
     table = Table(
         box=SIMPLE_HEAD,

@@ -176,6 +176,7 @@ OVERRIDES = [
     refused("sampler=foo", says=["sampler=foo: no such choice; give one of gp, nsga2, random, t"]),
     refused("experiment=foo", says=["experiment=foo: no such choice", "default, smoke, thorough"]),
     refused("modell=cnn", says=["modell=cnn: there is no such key (did you mean model?)"]),
+    refused("n_trials=5", says=["n_trials=5: there is no such key (did you mean study.n_trials?)"]),
     refused("foo=3", says=["foo=3: there is no such key; there are data, device, engine"]),
     refused("study.n_trials=[1", says=["study.n_trials=[1: cannot be read; close brackets"]),
     refused("foo", says=["foo: is not of the form key=value"]),
@@ -205,7 +206,7 @@ VALUES = [
     refused("objective.names=[size,size]", says=["objective.names=['size', 'size']: ", "once"]),
     refused(
         "objective.names=[accuracy,speed]",
-        says=["objective.names.1='speed': input should be 'accuracy', 'latency', 'size', 'cpu' o"],
+        says=["objective.names[1]='speed': input should be 'accuracy', 'latency', 'size', 'cpu' o"],
     ),
     refused(
         "tracking.uri=foo://bar", says=["tracking.uri='foo://bar': ", "http://host:5000", "sq"]
@@ -236,7 +237,7 @@ SPACE = [
     refused("space.kernel=3", says=["space.kernel: unknown dimension", "Allowed are prune_ratio"]),
     refused("+space.kernel=3", says=["space.kernel: unknown dimension"]),
     refused("space.prune_rato=0", says=["space.prune_rato: ", "did you mean prune_ratio?"]),
-    refused("space.bits=[7]", says=["space.bits.0=7: not one of the choices; give 32, 16, 8, 4"]),
+    refused("space.bits=[7]", says=["space.bits[0]=7: not one of the choices; give 32, 16, 8, 4"]),
     refused("space.bits=[]", says=["space.bits=[]: empty; give 32, 16, 8, 4"]),
     refused("space.threads=[]", says=["space.threads=[]: empty; give 1"]),
     refused(
@@ -250,7 +251,7 @@ SPACE = [
         "space.bits=[7]",
         "space.threads=4096",
         "space.kernel=3",
-        says=["space.kernel: ", "; space.bits.0=7: ", "; space.threads=4096: "],
+        says=["space.kernel: ", "; space.bits[0]=7: ", "; space.threads=4096: "],
         name="three faults of the space",
     ),
 ]

@@ -223,6 +223,7 @@ def test_parent_run_holds_the_study(
         (1, ids[1]),
         (2, ids[2]),
     ]
+    assert (summary["original"]["number"], summary["original"]["run_id"]) == (0, ids[0])
 
 
 def test_artifacts_lie_beside_the_database(
@@ -439,7 +440,7 @@ def test_description_agrees_with_the_front(open_tracker: Open, client: MlflowCli
     tracker.log_trials(RECORDS, {})
     run = parent(client)
     note = run.data.tags[NOTE]
-    assert markdown_rows(note) == [list(row) for row in front_rows([FASTER, BETTER])]
+    assert markdown_rows(note) == [list(row) for row in front_rows([FASTER, BETTER], ORIGINAL)]
     assert "Front of 2 after 6 trials" in note
     assert "tags.pareto = 'true'" in note
     linked = re.findall(r"\[(\w+)\]\(#/experiments/(\d+)/runs/(\w+)\?", note)

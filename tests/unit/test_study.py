@@ -315,6 +315,15 @@ def test_the_lock_of_a_dead_coordinator_does_not_live_on_in_its_children(tmp_pat
         os.kill(orphan, signal.SIGKILL)
 
 
+def test_a_study_that_was_never_begun_leaves_nothing(tmp_path: Path) -> None:
+    with Journal(tmp_path, "s"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with Journal(tmp_path, "s") as journal:
+        open_study(journal)
+    assert {path.name for path in tmp_path.iterdir()} == {"s.journal", "s.lock"}
+
+
 @pytest.mark.parametrize("damage", ["{", '{"op_code": 99}', "[]"])
 def test_a_damaged_journal_is_refused_by_name(journal: Journal, damage: str) -> None:
     list(open_study(journal, n_trials=2).trials(lab(), FakeEngine()))

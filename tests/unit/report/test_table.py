@@ -33,6 +33,14 @@ def test_rows_come_by_latency_unmeasured_last(plant: Plant) -> None:
     assert [row.trial for row in front_rows(front)] == ["original", "2", "1"]
 
 
+def test_dominated_original_comes_last_for_comparison(plant: Plant) -> None:
+    original, faster = plant(0, latency_ms=1.0), plant(1, latency_ms=0.5)
+    assert [row.trial for row in front_rows([faster], original)] == ["1", "(original)"]
+    assert [row.trial for row in front_rows([faster, original], original)] == ["1", "original"]
+    assert front_rows([], original) == []
+    assert "trial 0, not on the front" in markdown_table([faster], original)
+
+
 def test_unknown_figures_are_dashes(plant: Plant) -> None:
     (row,) = front_rows([plant(1, val_accuracy=None, speedup=None, size_bytes=None)])
     assert (row.accuracy, row.speedup, row.size) == (DASH, DASH, DASH)

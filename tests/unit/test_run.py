@@ -1,0 +1,47 @@
+"""What the search tells its user, from records and a laboratory alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from search.config import StudyConfig
+from search.progress import Progress
+from search.records import TrialRecord
+from search.run import _greet
+from tests.fakes import lab
+
+Plant = Callable[..., TrialRecord]
+
+
+@pytest.mark.parametrize(("accuracy", "warns"), [(0.60, True), (0.62, True), (0.63, False)])
+def test_a_teacher_that_guesses_is_told(
+    accuracy: float, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    _greet(replace(lab(), reference_accuracy=accuracy), 3.0)  # of two classes
+    assert f"{100 * accuracy:.2f} % on validation" in caplog.text
+    assert ("little better than guessing (50.00 %)" in caplog.text) is warns
+
+
+@pytest.mark.parametrize(
+    ("n_trials", "said"),
+    [
+        (3, "continuing s after 2 trials"),
+        (2, "s has 2 trials already: for more, give study.n_trials above it"),
+        (1, "s has 2 trials already: for more, give study.n_trials above it"),
+        (None, "continuing s after 2 trials"),
+    ],
+)
+def test_a_continued_study_says_where_it_stands(
+    n_trials: int | None, said: str, plant: Plant, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    config = StudyConfig(name="s", n_trials=n_trials, timeout_s=60.0, seed=0)
+    progress = Progress(Console(), config, ("accuracy", "latency"))
+    progress.begin([plant(0), plant(1)])
+    assert caplog.messages == [said]
