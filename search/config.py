@@ -175,21 +175,48 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True, config=strict)
-class DeviceConfig:
-    """The device that latency is measured on."""
+class _MeasuringConfig:
+    """How models are measured, whatever the device."""
 
-    name: Literal["local"]
     batch_size: Count
+    throughput_batch_size: Count
     budget_s: Positive
     timeout_s: Positive
+    spinning: bool
+    memory_limit_bytes: Annotated[Whole, Field(gt=0)] | None
+    canary_every: Count
 
     @field_validator("timeout_s")
     @classmethod
     def _leave_time_to_measure(cls, timeout_s: float, others: ValidationInfo) -> float:
         budget_s = others.data.get("budget_s", 0.0)
-        if timeout_s <= budget_s:
-            raise ValueError(f"input should be above device.budget_s={budget_s:g}")
+        if timeout_s < 3 * budget_s:  # a second attempt may follow, and loading takes its time
+            raise ValueError(f"input should be at least 3 times device.budget_s={budget_s:g}")
         return timeout_s
+
+
+@dataclass(frozen=True, config=strict)
+class LocalDeviceConfig(_MeasuringConfig):
+    """This machine."""
+
+    name: Literal["local"]
+
+
+@dataclass(frozen=True, config=strict)
+class SshDeviceConfig(_MeasuringConfig):
+    """Another machine, reached through its ssh server."""
+
+    name: Literal["ssh"]
+    host: str
+    port: Annotated[Whole, Field(ge=1, le=65535)]
+    user: str | None
+    key: str | None
+    known_hosts: str
+    python: str
+    folder: str
+
+
+DeviceConfig = Annotated[LocalDeviceConfig | SshDeviceConfig, Field(discriminator="name")]
 
 
 def _rise_to_one(rungs: tuple[float, ...]) -> tuple[float, ...]:
@@ -308,7 +335,7 @@ def parse(raw: object) -> SearchConfig:
         raise ConfigError("; ".join(_describe(f, raw, strangers) for f in faults)) from None
 
 
-CHOSEN_BY_NAME = ("model", "data", "sampler")
+CHOSEN_BY_NAME = ("model", "data", "sampler", "device")
 MESSAGES = {
     "bool_parsing": "input should be true or false",
     "bool_type": "input should be true or false",

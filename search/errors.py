@@ -27,6 +27,10 @@ class ConfigError(SearchError):
     """The configuration or an input cannot work: stop, and let the user edit it."""
 
 
+class DeviceLost(SearchError):  # noqa: N818 - named by what happened
+    """The connection to the device broke and did not come back; finished trials are kept."""
+
+
 class TrackingLost(SearchError):  # noqa: N818 - named by what happened
     """The tracking server went away: stop; the same command delivers what it missed."""
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from search.config import DataConfig
 
 Outcome = Literal["complete", "stopped", "infeasible", "failed"]
+Quality = Literal["resolved", "unresolved", "poor"]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -178,33 +179,58 @@ class Measurement:
     """A model's run-time figures beside a reference measured in the same minutes.
 
     Attributes:
-        p50_ms: Median latency of the model.
-        reference_p50_ms: Median latency of the reference in the same session.
+        p50_ms: Median latency of the model by itself, one run after another; None where too few
+            runs were made for it, and likewise the other percentiles.
+        p90_ms: 90th percentile.
+        p95_ms: 95th percentile.
+        p99_ms: 99th percentile.
+        reference_p50_ms: Median latency of the reference in the same minutes.
         ratio: Model over reference, from paired rounds; below 1 is faster.
         ratio_low: Lower end of the ratio's interval.
         ratio_high: Upper end.
-        rounds: Paired rounds measured, all launches together.
-        resolved: Whether the interval became narrow enough within the time budget.
+        rounds: Paired rounds measured, all launches of the answer together.
+        excluded_rounds: Those of them that do not count because others took the processor.
+        launches: Pairs of fresh processes that the answer rests on.
+        quality: ``resolved`` when the interval became narrow within the time budget, ``poor`` when
+            it stayed wider than 5 % even in a second attempt.
+        warm: Whether all processes' times settled before they were compared.
+        images_per_s: Throughput, batches run back to back.
         cold_start_ms: Session creation and first run.
         cpu_ms: Processor time of one inference.
         peak_rss_bytes: Peak resident memory of the model's own process.
+        model_rss_bytes: Its increase over the memory that the imported runtime takes.
+        energy_mj: Millijoules of the processor package in one inference; None where no counter is.
+        energy_note: The energy's source, or why there is none.
         operators: Executed operator types with their number, after optimisation.
         protocol: Version of the protocol; figures of different versions do not mix.
-        raw: ``(seed, [(model_ms, reference_ms), ...])`` for every launch.
+        conditions: Hash of the model and options of the session, by role.
+        raw: ``(seed, [(model_ms, reference_ms), ...])`` for every launch, also of an attempt that
+            was given up.
     """
 
-    p50_ms: float
+    p50_ms: float | None
+    p90_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
     reference_p50_ms: float
     ratio: float
     ratio_low: float
     ratio_high: float
     rounds: int
-    resolved: bool
+    excluded_rounds: int
+    launches: int
+    quality: Quality
+    warm: bool
+    images_per_s: float
     cold_start_ms: float
     cpu_ms: float
     peak_rss_bytes: int
+    model_rss_bytes: int
+    energy_mj: float | None
+    energy_note: str
     operators: Mapping[str, int]
     protocol: int
+    conditions: Mapping[str, Any] = field(compare=False)
     raw: tuple[tuple[int, tuple[tuple[float, float], ...]], ...] = field(compare=False)
 
 
@@ -236,11 +262,18 @@ class Figures:
         speedup: Against the uncompressed network at its own best thread count.
         speedup_low: Lower end of its interval.
         speedup_high: Upper end.
-        p50_ms: Raw median latency while this was measured.
+        p50_ms: Raw median latency while this was measured, a single stream; None if too few runs.
+        p90_ms: 90th percentile of the same.
+        p95_ms: 95th percentile.
+        p99_ms: 99th percentile.
+        images_per_s: Throughput at its own batch size.
+        measuring: How far the latency can be trusted.
         size_bytes: Length of the ONNX file.
         macs: Multiply-accumulates of one image.
         parameters: Number of trainable values.
         peak_rss_bytes: Peak resident memory of the runtime's process.
+        model_rss_bytes: What of it the model takes, the runtime's own memory apart.
+        energy_mj: Millijoules of one inference; None where the device has no counter.
         cpu_ms: Processor time of one inference.
         cold_start_ms: Session creation and first run.
         effective_bits: Mean bits in which convolutions and matrix products are computed.
@@ -259,10 +292,17 @@ class Figures:
     speedup_low: float | None = None
     speedup_high: float | None = None
     p50_ms: float | None = None
+    p90_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    images_per_s: float | None = None
+    measuring: Quality | None = None
     size_bytes: int | None = None
     macs: int | None = None
     parameters: int | None = None
     peak_rss_bytes: int | None = None
+    model_rss_bytes: int | None = None
+    energy_mj: float | None = None
     cpu_ms: float | None = None
     cold_start_ms: float | None = None
     effective_bits: float | None = None

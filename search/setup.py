@@ -28,7 +28,7 @@ def make_bench(config: SearchConfig, shelf: Shelf) -> tuple[Bench, Space]:
     Raises:
         ConfigError: When one of them cannot work.
     """
-    device = describe_device(config.device.name)
+    device = describe_device(config.device)
     space = parse_space(config.space, device.usable_cores)
     checkpoint = _keep_checkpoint(config.model.checkpoint, shelf)
     if isinstance(config.model, CustomModelConfig):  # before the data, which may take minutes
@@ -111,9 +111,12 @@ def settings_of(config: SearchConfig, bench: Bench, space: Space) -> dict[str, A
         "space": space.describe(),
         "objective": asdict(config.objective),
         "device": {
-            "name": config.device.name,
+            "name": bench.device.name,
             "cpu": bench.device.cpu,
             "batch_size": config.device.batch_size,
+            "throughput_batch_size": config.device.throughput_batch_size,
+            "spinning": config.device.spinning,
+            "memory_limit_bytes": config.device.memory_limit_bytes,
             "budget_s": config.device.budget_s,
         },
         "train": asdict(config.train),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
+from search.config import DeviceConfig
 from search.records import (
     Dataset,
     Deployable,
@@ -287,10 +288,13 @@ class Evaluate(Step[Score]):
 
 @dataclass(frozen=True)
 class Measure(Step[Measurement]):
-    """Times a model on the device, taking turns with a reference."""
+    """Times a model on the device, taking turns with a reference.
+
+    ``occasion`` tells repetitions of the same comparison apart, which would else be remembered.
+    """
 
     kind: ClassVar[str] = "measure"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resource: ClassVar[Resource] = "device"
     result: ClassVar[type] = Measurement
 
@@ -300,7 +304,12 @@ class Measure(Step[Measurement]):
     reference_threads: int
     data: Dataset
     device: DeviceProfile
+    connection: DeviceConfig = field(compare=False)
     batch_size: int
+    throughput_batch_size: int
+    spinning: bool
+    memory_limit_bytes: int | None
+    launches: int
     budget_s: float
-    timeout_s: float = field(compare=False)
     seed: int
+    occasion: int = 0

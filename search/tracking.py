@@ -58,9 +58,9 @@ VIEW_STATE = {
 POINTS_DESCRIBED = 30
 FIGURES_AS_METRICS = (
     "val_accuracy", "float_accuracy", "latency_ms", "latency_ratio", "latency_ratio_low",
-    "latency_ratio_high", "speedup", "p50_ms", "size_bytes", "macs", "parameters",
-    "peak_rss_bytes", "cpu_ms", "cold_start_ms", "effective_bits", "integer_operators",
-    "channels_removed",
+    "latency_ratio_high", "speedup", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "images_per_s",
+    "size_bytes", "macs", "parameters", "peak_rss_bytes", "model_rss_bytes", "energy_mj", "cpu_ms",
+    "cold_start_ms", "effective_bits", "integer_operators", "channels_removed",
 )  # fmt: skip
 
 
@@ -225,6 +225,7 @@ class Tracker(AbstractContextManager["Tracker"]):
                 "outcome": record.outcome,
                 "pareto": "false",
                 **({"reason": record.reason} if record.reason else {}),
+                **({"measuring": record.figures.measuring} if record.figures.measuring else {}),
             },
         )
         run_id: str = run.info.run_id

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from search.batch_norm import widen_narrow
+from search.benchmark.stillness import Stillness
 from search.data import Split
 from search.errors import ConfigError
 from search.steps import Precision
@@ -91,6 +92,8 @@ class Feed:
     def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yields images in 0..1 ``[b, c, h, w]``, labels ``[b]`` and their indices ``[b]``.
 
+        Between two batches it waits while somebody measures on this machine.
+
         Args:
             order: Indices of the images wanted, ``[n]``, on the CPU.
             batch_size: Images of every batch but perhaps the last.
@@ -108,12 +111,14 @@ class Feed:
             images = self._images
             pixels = (images[chunk.to(self._device)] for chunk in chunks)
         try:
-            for chunk, raw in zip(chunks, pixels, strict=True):
-                if isinstance(raw, ConfigError):
-                    raise raw
-                index = chunk.to(self._device)
-                scaled = raw.to(self._device).float().div_(255)
-                yield scaled.to(memory_format=torch.channels_last), self._labels[index], index
+            with Stillness() as stillness:
+                for chunk, raw in zip(chunks, pixels, strict=True):
+                    if isinstance(raw, ConfigError):
+                        raise raw
+                    stillness.give_way()
+                    index = chunk.to(self._device)
+                    scaled = raw.to(self._device).float().div_(255)
+                    yield scaled.to(memory_format=torch.channels_last), self._labels[index], index
         finally:
             del pixels  # ends the workers now: left to an error's traceback they end with a hang
 

@@ -43,6 +43,8 @@ from search.steps import (
 )
 
 T = TypeVar("T")
+# Of fresh processes at least; more follow where these disagree.
+SEARCH_LAUNCHES = 2
 Recipe = Generator[Step[Any], Any, T]
 
 
@@ -113,7 +115,7 @@ def prepare(bench: Bench) -> Recipe[Lab]:
         if threads == base:  # a network is exactly as fast as itself, whatever was measured
             measured = replace(measured, ratio=1.0, ratio_low=1.0, ratio_high=1.0)
         against_base[threads] = measured
-    yardstick = Yardstick(against_base[base].p50_ms, against_base)
+    yardstick = Yardstick(against_base[base].reference_p50_ms, against_base)
     return Lab(bench, placement, teacher, reference, score.accuracy, yardstick)
 
 
@@ -245,6 +247,7 @@ def _measure(
     threads: int,
     reference: Deployable,
     reference_threads: int,
+    occasion: int = 0,
 ) -> Measure:
     return Measure(
         deployable=deployable,
@@ -253,8 +256,13 @@ def _measure(
         reference_threads=reference_threads,
         data=bench.data,
         device=bench.device,
+        connection=bench.measuring,
         batch_size=bench.measuring.batch_size,
+        throughput_batch_size=bench.measuring.throughput_batch_size,
+        spinning=bench.measuring.spinning,
+        memory_limit_bytes=bench.measuring.memory_limit_bytes,
+        launches=SEARCH_LAUNCHES,
         budget_s=bench.measuring.budget_s,
-        timeout_s=bench.measuring.timeout_s,
         seed=bench.seed,
+        occasion=occasion,
     )

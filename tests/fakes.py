@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from search.config import DeviceConfig, DigitsConfig, ObjectiveConfig, TrainConfig
+from search.config import DigitsConfig, LocalDeviceConfig, ObjectiveConfig, TrainConfig
 from search.engine.base import Done
 from search.figures import Yardstick
 from search.records import (
@@ -49,17 +49,28 @@ def measurement(ratio: float, p50_ms: float = 1.0, spread: float = 0.01) -> Meas
     """A measurement with a given ratio."""
     return Measurement(
         p50_ms=p50_ms,
-        reference_p50_ms=1.0,
+        p90_ms=p50_ms * 1.1,
+        p95_ms=p50_ms * 1.2,
+        p99_ms=None,
+        reference_p50_ms=p50_ms / ratio,
         ratio=ratio,
         ratio_low=ratio * (1 - spread),
         ratio_high=ratio * (1 + spread),
         rounds=40,
-        resolved=True,
+        excluded_rounds=0,
+        launches=2,
+        quality="resolved",
+        warm=True,
+        images_per_s=1e3 / p50_ms,
         cold_start_ms=5.0,
         cpu_ms=1.1,
         peak_rss_bytes=70_000_000,
+        model_rss_bytes=10_000_000,
+        energy_mj=None,
+        energy_note="no counter",
         operators={"Conv": 1, "FusedGemm": 2},
-        protocol=1,
+        protocol=2,
+        conditions={},
         raw=(),
     )
 
@@ -78,6 +89,18 @@ DATA = Dataset(
 SPEC = NetworkSpec("cnn", 8, None, (), None, DATA.image_shape, DATA.classes)
 NETWORK = Network(SPEC, (("weight", (8, 1, 3, 3)),), file("teacher", ".safetensors"), 1000, 72)
 PROFILE = DeviceProfile("local", "a CPU", "x86_64", ("avx2",), 2, "onnxruntime 1", 8, "u8s8")
+
+
+LOCAL = LocalDeviceConfig(
+    name="local",
+    batch_size=1,
+    throughput_batch_size=4,
+    budget_s=1.0,
+    timeout_s=60.0,
+    spinning=False,
+    memory_limit_bytes=None,
+    canary_every=10,
+)
 
 
 def limits(**changes: Any) -> ObjectiveConfig:
@@ -100,7 +123,7 @@ def lab(**changes: Any) -> Lab:
         data=DATA,
         device=PROFILE,
         thread_counts=(1, 2),
-        measuring=DeviceConfig(name="local", batch_size=1, budget_s=1.0, timeout_s=10.0),
+        measuring=LOCAL,
         train=TrainConfig(
             device="cpu",
             precision="float32",

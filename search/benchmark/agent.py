@@ -6,20 +6,24 @@ all it finds.
 
 ``python agent.py`` is the coordinator. It reads one request a line and answers each with one line,
 ``{"ok": true, ...}`` or ``{"ok": false, "error": "one line", "kind": "name"}``, until its input
-ends. ``python agent.py session`` is a child of it that holds one model.
+ends. ``python agent.py session`` is a child of it that holds one model. With ``--own-group`` the
+coordinator leads a process group, whose number is its ``pid``.
 
 =========== ============================================== =======================================
 request     fields                                         reply
 =========== ============================================== =======================================
-hello                                                      schema
-describe                                                   arch cpu flags usable_cores python numpy
-                                                           onnxruntime
+hello                                                      schema pid
+describe                                                   arch cpu flags cpus usable_cores python
+                                                           numpy onnxruntime
+lock        wait_s hold_s                                  held holder
 start       roles                                          starts fresh processes; does not wait
-open        role model inputs batch_size threads           cold_start_ms run_ms peak_rss_bytes
-            session_entries seed
-single      role count limit_ms                            p50_ms cpu_ms runs peak_rss_bytes
+open        role model inputs batch_size threads           cold_start_ms run_ms warm options
+            session_entries memory_limit_bytes seed        model_sha256 baseline_rss_bytes
+single      role count limit_ms                            times_ms cpu_ms energy peak_rss_bytes
+throughput  role batch_size limit_ms                       images_per_s
 rounds      count minimum limit_ms block_ms seed           rounds [[candidate_ms, reference_ms]]
-                                                           runs order
+                                                           disturbed [whether the round was] runs
+                                                           order
 operators   role                                           operators {type: executed kernels}
 close                                                      ends the children
 =========== ============================================== =======================================
@@ -28,7 +32,9 @@ close                                                      ends the children
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
+import hashlib
 import itertools
 import json
 import math
@@ -36,6 +42,8 @@ import os
 import platform
 import queue
 import random
+import re
+import resource
 import signal
 import statistics
 import subprocess
@@ -48,11 +56,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-SCHEMA = 1
+SCHEMA = 2
 CANDIDATE, REFERENCE = "candidate", "reference"
 FLAGS_X86 = {"avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_int8"}
 FLAGS_ARM = {"asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2"}
-WARM_RUNS, WARM_MS = 20, 100.0
+# Warming up: blocks of at least this long, a window of so many, and the time after which a model
+# that will not settle is measured nevertheless.
+WARM_BLOCK_MS, WARM_WINDOW, WARM_LIMIT_MS = 0.5, 20, 500.0
+# One for all users, because they share the processor. Whoever measures queues for the first file
+# and holds both; whoever trains shares the second, and lets go of it while somebody queues.
+QUEUE_LOCK, DEVICE_LOCK = Path("/tmp/cnn-search-queue.lock"), Path("/tmp/cnn-search-device.lock")
+LOCK_POLL_S = 0.02
+OUT_OF_MEMORY = re.compile("bad.?alloc|MemoryError|failed to allocate", re.IGNORECASE)
+POWERCAP = Path("/sys/class/powercap")
+STEAL_COLUMN = 8  # of a processor's line in /proc/stat
 SPINNING = "session.intra_op.allow_spinning"
 # Threads that may spin keep burning processor time for about 40 ms after a run; others stop at
 # once, and a longer pause would only let the processor's clock and caches go cold.
@@ -121,8 +138,6 @@ def peak_rss_bytes() -> int:
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    import resource
-
     # Only second choice: on Linux it starts from the memory of the process that forked this one.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
@@ -144,6 +159,7 @@ class Bench:
         self._request: Message = {}
         self._session: Any = None
         self._feeds: list[dict[str, Any]] = []
+        self._images: Any = None
 
     def versions(self, _: Message) -> Message:
         """Tells the versions that figures depend on."""
@@ -155,21 +171,40 @@ class Bench:
 
     def open(self, request: Message) -> Message:
         """Loads a model, runs it once for the cold start, and warms it up within bounds."""
+        usable = count_usable_cores()
+        if request["threads"] > usable:
+            raise Refused("Threads", f"{request['threads']} threads, but {usable} usable cores")
         self._request = request
-        batches = self._cut(self._numpy.load(request["inputs"]))
+        baseline = peak_rss_bytes()
+        self._images = self._numpy.load(request["inputs"])
+        batches = self._cut(request["batch_size"])
+        digest = hashlib.sha256(Path(request["model"]).read_bytes()).hexdigest()
+        if request["memory_limit_bytes"] is not None:
+            limit_memory(request["memory_limit_bytes"], request["threads"])
         begin = time.perf_counter()
-        session = self._create(profile_prefix=None)
-        name = session.get_inputs()[0].name
-        session.run(None, {name: batches[0]})
+        try:
+            session = self._create(profile_prefix=None)
+            name = session.get_inputs()[0].name
+            session.run(None, {name: batches[0]})
+        except Exception as error:
+            allowed = request["memory_limit_bytes"]
+            if allowed is not None and OUT_OF_MEMORY.search(f"{type(error).__name__} {error}"):
+                reason = f"needs more memory than device.memory_limit_bytes={allowed} allows"
+                raise Refused("OutOfMemory", reason) from error
+            raise
         cold_start_s = time.perf_counter() - begin
         self._session = session
         self._feeds = [{name: batch} for batch in batches]
         gc.collect()
         gc.disable()  # a collection in the middle of a block would be timed as the model's
+        run_ms, warm = self._warm_up()
         return {
             "cold_start_ms": cold_start_s * 1e3,
-            "run_ms": min(self._time_runs(WARM_RUNS, WARM_MS)),
-            "peak_rss_bytes": peak_rss_bytes(),
+            "run_ms": run_ms,
+            "warm": warm,
+            "options": self._options(),
+            "model_sha256": digest,
+            "baseline_rss_bytes": baseline,
         }
 
     def block(self, request: Message) -> Message:
@@ -185,17 +220,31 @@ class Bench:
         return {"ms": (time.perf_counter_ns() - begin) / 1e6 / len(cycle)}
 
     def single(self, request: Message) -> Message:
-        """Times runs one by one, for the median and the processor time of a run."""
+        """Times runs one by one, a single stream, with the processor time and energy of a run."""
         self._opened()
+        energy_before = read_energy(POWERCAP)
         begin = time.process_time_ns()
         times_ms = self._time_runs(request["count"], request["limit_ms"])
         cpu_ms = (time.process_time_ns() - begin) / 1e6 / len(times_ms)
         return {
-            "p50_ms": statistics.median(times_ms),
+            "times_ms": times_ms,
             "cpu_ms": cpu_ms,
-            "runs": len(times_ms),
+            "energy": energy_of_run(energy_before, read_energy(POWERCAP), len(times_ms)),
             "peak_rss_bytes": peak_rss_bytes(),
         }
+
+    def throughput(self, request: Message) -> Message:
+        """Runs batches back to back: images a second."""
+        (name,) = self._opened()[0]
+        feed = {name: self._cut(request["batch_size"])[0]}
+        self._session.run(None, feed)
+        begin = time.perf_counter()
+        deadline = begin + request["limit_ms"] / 1e3
+        runs, now = 0, begin
+        while runs == 0 or now < deadline:
+            self._session.run(None, feed)
+            runs, now = runs + 1, time.perf_counter()
+        return {"images_per_s": runs * request["batch_size"] / (now - begin)}
 
     def operators(self, _: Message) -> Message:
         """Counts the kernels that one run executes, from onnxruntime's own profile."""
@@ -214,9 +263,7 @@ class Bench:
         options.execution_mode = self._runtime.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = self._runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3
-        # Two sessions take turns: threads that spin would steal the other's processor.
-        entries = {SPINNING: "0", "session.set_denormal_as_zero": "1"}
-        for key, value in {**entries, **request["session_entries"]}.items():
+        for key, value in self._options()["session_entries"].items():
             options.add_session_config_entry(key, value)
         if profile_prefix is not None:
             options.enable_profiling = True
@@ -225,10 +272,35 @@ class Bench:
             request["model"], options, providers=["CPUExecutionProvider"]
         )
 
-    def _cut(self, images: Any) -> list[Any]:
-        """Cuts ``images`` ``[k, C, H, W]`` into ``k`` batches that begin at each image in turn."""
+    def _options(self) -> Message:
+        """Tells what the session is made with."""
+        # Two sessions take turns: threads that spin would steal the other's processor.
+        entries = {SPINNING: "0", "session.set_denormal_as_zero": "1"}
+        return {
+            "intra_op_num_threads": self._request["threads"],
+            "inter_op_num_threads": 1,
+            "execution_mode": "sequential",
+            "graph_optimization_level": "all",
+            "session_entries": {**entries, **self._request["session_entries"]},
+        }
+
+    def _warm_up(self) -> tuple[float, bool]:
+        """Runs until times settle, within bounds; returns milliseconds of a run, and whether."""
+        first_ms = self._time_runs(1, 0.0)[0]
+        runs = max(1, math.ceil(WARM_BLOCK_MS / first_ms))
+        deadline = time.perf_counter() + WARM_LIMIT_MS / 1e3
+        samples: list[float] = []
+        while len(samples) < 2 or time.perf_counter() < deadline:
+            samples.append(statistics.fmean(self._time_runs(runs, math.inf)))
+            if len(samples) >= WARM_WINDOW and is_settled(samples[-WARM_WINDOW:]):
+                return min(samples), True
+        # A slow model has no time for a whole window.
+        return min(samples), len(samples) < WARM_WINDOW and is_settled(samples)
+
+    def _cut(self, size: int) -> list[Any]:
+        """Cuts the images ``[k, C, H, W]`` into ``k`` batches that begin at each in turn."""
+        images = self._images
         order = self._numpy.random.default_rng(self._request["seed"]).permutation(len(images))
-        size = self._request["batch_size"]
         picks = [[order[(i + j) % len(order)] for j in range(size)] for i in range(len(order))]
         return [self._numpy.ascontiguousarray(images[pick]) for pick in picks]
 
@@ -251,6 +323,82 @@ class Bench:
         return times_ms
 
 
+def is_settled(samples: Sequence[float]) -> bool:
+    """Tells whether a window of times no longer drifts.
+
+    Its first value must not be an outlier to the slow side, the quartiles of its halves must agree
+    within 5 %, and the mean of the first half must lie -50 to +10 % from that of the second.
+
+    Args:
+        samples: In order, any unit; fewer than eight say nothing.
+
+    Source: pyperf 2.9, the test with which its calibration ends warming up.
+    """
+    if len(samples) < 8:
+        return False
+    low, _, high = statistics.quantiles(samples[1:], n=4, method="inclusive")
+    if samples[0] > high + 1.5 * (high - low):
+        return False
+    halves = samples[: len(samples) // 2], samples[len(samples) // 2 :]
+    first, second = (statistics.quantiles(half, n=4, method="inclusive") for half in halves)
+    quartiles = all(abs(first[i] / second[i] - 1) <= 0.05 for i in (0, 2))
+    drift = statistics.fmean(halves[0]) / statistics.fmean(halves[1]) - 1
+    return quartiles and -0.5 <= drift <= 0.10
+
+
+def limit_memory(limit_bytes: int, threads: int) -> None:
+    """Lets this process take ``limit_bytes`` beyond what it has, stacks of its threads apart.
+
+    Source: setrlimit(2), RLIMIT_DATA since Linux 4.7.
+    """
+    status = Path("/proc/self/status").read_text().splitlines()
+    data = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
+    stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    stacks = threads * (8 << 20 if stack == resource.RLIM_INFINITY else stack)
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (data + limit_bytes + stacks, hard))
+
+
+def read_energy(root: Path) -> Message:
+    """Reads the energy counters of the processor packages.
+
+    Returns:
+        ``{"source": ..., "zones": {name: [microjoules, where it starts anew]}}``, or
+        ``{"reason": ...}`` where there are none.
+
+    Source: Linux documentation, powercap; never estimated from a rated power.
+    """
+    zones = {}
+    for zone in sorted(root.glob("intel-rapl:[0-9]*")):
+        if zone.name.count(":") > 1:
+            continue  # a part of a package, counted with it
+        try:
+            values = [int((zone / n).read_text()) for n in ("energy_uj", "max_energy_range_uj")]
+        except OSError as error:
+            return {"reason": f"the RAPL counter cannot be read ({error.strerror})"}
+        zones[zone.name] = values
+    if not zones:
+        return {"reason": "no RAPL counters here, as in virtual machines and on other processors"}
+    return {"source": "RAPL, all packages", "zones": zones}
+
+
+def energy_of_run(before: Message, after: Message, runs: int) -> Message:
+    """Returns ``{"mj": millijoules of one run, "source": ...}`` or ``{"mj": None, "reason": ...}``.
+
+    The whole package's energy, idle parts and neighbours included.
+    """
+    for reading in (before, after):
+        if "reason" in reading:
+            return {"mj": None, "reason": reading["reason"]}
+    spent = 0
+    for zone, (end, wrap) in after["zones"].items():
+        begin = before["zones"][zone][0]
+        spent += end - begin if end >= begin else end + wrap - begin
+    if spent == 0:
+        return {"mj": None, "reason": "the RAPL counters stand still"}
+    return {"mj": spent / 1e3 / runs, "source": after["source"]}
+
+
 def count_kernels(events: Iterable[Message]) -> dict[str, int]:
     """Counts operator types among a profile's kernel events."""
     kernels = (
@@ -270,6 +418,7 @@ def run_session(out: TextIO) -> None:
         "open": bench.open,
         "block": bench.block,
         "single": bench.single,
+        "throughput": bench.throughput,
         "operators": bench.operators,
     }
     serve(sys.stdin, out, handlers)
@@ -331,10 +480,38 @@ class Coordinator:
 
     def __init__(self) -> None:
         self._children: dict[str, Child] = {}
+        self._locks: list[int] = []
 
     def hello(self, _: Message) -> Message:
-        """Tells the version of the messages."""
-        return {"schema": SCHEMA}
+        """Tells the version of the messages, and who answers."""
+        return {"schema": SCHEMA, "pid": os.getpid()}
+
+    def lock(self, request: Message) -> Message:
+        """Waits up to ``wait_s`` for the device, then keeps it for at most ``hold_s``.
+
+        After that this program ends itself: whoever asked may have gone without a word, and the
+        next one waits.
+        """
+        if not self._locks:
+            self._locks = [open_lock(QUEUE_LOCK), open_lock(DEVICE_LOCK)]
+        deadline = time.monotonic() + request["wait_s"]
+        for lock in self._locks:
+            while not try_lock(lock):
+                if time.monotonic() >= deadline:
+                    return {"held": False, "holder": os.pread(lock, 200, 0).decode()}
+                time.sleep(LOCK_POLL_S)
+            with contextlib.suppress(OSError):  # another user's file is only readable
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, f"process {os.getpid()}".encode(), 0)
+        timer = threading.Timer(request["hold_s"], self._expire)
+        timer.daemon = True
+        timer.start()
+        return {"held": True, "holder": ""}
+
+    def _expire(self) -> None:
+        for child in tuple(self._children.values()):
+            child.process.kill()
+        os._exit(3)
 
     def describe(self, _: Message) -> Message:
         """Tells what the device is."""
@@ -376,8 +553,12 @@ class Coordinator:
         settle_s = max(child.settle_s for child in children)
         deadline = time.perf_counter() + request["limit_ms"] / 1e3
         times: tuple[list[float], list[float]] = ([], [])
+        disturbances, disturbed = read_disturbances(), []
         last = None
         for turn, side in enumerate(order):
+            if turn % 4 == 0 and turn > 0:
+                before, disturbances = disturbances, read_disturbances()
+                disturbed += 2 * [disturbances != before]
             enough = turn % 4 == 0 and turn >= 2 * request["minimum"]
             if enough and time.perf_counter() >= deadline:
                 break
@@ -386,8 +567,14 @@ class Coordinator:
             block = {"request": "block", "runs": max(1, runs), "warm": side != last}
             times[side].append(children[side].ask(block)["ms"])
             last = side
-        done = "".join("AB"[side] for side in order[: 2 * len(times[0])])
-        return {"rounds": list(zip(*times, strict=True)), "runs": max(1, runs), "order": done}
+        if len(disturbed) < len(times[0]):
+            disturbed += 2 * [read_disturbances() != disturbances]
+        return {
+            "rounds": list(zip(*times, strict=True)),
+            "disturbed": disturbed,
+            "runs": max(1, runs),
+            "order": "".join("AB"[side] for side in order[: 2 * len(times[0])]),
+        }
 
     def close(self, _: Message) -> Message:
         """Ends all children."""
@@ -410,6 +597,54 @@ class Coordinator:
     def _stop(self, role: str) -> None:
         if role in self._children:
             self._children.pop(role).stop()
+
+
+def open_lock(path: Path) -> int:
+    """Opens the file that stands for the device, whoever made it."""
+    flags = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_RDWR, 0o644)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Takes the lock if nobody has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def read_disturbances(
+    stat: Path = Path("/proc/stat"), groups: Path = Path("/sys/fs/cgroup")
+) -> tuple[int, int]:
+    """Reads what others took of the processors in use: steal time, and time throttled.
+
+    Returns:
+        Ticks that the hypervisor gave to others, and microseconds that the control group's quota
+        held processes back, both since their start; only whether they rise matters.
+
+    Source: proc(5), /proc/stat; Linux documentation, cgroup-v2 ``cpu.stat``.
+    """
+    wanted = {f"cpu{number}" for number in usable_cpus()}
+    stolen = throttled = 0
+    if stat.exists():
+        rows = (line.split() for line in stat.read_text().splitlines() if line.startswith("cpu"))
+        stolen = sum(int(row[STEAL_COLUMN]) for row in rows if row[0] in wanted)
+    for path in (groups / "cpu.stat", groups / "cpu" / "cpu.stat"):
+        if path.exists():
+            fields = dict(line.split() for line in path.read_text().splitlines())
+            throttled += int(fields.get("throttled_usec", fields.get("throttled_time", 0)))
+    return stolen, throttled
+
+
+def usable_cpus() -> list[int]:
+    """Numbers of the processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def turns(count: int, seed: int) -> list[int]:
@@ -443,15 +678,13 @@ def describe_processor() -> Message:
     flags = set((facts.get("flags") or facts.get("features") or "").split())
     arch = platform.machine()
     cpu = facts.get("model name") or facts.get("hardware") or platform.processor() or arch
-    return {"arch": arch, "cpu": cpu, "flags": sorted((FLAGS_X86 | FLAGS_ARM) & flags)}
+    known = sorted((FLAGS_X86 | FLAGS_ARM) & flags)
+    return {"arch": arch, "cpu": cpu, "flags": known, "cpus": usable_cpus()}
 
 
 def count_usable_cores() -> int:
     """Whole cores that affinity and control-group quota leave, at least one."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    cores = len(usable_cpus())
     memberships = Path("/proc/self/cgroup")
     lines = memberships.read_text().splitlines() if memberships.exists() else []
     return max(1, math.floor(min([cores, *read_quotas(Path("/sys/fs/cgroup"), lines)])))
@@ -509,15 +742,23 @@ def follow(stream: TextIO, at_end: Callable[[], None]) -> Iterator[str]:
     yield from iter(lines.get, None)
 
 
+def lead_group() -> None:
+    """Makes this process the leader of its group, so that one kill ends it with its children."""
+    if os.getpgrp() != os.getpid():
+        os.setsid()
+
+
 def run_coordinator(out: TextIO) -> None:
     """Serves the host until it closes the pipe; no child outlives it."""
     coordinator = Coordinator()
     handlers = {
         "hello": coordinator.hello,
         "describe": coordinator.describe,
+        "lock": coordinator.lock,
         "start": coordinator.start,
         "open": coordinator.open,
         "single": coordinator.pass_on,
+        "throughput": coordinator.pass_on,
         "operators": coordinator.pass_on,
         "rounds": coordinator.rounds,
         "close": coordinator.close,
@@ -527,4 +768,6 @@ def run_coordinator(out: TextIO) -> None:
 
 
 if __name__ == "__main__":
+    if "--own-group" in sys.argv[1:]:
+        lead_group()
     (run_session if sys.argv[1:] == ["session"] else run_coordinator)(claim_stdout())

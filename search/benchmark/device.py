@@ -1,13 +1,10 @@
-"""Reaches a device and its agent; knows processes and time-outs, not what is measured.
-
-The local device runs the agent in a process group of its own, so that one kill ends it and
-everything it started, whatever state they are in.
-"""
+"""Reaches a device and its agent; knows processes and time-outs, not what is measured."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import selectors
 import signal
@@ -15,21 +12,99 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Protocol, Self
 
 from search.benchmark import agent
-from search.errors import StageFailed
+from search.config import DeviceConfig, LocalDeviceConfig
+from search.errors import ConfigError, DeviceLost, StageFailed
 from search.records import DeviceProfile
+
+log = logging.getLogger(__name__)
 
 AGENT = Path(agent.__file__)
 DESCRIBE_TIMEOUT_S = 60.0
 FAREWELL_S = 1.0
+QUEUE_POLL_S = 5.0
+
+
+class Device(Protocol):
+    """A machine with a running agent, between entering and leaving its context."""
+
+    def __enter__(self) -> Self:
+        """Starts the agent.
+
+        Raises:
+            StageFailed: If it does not start, or speaks another version.
+            ConfigError: If the device cannot be reached as configured.
+        """
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends the agent and all that it started."""
+
+    def deliver(self, path: Path) -> str:
+        """Brings a file to the device unless it is there, and returns its path there."""
+
+    def ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Sends one request and waits for its answer; see ``agent.py`` for both.
+
+        Raises:
+            StageFailed: If the agent refuses, dies or does not answer in ``timeout_s`` seconds;
+                in the latter two cases it is killed with all that it started.
+            DeviceLost: If the connection broke.
+        """
+
+
+def open_device(config: DeviceConfig, timeout_s: float) -> Device:
+    """Returns the configured device, to be entered; its agent may take ``timeout_s`` to start.
+
+    Raises:
+        ConfigError: If it needs a package that is not installed.
+    """
+    if isinstance(config, LocalDeviceConfig):
+        return LocalDevice(timeout_s)
+    try:
+        from search.benchmark.ssh import SshDevice  # asyncssh is an extra, and slow to import
+    except ModuleNotFoundError as error:
+        if error.name != "asyncssh":
+            raise
+        reason = "device=ssh needs the package asyncssh: pip install 'cnn-search[ssh]'"
+        raise ConfigError(reason) from error
+    return SshDevice(config, timeout_s)
+
+
+def hold(device: Device, timeout_s: float) -> None:
+    """Waits until nobody else measures or trains on the device, and keeps it until it is left.
+
+    Being busy is no failure: two studies queue instead of disturbing each other.
+
+    Args:
+        device: Entered.
+        timeout_s: Seconds after which the device frees itself, whatever became of this process.
+    """
+    told = False
+    request = {"request": "lock", "wait_s": QUEUE_POLL_S, "hold_s": timeout_s + FAREWELL_S}
+    while True:
+        reply = device.ask(request, QUEUE_POLL_S + DESCRIBE_TIMEOUT_S)
+        if reply["held"]:
+            return
+        if not told:
+            log.info("the device is busy (%s): waiting for it", reply["holder"] or "training")
+            told = True
 
 
 class LocalDevice:
     """This machine. Use as a context manager: at its end no process is left.
+
+    The agent runs in a process group of its own, so that one kill ends it and everything it
+    started, whatever state they are in.
 
     Args:
         timeout_s: Seconds that the agent may take to start.
@@ -62,10 +137,7 @@ class LocalDevice:
             raise StageFailed("measure", f"no process can be started ({error})") from error
         self._buffer = b""
         try:
-            schema = self.ask({"request": "hello"}, self._timeout_s)["schema"]
-            if schema != agent.SCHEMA:
-                reason = f"the agent speaks version {schema}, need {agent.SCHEMA}; update it"
-                raise StageFailed("measure", reason)
+            check_schema(self.ask({"request": "hello"}, self._timeout_s))
         except BaseException:
             self.close()
             raise
@@ -85,13 +157,12 @@ class LocalDevice:
         """Identifier of the group that the agent and its children live in."""
         return self._process.pid
 
-    def ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """Sends one request and waits for its answer; see ``agent.py`` for both.
+    def deliver(self, path: Path) -> str:
+        """Returns the path itself, absolute."""
+        return str(path.absolute())
 
-        Raises:
-            StageFailed: If the agent refuses, dies or does not answer in ``timeout_s`` seconds;
-                in the latter two cases the whole group is killed.
-        """
+    def ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Sends one request and waits for its answer; see ``Device``."""
         deadline = time.monotonic() + timeout_s
         stdin, stdout = self._pipes()
         try:
@@ -101,15 +172,11 @@ class LocalDevice:
             raise self._died(request) from None
         line = self._read_line(stdout, request, deadline)
         try:
-            reply: dict[str, Any] = json.loads(line)
-        except ValueError:
+            reply = parse_reply(line, request)
+        except StageFailed:
             self.close()
-            reason = f"the agent's answer to {request['request']!r} is no JSON: {line[:80]!r}"
-            raise StageFailed("measure", reason) from None
-        if not reply.pop("ok"):
-            hint = self._last_error() if reply["kind"] == "Died" else ""
-            raise StageFailed("measure", f"{reply['error']} ({reply['kind']}){hint}")
-        return reply
+            raise
+        return accept_reply(reply, self._last_error)
 
     def close(self) -> None:
         """Ends the group, kindly and then not, and frees what is left; harmless when repeated."""
@@ -147,11 +214,7 @@ class LocalDevice:
             while b"\n" not in self._buffer:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     self.close()
-                    raise StageFailed(
-                        "measure",
-                        f"no answer to {request['request']!r} in time; the model hangs or is too "
-                        "slow for device.timeout_s: raise it, or narrow the search",
-                    )
+                    raise too_slow(request)
                 chunk = os.read(stdout.fileno(), 1 << 16)
                 if not chunk:
                     raise self._died(request)
@@ -162,26 +225,94 @@ class LocalDevice:
     def _died(self, request: dict[str, Any]) -> StageFailed:
         hint = "" if self._errors.closed else self._last_error()
         self.close()
-        status = self._process.returncode
-        reason = f"the agent died with status {status} at {request['request']!r}{hint}"
-        return StageFailed("measure", reason)
+        return died(request, self._process.returncode, hint)
 
     def _last_error(self) -> str:
         """What the agent or a child last wrote to standard error, to be put behind a reason."""
         self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f": {lines[-1].strip()}" if lines else ""
+        return format_hint(self._errors.read())
 
 
-def describe_device(name: str) -> DeviceProfile:
-    """Asks the device of ``device.name=name`` what it is.
+def parse_reply(line: bytes, request: dict[str, Any]) -> dict[str, Any]:
+    """Reads an agent's line.
 
     Raises:
+        StageFailed: If it is no JSON, which means that something else than the agent wrote it.
+    """
+    try:
+        reply: dict[str, Any] = json.loads(line)
+    except ValueError:
+        reason = f"the agent's answer to {request['request']!r} is no JSON: {line[:80]!r}"
+        raise StageFailed("measure", reason) from None
+    return reply
+
+
+def accept_reply(reply: dict[str, Any], last_error: Callable[[], str]) -> dict[str, Any]:
+    """Returns the result in an agent's reply.
+
+    Args:
+        reply: What ``parse_reply`` returned.
+        last_error: Gives the hint behind the reason when a process there died.
+
+    Raises:
+        StageFailed: If the agent refused.
+    """
+    if not reply.pop("ok"):
+        hint = last_error() if reply["kind"] == "Died" else ""
+        raise StageFailed("measure", f"{reply['error']} ({reply['kind']}){hint}")
+    return reply
+
+
+def check_schema(hello: dict[str, Any]) -> None:
+    """Compares versions.
+
+    Raises:
+        StageFailed: If the agent that said ``hello`` speaks another version.
+    """
+    if hello["schema"] != agent.SCHEMA:
+        reason = f"the agent speaks version {hello['schema']}, need {agent.SCHEMA}; update it"
+        raise StageFailed("measure", reason)
+
+
+def too_slow(request: dict[str, Any]) -> StageFailed:
+    """What to raise when the time for an answer is over."""
+    return StageFailed(
+        "measure",
+        f"no answer to {request['request']!r} in time; the model hangs or is too slow for "
+        "device.timeout_s: raise it, or narrow the search",
+    )
+
+
+def died(request: dict[str, Any], status: int | None, hint: str) -> StageFailed:
+    """What to raise when the agent is no more."""
+    reason = f"the agent died with status {status} at {request['request']!r}{hint}"
+    return StageFailed("measure", reason)
+
+
+def format_hint(errors: bytes) -> str:
+    """The last line written to standard error, to be put behind a reason."""
+    lines = errors.decode(errors="replace").strip().splitlines()
+    return f": {lines[-1].strip()}" if lines else ""
+
+
+def describe_device(config: DeviceConfig) -> DeviceProfile:
+    """Asks the device what it is.
+
+    Raises:
+        ConfigError: If it cannot be reached as configured.
         StageFailed: If its agent does not answer.
     """
-    with LocalDevice(DESCRIBE_TIMEOUT_S) as device:
-        facts = device.ask({"request": "describe"}, DESCRIBE_TIMEOUT_S)
-    return make_profile(name, facts)
+    try:
+        with open_device(config, DESCRIBE_TIMEOUT_S) as device:
+            facts = device.ask({"request": "describe"}, DESCRIBE_TIMEOUT_S)
+    except DeviceLost as error:  # before anything is begun the configuration is the suspect
+        raise ConfigError(str(error)) from error
+    return make_profile(device_name(config), facts)
+
+
+def device_name(config: DeviceConfig) -> str:
+    """Returns what the device is called in figures and messages."""
+    return config.name if isinstance(config, LocalDeviceConfig) else f"{config.host}:{config.port}"
 
 
 def make_profile(name: str, facts: dict[str, Any]) -> DeviceProfile:

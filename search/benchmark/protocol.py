@@ -1,15 +1,17 @@
 """Compares two models by paired rounds; knows when to stop and how sure the ratio is.
 
 It does not know what carries its requests, what a model is, or what time it is: a link and a clock
-are given. ``PROTOCOL_VERSION`` rises when figures stop being comparable with older ones.
+are given. ``PROTOCOL_VERSION`` rises when figures stop being comparable with older ones; the
+choices below and their sources are in ``docs/benchmarking.md``.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,15 +20,24 @@ from numpy.typing import NDArray
 
 from search.records import Measurement
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 # Two sessions that were started once may agree on a wrong ratio for as long as they live: the fresh
-# launch is the unit of repetition.
-LAUNCHES = 2
+# launch is the unit of repetition. The spread of seven holds the median launch with 98 %.
+MOST_LAUNCHES, LAUNCHES_FOR_SPREAD = 7, 6
 LOOKS = (20, 40, 80, 160)
 LEVEL = 0.95
 LOG_HALF_WIDTH = 0.015
+# An attempt that is wider than this was disturbed: one more after a pause, with all its launches.
+POOR_LOG_HALF_WIDTH = 0.05
+RETRY_DELAY_S = 1.0
 BLOCK_MS = 2.0
-SINGLE_RUNS, SINGLE_MS = 60, 60.0
+# To start a pair of processes takes longer: what is started is made use of.
+LEAST_ROUNDS_S = 0.3
+SINGLE_MS, THROUGHPUT_MS, TAIL_MS = 60.0, 200.0, 1000.0
+# Runs without which a percentile means nothing. Source: MLPerf Inference, LoadGen's early stopping
+# for a single stream.
+RUNS_FOR_PERCENTILE: Mapping[int, int] = {50: 11, 90: 64, 95: 130, 99: 662}
+MOST_RUNS = max(RUNS_FOR_PERCENTILE.values())
 ROLES = ("candidate", "reference")
 
 Reply = Mapping[str, Any]
@@ -63,7 +74,11 @@ class Plan:
         reference: What it is compared with; may be the same model.
         inputs: Path on the device of a float32 ``.npy`` file ``[k, C, H, W]``.
         batch_size: Images of one inference.
-        budget_s: Seconds after which no more evidence is sought than an interval needs.
+        throughput_batch_size: Images of one inference where throughput is measured.
+        memory_limit_bytes: What a model may take beyond the runtime's own memory; None = all.
+        launches: Pairs of fresh processes at least, from 2.
+        budget_s: Seconds of one attempt, after which no more evidence is sought than an interval
+            needs.
         timeout_s: Seconds after which the link gives up.
         seed: Seed of the order of turns and inputs.
     """
@@ -72,19 +87,47 @@ class Plan:
     reference: Side
     inputs: str
     batch_size: int
+    throughput_batch_size: int
+    memory_limit_bytes: int | None
+    launches: int
     budget_s: float
     timeout_s: float
     seed: int
 
 
 @dataclass(frozen=True)
+class Rounds:
+    """Paired rounds of one pair of processes.
+
+    Attributes:
+        pairs: Milliseconds of candidate and reference, in order.
+        disturbed: Whether others took the processor in that round, in order.
+    """
+
+    pairs: tuple[tuple[float, float], ...]
+    disturbed: tuple[bool, ...]
+
+    @property
+    def used(self) -> NDArray[np.float64]:
+        """Rounds that count, ``[n, 2]``: the undisturbed ones, or all where they are too few."""
+        pairs = np.asarray(self.pairs, dtype=np.float64).reshape(-1, 2)
+        kept = pairs[~np.asarray(self.disturbed, dtype=bool)]
+        return kept if len(kept) >= MINIMUM_ROUNDS else pairs
+
+    @property
+    def excluded(self) -> int:
+        """Number of rounds that do not count."""
+        return len(self.pairs) - len(self.used)
+
+
+@dataclass(frozen=True)
 class Launch:
-    """What one pair of fresh processes told: agent replies, pairs, log ratio and its interval."""
+    """What one pair of fresh processes told: agent replies, rounds, log ratio and its interval."""
 
     seed: int
     opened: Mapping[str, Reply]
     single: Mapping[str, Reply]
-    pairs: tuple[tuple[float, float], ...]
+    rounds: Rounds
     estimate: float
     low: float
     high: float
@@ -126,6 +169,7 @@ def sign_test_interval(values: NDArray[np.float64], level: float) -> tuple[float
     return float(ordered[rank - 1]), float(ordered[-rank])
 
 
+@functools.cache
 def sign_test_rank(count: int, level: float) -> int:
     """Largest ``r`` with ``P(Binomial(count, 1/2) < r) <= (1 - level) / 2``; 0 if there is none."""
     allowed = (1.0 - level) / 2.0 * 2.0**count
@@ -142,19 +186,27 @@ def sign_test_rank(count: int, level: float) -> int:
 LOOK_LEVEL = 1.0 - (1.0 - LEVEL) / len(LOOKS)
 # Fewer rounds give no interval at all. Even, for the agent measures whole ABBA quadruples.
 MINIMUM_ROUNDS = next(n for n in itertools.count(2, 2) if sign_test_rank(n, LOOK_LEVEL) > 0)
+# Between the seeds of comparisons, and of launches, lie more than one of them uses.
+SEEDS_APART = 1000
 
 
-def compare(link: Link, plan: Plan, clock: Clock = time.monotonic) -> Measurement:
-    """Measures the candidate against the reference in ``LAUNCHES`` pairs of fresh processes.
+def compare(
+    link: Link,
+    plan: Plan,
+    clock: Clock = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Measurement:
+    """Measures the candidate against the reference in pairs of fresh processes.
 
-    Every launch covers the ratio of its own processes with ``LEVEL``; the answer's interval holds
-    all of theirs, so that it is never narrower than what fresh starts differ by. A model too slow
-    for the budget still gets the few rounds that an interval needs.
+    Every launch covers the ratio of its own processes with ``LEVEL``; the answer's interval never
+    is narrower than what fresh starts differ by. A model too slow for the budget still gets the
+    few rounds that an interval needs.
 
     Args:
-        link: Leads to an agent that holds no model.
+        link: Leads to an agent that holds no model, on a device that is held.
         plan: What to compare.
         clock: Seconds that only rise.
+        sleep: Waits so many seconds.
 
     Raises:
         StageFailed: As the link raised it.
@@ -164,33 +216,86 @@ def compare(link: Link, plan: Plan, clock: Clock = time.monotonic) -> Measuremen
     def ask(request: dict[str, Any]) -> Reply:
         return link.ask(request, begin + plan.timeout_s - clock())
 
-    launches = []
-    for number in range(LAUNCHES):
-        left_s = begin + plan.budget_s - clock()
-        until = clock() + left_s / (LAUNCHES - number)
-        launches.append(_launch(ask, plan, number, until, clock))
-    operators = ask({"request": "operators", "role": "candidate"})["operators"]
+    launches = everything = _attempt(ask, plan, plan.launches, 0, clock)
+    if half_width(launches) > POOR_LOG_HALF_WIDTH:
+        sleep(RETRY_DELAY_S)
+        launches = _attempt(ask, plan, MOST_LAUNCHES, len(launches), clock)
+        everything = [*everything, *launches]
+        if half_width(launches) > POOR_LOG_HALF_WIDTH:
+            launches = everything  # no burst, but how this device is
+    # Of what the last pair of processes holds: figures of the candidate alone.
+    alone = _measure_alone(ask, plan, launches)
     ask({"request": "close"})
-    return _summarise(launches, operators)
+    return _summarise(launches, everything, alone)
+
+
+def interval(launches: Sequence[Launch]) -> tuple[float, float]:
+    """Returns the ends of the interval of the log ratio that ``launches`` give together.
+
+    A few launches are trusted no further than the widest of their own intervals reach. From
+    ``LAUNCHES_FOR_SPREAD`` on the launches themselves are the sample, whose extremes hold the
+    median launch with ``LEVEL`` by the sign test, however launches differ.
+    """
+    if len(launches) < LAUNCHES_FOR_SPREAD:
+        return min(launch.low for launch in launches), max(launch.high for launch in launches)
+    estimates = [launch.estimate for launch in launches]
+    return min(estimates), max(estimates)
+
+
+def half_width(launches: Sequence[Launch]) -> float:
+    """Returns half of the width of their ``interval``, about the relative error."""
+    low, high = interval(launches)
+    return (high - low) / 2
+
+
+def percentile(times: Sequence[float], percent: int) -> float | None:
+    """Returns the smallest time that ``percent`` of the runs do not exceed; None if too few ran."""
+    if len(times) < RUNS_FOR_PERCENTILE[percent]:
+        return None
+    return sorted(times)[math.ceil(percent / 100 * len(times)) - 1]
+
+
+def _attempt(ask: Ask, plan: Plan, least: int, before: int, clock: Clock) -> list[Launch]:
+    """Launches until the interval is narrow or nothing more can be done within the budget.
+
+    Args:
+        ask: Leads to the agent.
+        plan: What to compare.
+        least: Launches at least, time permitting or not for the first two.
+        before: Launches of an earlier attempt, which had other seeds.
+        clock: Seconds that only rise.
+    """
+    until = clock() + plan.budget_s
+    most = max(MOST_LAUNCHES, least)
+    launches: list[Launch] = []
+    while len(launches) < most:
+        begun = clock()
+        share = (until - begun) / (most - len(launches))
+        launches.append(_launch(ask, plan, before + len(launches), begun + share, clock))
+        if len(launches) < 2:
+            continue
+        enough = len(launches) >= least and half_width(launches) <= LOG_HALF_WIDTH
+        if enough or clock() + (clock() - begun) > until:
+            break
+    return launches
 
 
 def _launch(ask: Ask, plan: Plan, number: int, until: float, clock: Clock) -> Launch:
     """Opens both models in fresh processes and measures them until the clock says ``until``."""
-    seed = plan.seed * LAUNCHES + number
+    seed = plan.seed * SEEDS_APART + number
     # Whoever starts first may get the better memory: take turns in that as well.
     roles = ROLES if number % 2 == 0 else ROLES[::-1]
     ask({"request": "start", "roles": list(roles)})
     opened = {role: ask(_open_request(plan, role, seed)) for role in roles}
-    limits = {"count": SINGLE_RUNS, "limit_ms": SINGLE_MS}
-    single = {role: ask({"request": "single", "role": role, **limits}) for role in roles}
-    pairs = _measure_rounds(ask, seed, until, clock)
-    low, high = sign_test_interval(log_ratios(pairs), LOOK_LEVEL)
+    single = {role: ask(_single_request(role, MOST_RUNS, SINGLE_MS)) for role in roles}
+    rounds = _measure_rounds(ask, seed, max(until, clock() + LEAST_ROUNDS_S), clock)
+    low, high = sign_test_interval(log_ratios(rounds.used), LOOK_LEVEL)
     return Launch(
         seed=seed,
         opened=opened,
         single=single,
-        pairs=tuple((float(a), float(b)) for a, b in pairs),
-        estimate=math.log(paired_ratio(pairs)),
+        rounds=rounds,
+        estimate=math.log(paired_ratio(rounds.used)),
         low=low,
         high=high,
     )
@@ -206,55 +311,125 @@ def _open_request(plan: Plan, role: str, seed: int) -> dict[str, Any]:
         "batch_size": plan.batch_size,
         "threads": side.threads,
         "session_entries": dict(side.session_entries),
+        "memory_limit_bytes": plan.memory_limit_bytes,
         "seed": seed,
     }
 
 
-def _measure_rounds(ask: Ask, seed: int, until: float, clock: Clock) -> NDArray[np.float64]:
+def _single_request(role: str, count: int, limit_ms: float) -> dict[str, Any]:
+    return {"request": "single", "role": role, "count": count, "limit_ms": limit_ms}
+
+
+def _measure_rounds(ask: Ask, seed: int, until: float, clock: Clock) -> Rounds:
     """Asks for rounds up to each look; ends with a narrow interval or with the time.
 
-    Returns:
-        Milliseconds of candidate and reference ``[n, 2]``, ``n`` at least ``MINIMUM_ROUNDS``.
+    A disturbed round does not count towards a look, but so many are made up for at most once.
     """
-    pairs: list[list[float]] = []
+    rounds = Rounds((), ())
     for look in LOOKS:
-        request = {
-            "request": "rounds",
-            "count": look - len(pairs),
-            "minimum": max(0, MINIMUM_ROUNDS - len(pairs)),
-            "limit_ms": max(0.0, until - clock()) * 1e3,
-            "block_ms": BLOCK_MS,
-            "seed": seed * LOOKS[-1] + len(pairs),
-        }
-        pairs += ask(request)["rounds"]
-        low, high = sign_test_interval(log_ratios(np.asarray(pairs)), LOOK_LEVEL)
-        if (high - low) / 2 <= LOG_HALF_WIDTH or len(pairs) < look:
+        asked = _more_rounds(ask, rounds, look, seed, until, clock)
+        if asked.excluded:
+            asked = _more_rounds(ask, asked, look + asked.excluded, seed, until, clock)
+        short = len(asked.pairs) < look
+        rounds = asked
+        low, high = sign_test_interval(log_ratios(rounds.used), LOOK_LEVEL)
+        if (high - low) / 2 <= LOG_HALF_WIDTH or short:
             break
-    return np.asarray(pairs, dtype=np.float64)
+    return rounds
 
 
-def _summarise(launches: list[Launch], operators: Mapping[str, int]) -> Measurement:
-    low = min(launch.low for launch in launches)
-    high = max(launch.high for launch in launches)
-    opened = [launch.opened["candidate"] for launch in launches]
-    single = [launch.single["candidate"] for launch in launches]
-    reference = [launch.single["reference"] for launch in launches]
-    return Measurement(
-        p50_ms=_median(reply["p50_ms"] for reply in single),
-        reference_p50_ms=_median(reply["p50_ms"] for reply in reference),
-        ratio=math.exp(_median(launch.estimate for launch in launches)),
-        ratio_low=math.exp(low),
-        ratio_high=math.exp(high),
-        rounds=sum(len(launch.pairs) for launch in launches),
-        resolved=(high - low) / 2 <= LOG_HALF_WIDTH,
-        cold_start_ms=_median(reply["cold_start_ms"] for reply in opened),
-        cpu_ms=_median(reply["cpu_ms"] for reply in single),
-        peak_rss_bytes=max(int(reply["peak_rss_bytes"]) for reply in single),
-        operators={str(name): int(count) for name, count in operators.items()},
-        protocol=PROTOCOL_VERSION,
-        raw=tuple((launch.seed, launch.pairs) for launch in launches),
+def _more_rounds(
+    ask: Ask, rounds: Rounds, wanted: int, seed: int, until: float, clock: Clock
+) -> Rounds:
+    """Returns ``rounds`` with as many more as make ``wanted``, or as there is time for."""
+    done = len(rounds.pairs)
+    count = wanted - done + wanted % 2  # whole ABBA quadruples are two rounds each
+    if count <= 0:
+        return rounds
+    request = {
+        "request": "rounds",
+        "count": count,
+        "minimum": max(0, MINIMUM_ROUNDS - done),
+        "limit_ms": max(0.0, until - clock()) * 1e3,
+        "block_ms": BLOCK_MS,
+        "seed": seed * SEEDS_APART + done,
+    }
+    reply = ask(request)
+    pairs = tuple((float(a), float(b)) for a, b in reply["rounds"])
+    return Rounds(
+        rounds.pairs + pairs, rounds.disturbed + tuple(bool(d) for d in reply["disturbed"])
     )
 
 
-def _median(values: Any) -> float:
+@dataclass(frozen=True)
+class _Alone:
+    """What the candidate does by itself: times of single runs, throughput, executed operators."""
+
+    times_ms: tuple[float, ...]
+    images_per_s: float
+    operators: Mapping[str, int]
+
+
+def _measure_alone(ask: Ask, plan: Plan, launches: Sequence[Launch]) -> _Alone:
+    """Completes the single-stream pass, then saturates the candidate and counts its operators."""
+    times = [t for launch in launches for t in launch.single["candidate"]["times_ms"]]
+    role = {"role": "candidate"}
+    if len(times) < MOST_RUNS:
+        missing = MOST_RUNS - len(times)
+        times += ask(_single_request("candidate", missing, TAIL_MS))["times_ms"]
+    saturated = {"batch_size": plan.throughput_batch_size, "limit_ms": THROUGHPUT_MS}
+    images_per_s = ask({"request": "throughput", **role, **saturated})["images_per_s"]
+    operators = ask({"request": "operators", **role})["operators"]
+    return _Alone(tuple(times), float(images_per_s), operators)
+
+
+def _summarise(
+    launches: Sequence[Launch], everything: Sequence[Launch], alone: _Alone
+) -> Measurement:
+    low, high = interval(launches)
+    resolved = (high - low) / 2 <= LOG_HALF_WIDTH
+    poor = (high - low) / 2 > POOR_LOG_HALF_WIDTH
+    opened = [launch.opened["candidate"] for launch in launches]
+    single = [launch.single["candidate"] for launch in launches]
+    reference = [_median(launch.single["reference"]["times_ms"]) for launch in launches]
+    peak_rss_bytes = max(int(reply["peak_rss_bytes"]) for reply in single)
+    return Measurement(
+        p50_ms=percentile(alone.times_ms, 50),
+        p90_ms=percentile(alone.times_ms, 90),
+        p95_ms=percentile(alone.times_ms, 95),
+        p99_ms=percentile(alone.times_ms, 99),
+        reference_p50_ms=_median(reference),
+        ratio=math.exp(_median(launch.estimate for launch in launches)),
+        ratio_low=math.exp(low),
+        ratio_high=math.exp(high),
+        rounds=sum(len(launch.rounds.pairs) for launch in launches),
+        excluded_rounds=sum(launch.rounds.excluded for launch in launches),
+        launches=len(launches),
+        quality="resolved" if resolved else "poor" if poor else "unresolved",
+        warm=all(reply["warm"] for launch in launches for reply in launch.opened.values()),
+        images_per_s=alone.images_per_s,
+        cold_start_ms=_median(reply["cold_start_ms"] for reply in opened),
+        cpu_ms=_median(reply["cpu_ms"] for reply in single),
+        peak_rss_bytes=peak_rss_bytes,
+        model_rss_bytes=peak_rss_bytes - min(int(reply["baseline_rss_bytes"]) for reply in opened),
+        energy_mj=_energy_mj(single),
+        energy_note=str(single[-1]["energy"].get("source") or single[-1]["energy"]["reason"]),
+        operators={str(name): int(count) for name, count in alone.operators.items()},
+        protocol=PROTOCOL_VERSION,
+        conditions={role: _conditions(launches[-1], role) for role in ROLES},
+        raw=tuple((launch.seed, launch.rounds.pairs) for launch in everything),
+    )
+
+
+def _energy_mj(single: Sequence[Reply]) -> float | None:
+    known = [reply["energy"]["mj"] for reply in single if reply["energy"]["mj"] is not None]
+    return _median(known) if len(known) == len(single) else None
+
+
+def _conditions(launch: Launch, role: str) -> Mapping[str, Any]:
+    opened = launch.opened[role]
+    return {"model_sha256": opened["model_sha256"], **opened["options"]}
+
+
+def _median(values: Iterable[Any]) -> float:
     return float(np.median(list(values)))

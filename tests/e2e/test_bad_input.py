@@ -198,7 +198,7 @@ VALUES = [
     refused("device.budget_s=inf", says=["device.budget_s=inf: input should be a finite number"]),
     refused("train.device=gpu", says=["train.device='gpu': ", "'auto', 'cpu' or 'cuda'"]),
     refused(
-        "device.timeout_s=1", says=["device.timeout_s=1: input should be above device.budget_s=3"]
+        "device.timeout_s=8", says=["device.timeout_s=8: input should be at least 3 times device.b"]
     ),
     refused("study.n_trials=null", says=["study.timeout_s=null: with study.n_trials=null", "one"]),
     refused("study.name=a/b", says=["study.name='a/b': ", "letters, digits, dots, underscores"]),

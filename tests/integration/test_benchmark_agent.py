@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +20,26 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from search.benchmark.agent import SCHEMA, count_kernels, count_usable_cores, read_quotas
-from search.benchmark.device import AGENT, LocalDevice, describe_device, make_profile
+from search.benchmark.agent import (
+    SCHEMA,
+    count_kernels,
+    count_usable_cores,
+    energy_of_run,
+    read_disturbances,
+    read_energy,
+    read_quotas,
+    usable_cpus,
+)
+from search.benchmark.device import AGENT, LocalDevice, describe_device, hold, make_profile
 from search.benchmark.protocol import Plan, Side, compare
+from search.benchmark.stillness import Stillness
 from search.config import DigitsConfig
 from search.data import describe
 from search.errors import StageFailed
 from search.records import Dataset, Deployable, DeviceProfile, File
 from search.stages import measure
 from search.steps import Measure
+from tests.fakes import LOCAL
 
 START_S = 60.0
 
@@ -103,6 +117,16 @@ def save_endless(path: Path) -> Path:
     return save(path, nodes, {"times": np.int64(2**62), "go": np.bool_(True)})
 
 
+def save_huge(path: Path) -> Path:
+    """A small file whose run takes a gigabyte."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"], start=0, end=1),
+        helper.make_node("Concat", ["shape", "rest"], ["wanted"], axis=0),
+        helper.make_node("ConstantOfShape", ["wanted"], ["y"]),
+    ]
+    return save(path, nodes, {"rest": np.array([1 << 28], np.int64)})
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
@@ -110,6 +134,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_conv_net(root / "heavy.onnx", width=64, layers=3)
     save_quantised(root / "quantised.onnx")
     save_endless(root / "endless.onnx")
+    save_huge(root / "huge.onnx")
     save(root / "unknown.onnx", [helper.make_node("Nonsense", ["x"], ["y"])], {})
     (root / "corrupt.onnx").write_bytes(b"this is no protocol buffer")
     np.save(root / "inputs.npy", np.random.default_rng(1).random((8, 1, 28, 28), np.float32))
@@ -155,6 +180,7 @@ def open_request(folder: Path, role: str, model: str, **changes: Any) -> dict[st
         "batch_size": 1,
         "threads": 1,
         "session_entries": {},
+        "memory_limit_bytes": None,
         "seed": 0,
         **changes,
     }
@@ -170,7 +196,10 @@ def make_plan(folder: Path, candidate: str, reference: str, threads: int = 1) ->
         reference=Side(str(folder / reference), 1, ()),
         inputs=str(folder / "inputs.npy"),
         batch_size=1,
-        budget_s=1.5,
+        throughput_batch_size=4,
+        memory_limit_bytes=None,
+        launches=2,
+        budget_s=3.0,
         timeout_s=120.0,
         seed=3,
     )
@@ -185,7 +214,11 @@ def test_same_model_compares_as_equal(device: LocalDevice, folder: Path) -> None
     assert found.ratio_low <= found.ratio <= found.ratio_high
     assert found.rounds >= 16
     assert found.peak_rss_bytes > 1 << 20
+    assert found.p50_ms is not None
     assert min(found.p50_ms, found.reference_p50_ms, found.cpu_ms, found.cold_start_ms) > 0
+    assert found.images_per_s > 0
+    assert 0 < found.model_rss_bytes < found.peak_rss_bytes
+    assert (found.energy_mj is None) == ("RAPL, " not in found.energy_note)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -222,12 +255,158 @@ def test_census_counts_kernels_only() -> None:
     assert count_kernels([kernel, fence, session, kernel]) == {"Conv": 2}
 
 
+# ---- limits and counters
+
+
+def test_more_threads_than_cores_are_refused(device: LocalDevice, folder: Path) -> None:
+    threads = count_usable_cores() + 1
+    with pytest.raises(StageFailed, match=f"{threads} threads, but {threads - 1} usable core"):
+        open_model(device, folder, "candidate", "light.onnx", threads=threads)
+
+
+def test_a_model_that_needs_too_much_memory_fails_with_the_reason(
+    device: LocalDevice, folder: Path
+) -> None:
+    allowed = 64 << 20
+    limits = {"memory_limit_bytes": allowed}
+    with pytest.raises(
+        StageFailed, match=rf"more memory than device\.memory_limit_bytes={allowed}"
+    ):
+        open_model(device, folder, "candidate", "huge.onnx", **limits)
+    assert open_model(device, folder, "candidate", "light.onnx", **limits)["run_ms"] > 0
+
+
+def test_session_is_as_it_is_said_to_be(device: LocalDevice, folder: Path) -> None:
+    entries = {"session.disable_quant_qdq": "1"}
+    reply = open_model(device, folder, "candidate", "light.onnx", session_entries=entries)
+    content = (folder / "light.onnx").read_bytes()
+    assert reply["model_sha256"] == hashlib.sha256(content).hexdigest()
+    assert reply["options"] == {
+        "intra_op_num_threads": 1,
+        "inter_op_num_threads": 1,
+        "execution_mode": "sequential",
+        "graph_optimization_level": "all",
+        "session_entries": {
+            "session.intra_op.allow_spinning": "0",
+            "session.set_denormal_as_zero": "1",
+            "session.disable_quant_qdq": "1",
+        },
+    }
+
+
+def test_single_stream_makes_exactly_the_runs_asked_for(device: LocalDevice, folder: Path) -> None:
+    open_model(device, folder, "candidate", "light.onnx")
+    for count in (11, 64, 130, 662):
+        request = {"request": "single", "role": "candidate", "count": count, "limit_ms": 1e5}
+        assert len(device.ask(request, START_S)["times_ms"]) == count
+
+
+def counters(root: Path, energy_uj: int, package: int = 0) -> None:
+    zone = root / f"intel-rapl:{package}"
+    (zone / f"intel-rapl:{package}:0").mkdir(parents=True, exist_ok=True)
+    (zone / "energy_uj").write_text(f"{energy_uj}\n")
+    (zone / "max_energy_range_uj").write_text("1000000\n")
+
+
+def test_energy_is_what_the_counters_rise_by(tmp_path: Path) -> None:
+    counters(tmp_path, 1000, 0)
+    counters(tmp_path, 999_000, 1)
+    before = read_energy(tmp_path)
+    counters(tmp_path, 5000, 0)
+    counters(tmp_path, 1000, 1)  # began anew: 2000 later
+    after = read_energy(tmp_path)
+    assert energy_of_run(before, after, 3) == {"mj": 2.0, "source": "RAPL, all packages"}
+    still = energy_of_run(after, after, 3)
+    assert still == {"mj": None, "reason": "the RAPL counters stand still"}
+
+
+def test_without_counters_there_is_a_reason(tmp_path: Path) -> None:
+    nothing = read_energy(tmp_path)
+    assert energy_of_run(nothing, nothing, 3)["mj"] is None
+    assert "no RAPL counters here" in energy_of_run(nothing, nothing, 3)["reason"]
+
+
+def test_disturbances_are_read_from_the_kernel(tmp_path: Path) -> None:
+    core = usable_cpus()[0]
+    stat = tmp_path / "stat"
+    stat.write_text(
+        f"cpu  1 2 3 4 5 6 7 99\ncpu{core} 1 2 3 4 5 6 7 8 0 0\ncpu4095 1 2 3 4 5 6 7 9\n"
+    )
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu.stat").write_text("nr_throttled 3\nthrottled_usec 40\n")
+    (tmp_path / "cpu" / "cpu.stat").write_text("nr_throttled 3\nthrottled_time 2\n")
+    assert read_disturbances(stat, tmp_path) == (8, 42)
+    assert read_disturbances(tmp_path / "none", tmp_path / "none") == (0, 0)
+
+
+# ---- sharing the device
+
+
+def lock(device: LocalDevice, wait_s: float, hold_s: float = 60.0) -> Any:
+    return device.ask({"request": "lock", "wait_s": wait_s, "hold_s": hold_s}, START_S)
+
+
+def test_two_studies_queue(device: LocalDevice) -> None:
+    assert lock(device, 30.0)["held"]
+    with LocalDevice(START_S) as second:
+        reply = lock(second, 0.1)
+        assert (reply["held"], reply["holder"]) == (False, f"process {device.process_group}")
+        device.close()
+        hold(second, 60.0)
+
+
+def test_a_device_frees_itself_of_a_host_that_went_away(device: LocalDevice, folder: Path) -> None:
+    open_model(device, folder, "candidate", "light.onnx")
+    assert lock(device, 30.0, hold_s=0.5)["held"]
+    with LocalDevice(START_S) as second:
+        assert lock(second, 30.0)["held"]
+    with pytest.raises(StageFailed, match="the agent died"):
+        lock(device, 0.1)
+    assert_empty(device.process_group)
+
+
+def test_training_stands_still_while_somebody_measures(device: LocalDevice) -> None:
+    batches: list[float] = []
+    stop = threading.Event()
+
+    def train() -> None:
+        with Stillness() as stillness:
+            while not stop.is_set():
+                stillness.give_way()
+                batches.append(time.monotonic())
+                time.sleep(0.001)
+
+    trainers = [threading.Thread(target=train) for _ in range(2)]
+    for trainer in trainers:
+        trainer.start()
+    try:
+        wait_until(lambda: len(batches) > 20)
+        assert lock(device, 30.0)["held"]  # in spite of two that train all the time
+        time.sleep(0.05)
+        held = len(batches)
+        time.sleep(0.3)
+        assert len(batches) == held
+        device.close()
+        wait_until(lambda: len(batches) > held + 20)
+    finally:
+        stop.set()
+        for trainer in trainers:
+            trainer.join()
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30.0
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 # ---- the device
 
 
 def test_describes_this_machine() -> None:
-    profile = describe_device("here")
-    assert profile.name == "here"
+    profile = describe_device(LOCAL)
+    assert profile.name == "local"
     assert profile.runtime.startswith("onnxruntime 1.")
     assert 1 <= profile.usable_cores <= (os.cpu_count() or 1)
 
@@ -286,7 +465,7 @@ def test_nonsense_is_refused_and_forgotten(device: LocalDevice) -> None:
     ):
         with pytest.raises(StageFailed, match=match):
             device.ask(request, START_S)
-    assert device.ask({"request": "hello"}, START_S) == {"schema": SCHEMA}
+    assert device.ask({"request": "hello"}, START_S)["schema"] == SCHEMA
 
 
 def test_killed_agent_is_noticed(device: LocalDevice, folder: Path) -> None:
@@ -314,6 +493,9 @@ def test_hung_model_is_given_up(device: LocalDevice, folder: Path) -> None:
                 reference=Side(str(folder / "light.onnx"), 1, ()),
                 inputs=str(folder / "inputs.npy"),
                 batch_size=1,
+                throughput_batch_size=4,
+                memory_limit_bytes=None,
+                launches=2,
                 budget_s=1.0,
                 timeout_s=3.0,
                 seed=0,
@@ -353,7 +535,7 @@ def test_prints_do_not_disturb_the_answers() -> None:
     )
     command = (sys.executable, "-c", noise, str(AGENT.parent))
     with LocalDevice(START_S, command) as device:
-        assert device.ask({"request": "hello"}, START_S) == {"schema": SCHEMA}
+        assert device.ask({"request": "hello"}, START_S)["schema"] == SCHEMA
 
 
 @pytest.mark.parametrize(
@@ -407,9 +589,13 @@ def make_step(model: str, data: Dataset, profile: DeviceProfile, timeout_s: floa
         reference_threads=1,
         data=data,
         device=profile,
+        connection=replace(LOCAL, timeout_s=timeout_s),
         batch_size=1,
+        throughput_batch_size=4,
+        spinning=False,
+        memory_limit_bytes=None,
+        launches=2,
         budget_s=1.0,
-        timeout_s=timeout_s,
         seed=0,
     )
 

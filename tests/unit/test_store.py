@@ -18,7 +18,7 @@ from search.engine.store import Entry, Store
 from search.records import Deployable, File, Measurement
 from search.stages import quantize
 from search.steps import Evaluate, Export, Exported, Graph, Measure, Prune, Pruned, Quantize, Score
-from tests.fakes import DATA, NETWORK, PROFILE, measurement
+from tests.fakes import DATA, LOCAL, NETWORK, PROFILE, measurement
 
 CONTENT = b"what a stage made"
 STEP = Quantize(
@@ -147,9 +147,13 @@ def test_a_measurement_keeps_what_does_not_count_for_equality(store: Store) -> N
         reference_threads=2,
         data=DATA,
         device=PROFILE,
+        connection=LOCAL,
         batch_size=1,
+        throughput_batch_size=4,
+        spinning=False,
+        memory_limit_bytes=None,
+        launches=2,
         budget_s=1.0,
-        timeout_s=2.0,
         seed=0,
     )
     raw = ((7, ((0.1, 0.2), (0.3, 0.4))), (8, ()))

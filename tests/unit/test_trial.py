@@ -295,7 +295,8 @@ def test_preparation_measures_the_original_at_every_thread_count() -> None:
     bench = lab().bench
     teacher = Teacher(NETWORK, file("logits"), 0.96)
     deployable = Deployable(file("float"), 32, ())
-    one, two = measurement(1.02, p50_ms=3.0), measurement(0.7)
+    one = replace(measurement(1.02), reference_p50_ms=3.0)
+    two = measurement(0.7)
     replies = [
         Graph(file("graph")),
         ChosenPlacement("cpu", "bfloat16", 2.0, 1.0),

@@ -9,19 +9,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.benchmark.agent import Refused, turns
+from search.benchmark.agent import Refused, is_settled, turns
 from search.benchmark.protocol import (
-    LAUNCHES,
-    LOG_HALF_WIDTH,
+    LAUNCHES_FOR_SPREAD,
+    LEVEL,
     LOOK_LEVEL,
     LOOKS,
     MINIMUM_ROUNDS,
+    MOST_LAUNCHES,
+    MOST_RUNS,
+    POOR_LOG_HALF_WIDTH,
     PROTOCOL_VERSION,
+    RETRY_DELAY_S,
+    RUNS_FOR_PERCENTILE,
     Plan,
     Side,
     compare,
     log_ratios,
     paired_ratio,
+    percentile,
     sign_test_interval,
     sign_test_rank,
 )
@@ -40,61 +46,133 @@ class FakeClock:
 
 
 class FakeLink:
-    """An agent on a device whose every block costs what ``block_ms(round, side)`` says."""
+    """An agent on a device whose every block costs what ``block_ms(round, side)`` says.
 
-    def __init__(self, clock: FakeClock, block_ms: Noise, block_s: float) -> None:
+    Args:
+        clock: Runs on with every request.
+        block_ms: Milliseconds of a run, by the number of the round in its launch and the side.
+        block_s: Seconds of a block.
+        launch: Called before every launch.
+        disturbed: Whether others took the processor in the round of that number.
+        run_s: Seconds of a single run.
+    """
+
+    def __init__(
+        self,
+        clock: FakeClock,
+        block_ms: Noise,
+        block_s: float,
+        launch: Callable[[], None] = lambda: None,
+        disturbed: Callable[[int], bool] = lambda number: False,
+        run_s: float = 1e-5,
+    ) -> None:
         self.clock = clock
         self.block_ms = block_ms
         self.block_s = block_s
+        self.launch = launch
+        self.disturbed = disturbed
+        self.run_s = run_s
         self.log: list[dict[str, Any]] = []
         self.timeouts_s: list[float] = []
-        self._rounds = 0
+        self._done = 0
 
     def ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         self.log.append(request)
         self.timeouts_s.append(timeout_s)
-        kind = request["request"]
-        if kind == "start":
-            self._rounds = 0
-        if kind == "open":
-            self.clock.now_s += 0.2
-            return {"cold_start_ms": 5.0, "run_ms": 1.0, "peak_rss_bytes": 1000}
-        if kind == "single":
-            p50_ms = 2.0 if request["role"] == "candidate" else 4.0
-            return {"p50_ms": p50_ms, "cpu_ms": 3.0, "runs": 10, "peak_rss_bytes": 2000}
-        if kind == "operators":
-            return {"operators": {"Conv": 2}}
-        return {"rounds": self._measure(request)} if kind == "rounds" else {}
+        answer = getattr(self, f"_{request['request']}")
+        reply: dict[str, Any] = answer(request)
+        return reply
 
-    def _measure(self, request: dict[str, Any]) -> list[tuple[float, float]]:
+    def _start(self, _: dict[str, Any]) -> dict[str, Any]:
+        self._done = 0
+        self.launch()
+        return {}
+
+    def _open(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.clock.now_s += 0.2
+        return {
+            "cold_start_ms": 5.0,
+            "run_ms": 1.0,
+            "warm": True,
+            "options": {"intra_op_num_threads": request["threads"]},
+            "model_sha256": "abc",
+            "baseline_rss_bytes": 500,
+        }
+
+    def _single(self, request: dict[str, Any]) -> dict[str, Any]:
+        count = min(request["count"], max(1, round(request["limit_ms"] / 1e3 / self.run_s)))
+        self.clock.now_s += count * self.run_s
+        time_ms = 2.0 if request["role"] == "candidate" else 4.0
+        energy = {"mj": None, "reason": "no counter"}
+        return {
+            "times_ms": [time_ms] * count, "cpu_ms": 3.0, "energy": energy, "peak_rss_bytes": 2000
+        }  # fmt: skip
+
+    def _throughput(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"images_per_s": 100.0 * request["batch_size"]}
+
+    def _operators(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"operators": {"Conv": 2}}
+
+    def _close(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def _rounds(self, request: dict[str, Any]) -> dict[str, Any]:
         deadline_s = self.clock.now_s + request["limit_ms"] / 1e3
         times: tuple[list[float], list[float]] = ([], [])
         for turn, side in enumerate(turns(request["count"], request["seed"])):
             enough = turn % 4 == 0 and turn >= 2 * request["minimum"]
             if enough and self.clock.now_s >= deadline_s:
                 break
-            times[side].append(self.block_ms(self._rounds + turn // 2, side))
+            times[side].append(self.block_ms(self._done + turn // 2, side))
             self.clock.now_s += self.block_s
-        self._rounds += len(times[0])
-        return list(zip(*times, strict=True))
+        done, self._done = self._done, self._done + len(times[0])
+        return {
+            "rounds": list(zip(*times, strict=True)),
+            "disturbed": [self.disturbed(number) for number in range(done, self._done)],
+        }
 
 
-def plan(seed: int = 0, budget_s: float = 1e9) -> Plan:
+def plan(seed: int = 0, budget_s: float = 1e9, launches: int = 2) -> Plan:
     side = Side("model.onnx", 1, (("key", "value"),))
-    return Plan(side, side, "inputs.npy", 1, budget_s, 2e9, seed)
+    return Plan(side, side, "inputs.npy", 1, 8, None, launches, budget_s, 2e9, seed)
 
 
-def noisy(ratio: float, rng: np.random.Generator) -> Noise:
-    """Blocks under shared drift, noise of their own, and bursts that hit one block in fifteen."""
-    drift = [0.0]
+def run(link: FakeLink, what: Plan) -> Any:
+    """Compares on the link's own clock."""
 
-    def block_ms(_: int, side: int) -> float:
-        drift[0] += rng.normal(0.0, 0.01)
-        burst = rng.uniform(0.2, 1.5) if rng.random() < 1 / 15 else 0.0
-        own = rng.normal(0.0, 0.03)
-        return math.exp(drift[0] + own + burst) * (ratio if side == 0 else 1.0)
+    def sleep(seconds: float) -> None:
+        link.clock.now_s += seconds
 
-    return block_ms
+    return compare(link, what, link.clock, sleep)
+
+
+class Noisy:
+    """Blocks under shared drift, noise of their own, heavy tails, and launches that differ.
+
+    Args:
+        ratio: Of the candidate over the reference, in the median of launches.
+        rng: Source of chance.
+        own: Standard deviation of the logarithm of a block.
+        launch: The same of a launch.
+        tails: Whether one block in fifteen takes up to 3 times as long.
+    """
+
+    def __init__(
+        self, ratio: float, rng: np.random.Generator, own: float, launch: float, tails: bool
+    ) -> None:
+        self._rng = rng
+        self._log_ratio, self._own, self._spread, self._tails = math.log(ratio), own, launch, tails
+        self._drift, self._launch = 0.0, 0.0
+
+    def start(self) -> None:
+        self._launch = self._rng.normal(0.0, self._spread)
+
+    def block_ms(self, _: int, side: int) -> float:
+        self._drift += self._rng.normal(0.0, 0.01)
+        burst = self._rng.uniform(0.2, 1.1) if self._tails and self._rng.random() < 1 / 15 else 0.0
+        effect = self._log_ratio + self._launch if side == 0 else 0.0
+        return math.exp(self._drift + self._rng.normal(0.0, self._own) + burst + effect)
 
 
 def wide_until(first_narrow: int) -> Noise:
@@ -158,85 +236,226 @@ def test_turns_use_both_orders_and_refuse_half_a_quadruple() -> None:
         turns(3, 0)
 
 
-@pytest.mark.parametrize(("ratio", "budget_s"), [(1.0, 3.0), (0.6, 3.0), (1.0, 1e9)])
-def test_interval_covers_under_drift_and_bursts(ratio: float, budget_s: float) -> None:
+SIMULATIONS = 1000
+
+
+@pytest.mark.parametrize(
+    ("ratio", "own", "launch", "tails", "budget_s"),
+    [
+        pytest.param(1.0, 0.02, 0.0, False, 8.0, id="quiet"),
+        pytest.param(1.0, 0.05, 0.0, True, 8.0, id="bursts"),
+        pytest.param(0.95, 0.05, 0.0, True, 8.0, id="bursts, effect"),
+        pytest.param(1.0, 0.05, 0.02, True, 8.0, id="launches differ"),
+        pytest.param(0.95, 0.05, 0.05, True, 8.0, id="launches differ much, effect"),
+        pytest.param(1.0, 0.05, 0.0, True, 2.0, id="little time"),
+    ],
+)
+def test_interval_covers_and_finds_no_effect_where_none_is(
+    ratio: float, own: float, launch: float, tails: bool, budget_s: float
+) -> None:
     rng = np.random.default_rng(1)
-    covered, estimates, comparisons = 0, [], 300
-    for seed in range(comparisons):
-        clock = FakeClock()
-        link = FakeLink(clock, noisy(ratio, rng), block_s=0.005)
-        found = compare(link, plan(seed, budget_s), clock)
+    covered, estimates = 0, []
+    for seed in range(SIMULATIONS):
+        noisy = Noisy(ratio, rng, own, launch, tails)
+        link = FakeLink(FakeClock(), noisy.block_ms, 0.012, noisy.start)
+        found = run(link, plan(seed, budget_s))
         covered += found.ratio_low <= ratio <= found.ratio_high
         assert found.ratio_low <= found.ratio <= found.ratio_high
         estimates.append(found.ratio)
-    assert covered / comparisons >= 0.95
+    # For a ratio of 1 what is not covered is a false alarm.
+    assert covered / SIMULATIONS >= 0.95
     assert np.median(estimates) == pytest.approx(ratio, rel=0.005)
+
+
+def test_a_planted_effect_of_five_percent_is_found() -> None:
+    rng = np.random.default_rng(2)
+    found = []
+    for seed in range(SIMULATIONS):
+        noisy = Noisy(0.95, rng, 0.03, 0.005, tails=True)
+        link = FakeLink(FakeClock(), noisy.block_ms, 0.004, noisy.start)
+        found.append(run(link, plan(seed, 8.0)).ratio_high < 1)
+    assert np.mean(found) >= 0.95
 
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_stops_at_the_look_that_becomes_narrow(look: int) -> None:
-    clock = FakeClock()
     first_narrow = 0 if look == LOOKS[0] else look // 2
-    found = compare(FakeLink(clock, wide_until(first_narrow), 0.005), plan(), clock)
-    assert [len(pairs) for _, pairs in found.raw] == [look] * LAUNCHES
-    assert found.rounds == LAUNCHES * look
-    assert found.resolved
+    found = run(FakeLink(FakeClock(), wide_until(first_narrow), 0.005), plan())
+    assert [len(pairs) for _, pairs in found.raw] == [look] * 2
+    assert found.rounds == 2 * look
+    assert found.quality == "resolved"
 
 
-def test_gives_up_unresolved_after_the_last_look() -> None:
-    clock = FakeClock()
-    found = compare(FakeLink(clock, wide_until(10**6), 0.005), plan(), clock)
-    assert found.rounds == LAUNCHES * LOOKS[-1]
-    assert not found.resolved
+def test_no_launch_goes_beyond_the_last_look() -> None:
+    found = run(FakeLink(FakeClock(), wide_until(10**6), 0.005), plan())
+    assert {len(pairs) for _, pairs in found.raw} == {LOOKS[-1]}
 
 
-def test_budget_ends_a_launch_between_looks() -> None:
+def test_budget_bounds_all_launches_together() -> None:
     clock = FakeClock()
     begin_s = clock.now_s
-    found = compare(FakeLink(clock, wide_until(10**6), 0.005), plan(budget_s=1.5), clock)
-    assert not found.resolved
-    assert MINIMUM_ROUNDS < found.rounds / LAUNCHES < LOOKS[-1]
-    assert clock.now_s - begin_s < 1.6
+    found = run(FakeLink(clock, wide_until(10**6), 0.005), plan(budget_s=6.0))
+    assert MINIMUM_ROUNDS < len(found.raw[0][1]) < LOOKS[-1]
+    attempts_s = clock.now_s - begin_s - RETRY_DELAY_S * (len(found.raw) > MOST_LAUNCHES)
+    assert attempts_s < 2 * 6.5
 
 
 def test_slow_model_gets_the_rounds_that_an_interval_needs() -> None:
-    clock = FakeClock()
-    found = compare(FakeLink(clock, wide_until(0), block_s=10.0), plan(budget_s=3.0), clock)
-    assert found.rounds == LAUNCHES * MINIMUM_ROUNDS
+    link = FakeLink(FakeClock(), wide_until(0), block_s=10.0)
+    found = run(link, plan(budget_s=3.0))
+    assert found.rounds == 2 * MINIMUM_ROUNDS
     assert math.isfinite(found.ratio_low)
     assert math.isfinite(found.ratio_high)
 
 
-def test_interval_holds_what_launches_disagree_about() -> None:
-    clock = FakeClock()
-    launch_ratios = iter((0.8, 0.6))
+def launching(link_ratios: list[float]) -> tuple[FakeLink, list[int]]:
+    """A link whose launches have these exact ratios, and the numbers of those that were begun."""
     current = [1.0]
+    begun: list[int] = []
 
-    def block_ms(number: int, side: int) -> float:
+    def launch() -> None:
+        current[0] = link_ratios[len(begun)]
+        begun.append(len(begun))
+
+    def block_ms(_: int, side: int) -> float:
         return current[0] if side == 0 else 1.0
 
-    class Restarted(FakeLink):
-        def ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-            if request["request"] == "start":
-                current[0] = next(launch_ratios)
-            return super().ask(request, timeout_s)
+    return FakeLink(FakeClock(), block_ms, 0.005, launch), begun
 
-    found = compare(Restarted(clock, block_ms, 0.005), plan(), clock)
-    assert (found.ratio_low, found.ratio_high) == pytest.approx((0.6, 0.8))
-    assert found.ratio == pytest.approx(math.sqrt(0.6 * 0.8))
-    assert math.log(found.ratio_high / found.ratio_low) / 2 > LOG_HALF_WIDTH
-    assert not found.resolved
+
+def test_two_launches_that_agree_are_enough() -> None:
+    link, begun = launching([0.700, 0.702])
+    found = run(link, plan())
+    assert begun == [0, 1]
+    assert found.ratio == pytest.approx(math.sqrt(0.700 * 0.702))
+    assert (found.ratio_low, found.ratio_high) == pytest.approx((0.700, 0.702))
+
+
+def test_launches_that_disagree_ask_for_more_and_widen_the_interval() -> None:
+    ratios = [0.70, 0.73, 0.71, 0.715, 0.72, 0.725, 0.71]
+    link, begun = launching(ratios)
+    found = run(link, plan())
+    assert len(begun) == MOST_LAUNCHES == found.launches
+    assert found.ratio == pytest.approx(0.715)
+    assert (found.ratio_low, found.ratio_high) == pytest.approx((0.70, 0.73))
+    assert found.quality == "unresolved"
+
+
+def test_a_disturbed_attempt_is_repeated_once_and_replaced() -> None:
+    link, begun = launching([0.5, 0.9, *[0.7] * 5, *[0.70, 0.71] * 4])
+    clock = link.clock
+    begin_s = clock.now_s
+    found = run(link, plan())
+    assert len(begun) == MOST_LAUNCHES + LAUNCHES_FOR_SPREAD + 1
+    assert clock.now_s - begin_s > RETRY_DELAY_S
+    assert (found.ratio_low, found.ratio_high) == pytest.approx((0.70, 0.71))
+    assert found.quality == "resolved"
+    assert len(found.raw) == len(begun)  # the first attempt stays on record
+
+
+def test_what_stays_wide_is_poor() -> None:
+    link, _ = launching([0.5, 0.9] * MOST_LAUNCHES)
+    found = run(link, plan())
+    assert math.log(found.ratio_high / found.ratio_low) / 2 > POOR_LOG_HALF_WIDTH
+    assert (found.quality, found.launches) == ("poor", 2 * MOST_LAUNCHES)
+
+
+def test_finalists_get_more_launches() -> None:
+    link, begun = launching([0.7] * 20)
+    assert run(link, plan(launches=5)).launches == 5
+    assert len(begun) == 5
+    link, begun = launching([0.7] * 20)
+    assert run(link, plan(launches=12)).launches == 12
+
+
+def test_spread_of_launches_holds_their_median_with_the_level() -> None:
+    for launches in range(LAUNCHES_FOR_SPREAD, MOST_LAUNCHES + 1):
+        assert 1 - 2 * 0.5**launches >= LEVEL  # all on one side of the median
+    assert 1 - 2 * 0.5 ** (LAUNCHES_FOR_SPREAD - 1) < LEVEL
+
+
+def test_disturbed_rounds_do_not_count_and_are_made_up_for() -> None:
+    def block_ms(number: int, side: int) -> float:
+        return 50.0 if number % 10 < 2 and side == 0 else 1.0
+
+    def disturbed(number: int) -> bool:
+        return number % 10 < 2
+
+    found = run(FakeLink(FakeClock(), block_ms, 0.005, disturbed=disturbed), plan())
+    assert (found.ratio_low, found.ratio, found.ratio_high) == (1.0, 1.0, 1.0)
+    assert found.rounds - found.excluded_rounds == 2 * (LOOKS[0] - 2)  # 2 of those made up for
+    assert found.excluded_rounds == 2 * sum(map(disturbed, range(found.rounds // 2)))
+
+
+def test_values_alone_exclude_nothing() -> None:
+    def block_ms(number: int, side: int) -> float:
+        return 1e6 if number == 3 and side == 0 else 1.0
+
+    found = run(FakeLink(FakeClock(), block_ms, 0.005), plan())
+    assert found.excluded_rounds == 0
+    assert (1e6, 1.0) in found.raw[0][1]
+
+
+def test_where_all_is_disturbed_all_counts() -> None:
+    link = FakeLink(FakeClock(), wide_until(0), 0.005, disturbed=lambda number: True)
+    found = run(link, plan())
+    assert found.excluded_rounds == 0
+    assert found.ratio == 1.0
+
+
+@pytest.mark.parametrize(("percent", "runs"), RUNS_FOR_PERCENTILE.items())
+def test_percentiles_need_their_number_of_runs(percent: int, runs: int) -> None:
+    times = list(np.random.default_rng(0).permutation(np.arange(1.0, runs + 1)))
+    assert percentile(times[1:], percent) is None
+    assert percentile(times, percent) == math.ceil(percent / 100 * runs)
+
+
+def test_counts_are_those_of_loadgen() -> None:
+    assert RUNS_FOR_PERCENTILE == {50: 11, 90: 64, 95: 130, 99: 662}
+
+
+def test_percentiles_that_there_is_no_time_for_are_null() -> None:
+    found = run(FakeLink(FakeClock(), wide_until(0), 0.005, run_s=0.012), plan())
+    # Five runs in each of two launches, and a second more of them afterwards.
+    assert found.p50_ms == 2.0
+    assert found.p90_ms == 2.0
+    assert found.p99_ms is None
+    swift = run(FakeLink(FakeClock(), wide_until(0), 0.005), plan())
+    assert swift.p99_ms == 2.0
+
+
+def test_single_stream_pass_is_topped_up_to_the_exact_count() -> None:
+    link = FakeLink(FakeClock(), wide_until(0), 0.005, run_s=0.001)
+    run(link, plan())
+    asked = [r for r in link.log if r["request"] == "single" and r["role"] == "candidate"]
+    assert [r["count"] for r in asked] == [MOST_RUNS, MOST_RUNS, MOST_RUNS - 2 * 60]
+
+
+@pytest.mark.parametrize(
+    ("samples", "settled"),
+    [
+        ([1.0] * 20, True),
+        ([1.0, 1.01] * 10, True),
+        ([3.0] + [1.0, 1.01] * 10, False),  # the first is an outlier
+        ([1.2] * 10 + [1.0] * 10, False),  # falls by a fifth
+        ([1.0] * 10 + [1.1] * 10, False),  # its quartiles rise by a tenth
+        ([1.0] * 7, False),  # too few
+    ],
+)
+def test_warming_up_ends_by_a_test(samples: list[float], settled: bool) -> None:
+    assert is_settled(samples) is settled
 
 
 def test_record_holds_what_the_agent_said() -> None:
-    clock = FakeClock()
-    link = FakeLink(clock, wide_until(0), 0.005)
-    found = compare(link, plan(seed=7), clock)
+    link = FakeLink(FakeClock(), wide_until(0), 0.005)
+    found = run(link, plan(seed=7))
     assert (found.p50_ms, found.reference_p50_ms, found.cpu_ms) == (2.0, 4.0, 3.0)
-    assert (found.cold_start_ms, found.peak_rss_bytes) == (5.0, 2000)
+    assert (found.cold_start_ms, found.peak_rss_bytes, found.model_rss_bytes) == (5.0, 2000, 1500)
     assert (found.operators, found.protocol) == ({"Conv": 2}, PROTOCOL_VERSION)
-    assert len({seed for seed, _ in found.raw}) == LAUNCHES
-    assert [r["request"] for r in link.log].count("start") == LAUNCHES
+    assert (found.images_per_s, found.warm, found.launches) == (800.0, True, 2)
+    assert (found.energy_mj, found.energy_note) == (None, "no counter")
+    assert found.conditions["candidate"] == {"model_sha256": "abc", "intra_op_num_threads": 1}
+    assert len({seed for seed, _ in found.raw}) == 2
     assert link.log[-1] == {"request": "close"}
     assert link.log[1]["session_entries"] == {"key": "value"}
 
@@ -245,7 +464,7 @@ def test_time_out_is_one_for_the_whole_comparison() -> None:
     clock = FakeClock()
     begin_s = clock.now_s
     link = FakeLink(clock, wide_until(0), 0.005)
-    compare(link, plan(), clock)
+    run(link, plan())
     assert link.timeouts_s[0] == pytest.approx(2e9)
     assert link.timeouts_s[-1] == pytest.approx(2e9 - (clock.now_s - begin_s))
     assert link.timeouts_s == sorted(link.timeouts_s, reverse=True)

@@ -1,0 +1,379 @@
+"""Reaches a device through its ssh server; knows connections and time-outs, not what is measured.
+
+Files go to ``config.folder`` there under the name of their content, and stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import secrets
+import shlex
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import asyncssh
+
+from search.benchmark.device import (
+    AGENT,
+    accept_reply,
+    check_schema,
+    died,
+    format_hint,
+    parse_reply,
+    too_slow,
+)
+from search.benchmark.login import connect, name_target, shell_command
+from search.config import SshDeviceConfig
+from search.errors import ConfigError, DeviceLost, SearchError, StageFailed, one_line
+
+THREAD = "ssh device"
+FAREWELL_S = 2.0
+# Longer than the keep-alives take to find that the network is dead, which says more.
+KILL_S = 20.0
+LAST_WORDS_BYTES = 1 << 14
+TOO_OLD = 3
+# Programs are fixed, and what varies is an argument: nothing is ever read as code.
+CHECK = f"import sys; sys.version_info < (3, 10) and sys.exit({TOO_OLD}); import numpy, onnxruntime"
+HASH = "import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], 'rb').read()).hexdigest())"
+KILL = "import os, signal, sys; os.killpg(int(sys.argv[1]), signal.SIGKILL)"
+
+T = TypeVar("T")
+Process = asyncssh.SSHClientProcess[bytes]
+log = logging.getLogger(__name__)
+
+
+class SshDevice:
+    """Another machine. Use as a context manager: at its end no process is left there.
+
+    The agent leads a process group of its own there. It ends with its input, so that not even a
+    broken connection leaves it behind.
+
+    Args:
+        config: Which machine, and how to log in.
+        timeout_s: Seconds that each step of the start may take.
+    """
+
+    def __init__(self, config: SshDeviceConfig, timeout_s: float) -> None:
+        self._config = config
+        self._timeout_s = timeout_s
+        self._target = name_target(config)
+        self._process: Process | None = None
+        self._group: int | None = None
+        self._errors = b""
+
+    def __enter__(self) -> Self:
+        """Connects, brings the agent if it is not there, and starts it.
+
+        Raises:
+            ConfigError: If the device cannot be reached as configured, or lacks what it needs.
+            StageFailed: If the agent does not start, or speaks another version.
+            DeviceLost: If no server answers, or the connection broke.
+        """
+        self._delivered: dict[str, str] = {}
+        self._connection: asyncssh.SSHClientConnection | None = None
+        self._loop = _Loop()
+        try:
+            self._call(self._log_in())
+            self._call(self._check_python())
+            self._call(self._start_agent(self.deliver(AGENT)))
+            hello = self.ask({"request": "hello"}, self._timeout_s)
+            check_schema(hello)
+            self._group = int(hello["pid"])
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends the agent and all that it started."""
+        self.close()
+
+    @property
+    def process_group(self) -> int | None:
+        """Identifier there of the group that the agent and its children live in."""
+        return self._group
+
+    def deliver(self, path: Path) -> str:
+        """Sends a file unless its content is there already, and returns its path there.
+
+        Raises:
+            ConfigError: If ``config.folder`` cannot be written.
+            StageFailed: If the copy is not the same.
+            DeviceLost: If the connection broke.
+        """
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        name = digest + path.suffix
+        if name not in self._delivered:
+            self._delivered[name] = self._call(self._bring(content, digest, name))
+        return self._delivered[name]
+
+    def ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Sends one request and waits for its answer; see ``Device``."""
+        process = self._process
+        if process is None:
+            raise StageFailed("measure", f"the agent has ended before {request['request']!r}")
+        try:
+            line = self._call(_exchange(process, json.dumps(request).encode() + b"\n", timeout_s))
+        except _TooSlow:
+            self._call(self._bury_agent())
+            raise too_slow(request) from None
+        if not line.endswith(b"\n"):
+            self._call(self._bury_agent())
+            raise died(request, process.returncode, self._last_error())
+        try:
+            reply = parse_reply(line, request)
+        except StageFailed:
+            self._call(self._end_agent())
+            raise
+        return accept_reply(reply, self._last_error)
+
+    def close(self) -> None:
+        """Ends agent and connection, and frees what is left; harmless when repeated."""
+        try:
+            self._call(self._leave())
+        except SearchError as error:
+            # What was asked for has been answered, or its own error says more.
+            log.warning("left %s without a farewell: %s", self._target, error)
+        finally:
+            self._loop.stop()
+
+    def _last_error(self) -> str:
+        return format_hint(self._errors)
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Waits for work on the connection, and gives its errors the names of this project."""
+        try:
+            return self._loop.call(work)
+        except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection) as error:
+            raise self._lost(error) from error
+        except asyncssh.SFTPError as error:
+            reason = f"{self._target} cannot keep files in {self._config.folder} ({error.reason})"
+            raise ConfigError(f"{reason}; correct device.folder or make room there") from error
+        except (asyncssh.DisconnectError, asyncssh.ChannelOpenError, OSError) as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: Exception) -> DeviceLost:
+        return DeviceLost(
+            f"the connection to {self._target} broke ({one_line(error)}); "
+            "is the device on, and the network up?"
+        )
+
+    # ---- what follows runs in the loop's thread
+
+    async def _log_in(self) -> None:
+        self._connection = connection = await connect(self._config, self._timeout_s)
+        try:
+            self._sftp = await connection.start_sftp_client()
+        except asyncssh.ChannelOpenError as error:
+            if connection.is_closed():
+                raise
+            reason = f"{self._target} offers no SFTP ({one_line(error)}); enable it there"
+            raise ConfigError(reason) from error
+        folder = self._config.folder.removeprefix("~/")  # where SFTP starts anyway
+        await self._sftp.makedirs(folder, asyncssh.SFTPAttrs(permissions=0o700), exist_ok=True)
+        self._folder = await self._sftp.realpath(folder)
+
+    async def _check_python(self) -> None:
+        python = self._config.python
+        found = await self._run(python, "-c", CHECK)
+        if found.returncode == 0:
+            return
+        why = (
+            format_hint(str(found.stderr).encode()).removeprefix(": ")
+            or f"status {found.returncode}"
+        )
+        if found.returncode == TOO_OLD:
+            why = "it is older than 3.10"
+        if "ImportError" not in why and "ModuleNotFoundError" not in why:
+            raise ConfigError(
+                f"{python} on {self._target} is no Python for the agent ({why}); set device.python "
+                "to a Python 3.10 or newer there, with numpy and onnxruntime"
+            )
+        install = [python, "-m", "pip", "install", "numpy", "onnxruntime"]
+        raise ConfigError(
+            f"{python} on {self._target} needs numpy and onnxruntime ({why}); install them: "
+            f"{shell_command(self._config, *install)}"
+        )
+
+    async def _start_agent(self, path: str) -> None:
+        # In the shell's place: its status is then the agent's own.
+        command = "exec " + shlex.join([self._config.python, path, "--own-group"])
+        self._process = await self._reach().create_process(
+            command, encoding=None, request_pty=False
+        )
+        self._drain = asyncio.create_task(self._keep_last_words(self._process))
+
+    async def _keep_last_words(self, process: Process) -> None:
+        """Reads standard error all the time: an agent whose pipe is full would stand still."""
+        # Whoever reads the answers meets the same error.
+        with contextlib.suppress(asyncssh.Error, OSError):
+            while chunk := await process.stderr.read(LAST_WORDS_BYTES):
+                self._errors = (self._errors + chunk)[-LAST_WORDS_BYTES:]
+
+    async def _bring(self, content: bytes, digest: str, name: str) -> str:
+        """Puts a file in its place; a torn upload or a changed file never has that name long."""
+        path = f"{self._folder}/{name}"
+        if await self._sftp.isfile(path) and await self._holds(path, digest):
+            return path
+        part = f"{path}.part-{secrets.token_hex(8)}"
+        try:
+            async with self._sftp.open(part, "wb") as file:
+                await file.write(content)
+            if not await self._holds(part, digest):
+                reason = f"{name} did not arrive whole on {self._target}; is its disk full?"
+                raise StageFailed("measure", reason)
+            await self._sftp.posix_rename(part, path)
+        except BaseException:
+            # The first error says more than a failure to clean up.
+            with contextlib.suppress(asyncssh.Error, OSError):
+                await self._sftp.remove(part)
+            raise
+        return path
+
+    async def _holds(self, path: str, digest: str) -> bool:
+        """Has the device hash a file: cheaper than sending it."""
+        found = await self._run(self._config.python, "-c", HASH, path)
+        return found.returncode == 0 and str(found.stdout).split()[-1:] == [digest]
+
+    async def _run(self, *words: str) -> asyncssh.SSHCompletedProcess:
+        """Runs a command to its end; its output is text."""
+        try:
+            return await _within(self._timeout_s, self._execute(words))
+        except _TooSlow:
+            reason = f"{self._target} does not run {words[0]} in time; is it overloaded?"
+            raise StageFailed("measure", reason) from None
+
+    async def _execute(self, words: tuple[str, ...]) -> asyncssh.SSHCompletedProcess:
+        command = shlex.join(words)
+        return await self._reach().run(command, stdin=asyncssh.DEVNULL, errors="replace")
+
+    async def _bury_agent(self) -> None:
+        """Ends the agent, and tells its end from the connection's.
+
+        Raises:
+            ConnectionLost: If the connection broke.
+        """
+        await self._end_agent()
+        # When the server closes it, the agent's channel seems to end by itself just before.
+        with contextlib.suppress(_TooSlow):
+            await _within(0.1, self._reach().wait_closed())
+            raise asyncssh.ConnectionLost("Connection lost")
+
+    async def _end_agent(self) -> None:
+        """Ends the agent and its children, kindly and then not."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(OSError):  # closed already
+            process.stdin.write_eof()
+        try:
+            await _within(FAREWELL_S, process.wait_closed())
+        except _TooSlow:
+            await self._kill_group()
+            process.close()
+        await asyncio.wait([self._drain], timeout=FAREWELL_S)
+
+    async def _kill_group(self) -> None:
+        if self._group is None:
+            return  # it has not said hello: nothing was asked of it
+        words = (self._config.python, "-c", KILL, str(self._group))
+        try:
+            await _within(KILL_S, self._execute(words))
+        except _TooSlow:
+            raise asyncssh.ConnectionLost("no answer") from None
+
+    async def _leave(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            await self._end_agent()
+        finally:
+            connection.close()
+            try:
+                await _within(FAREWELL_S, connection.wait_closed())
+            except _TooSlow:
+                connection.abort()
+            self._connection = None
+
+    def _reach(self) -> asyncssh.SSHClientConnection:
+        if self._connection is None:
+            raise asyncssh.ConnectionLost("not connected")
+        return self._connection
+
+
+class _TooSlow(Exception):  # noqa: N818 - named by what happened
+    """Work took too long; not a ``TimeoutError``, which a socket may raise as well."""
+
+
+async def _within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
+    """Waits so long for work and no longer.
+
+    Raises:
+        _TooSlow: If it took longer.
+    """
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+            return await work
+    except TimeoutError:
+        if limit.expired():
+            raise _TooSlow from None
+        raise
+
+
+async def _exchange(process: Process, line: bytes, timeout_s: float) -> bytes:
+    """Sends a line and returns the answer's, which lacks its end if the agent ended."""
+    # A closed pipe: what there is to read tells why.
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(line)
+    return await _within(timeout_s, process.stdout.readline())
+
+
+class _Loop:
+    """An event loop in a thread of its own, for callers that know of none."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Event()
+        # A daemon: a look-up of a name that never ends must not keep the program.
+        self._thread = threading.Thread(
+            target=asyncio.run, args=(self._serve(),), name=THREAD, daemon=True
+        )
+        self._thread.start()
+        self._ready.wait()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Waits for work in the loop; ends it when the caller is interrupted."""
+        if not self._thread.is_alive():
+            work.close()
+            raise asyncssh.ConnectionLost("not connected")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """Ends the loop and all work in it; harmless when repeated."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._end.set)
+            self._thread.join(FAREWELL_S)
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._end = asyncio.Event()
+        self._ready.set()
+        await self._end.wait()

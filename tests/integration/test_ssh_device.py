@@ -1,0 +1,544 @@
+"""The device behind ssh, over a real ssh server on loopback that runs real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Coroutine, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncssh
+import numpy as np
+import pytest
+
+from search.benchmark import login
+from search.benchmark.device import AGENT, describe_device, hold, open_device
+from search.benchmark.protocol import Plan, Side, compare
+from search.benchmark.ssh import THREAD, SshDevice
+from search.config import SshDeviceConfig
+from search.errors import ConfigError, DeviceLost, StageFailed
+from tests.integration.test_benchmark_agent import (
+    assert_empty,
+    living,
+    open_request,
+    save_conv_net,
+    save_endless,
+)
+
+START_S = 60.0
+USER = "somebody"
+T = TypeVar("T")
+
+
+# ---- the server
+
+
+class Server:
+    """An ssh server with one account, whose home is a folder; ends with all that it runs."""
+
+    def __init__(self, home: Path, host_key: asyncssh.SSHKey, user_key: asyncssh.SSHKey) -> None:
+        self.uploads: list[str] = []
+        self.connections: list[asyncssh.SSHServerConnection] = []
+        self._home = home
+        self._host_key = host_key
+        self._user_key = user_key
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+
+    def __enter__(self) -> Server:
+        self._thread.start()
+        self._listener = self.call(self._listen())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.call(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def port(self) -> int:
+        return self._listener.get_port()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30.0)
+
+    def cut(self, how: str) -> None:
+        """Ends every connection, by ``abort`` without a word or by ``close`` with one."""
+
+        async def end() -> None:
+            for connection in self.connections:
+                getattr(connection, how)()
+
+        self.call(end())
+
+    async def _listen(self) -> asyncssh.SSHAcceptor:
+        server = self
+        allowed = asyncssh.import_authorized_keys(
+            self._user_key.export_public_key("openssh").decode()
+        )
+
+        class Account(asyncssh.SSHServer):
+            def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+                server.connections.append(conn)
+
+        class Files(asyncssh.SFTPServer):
+            def map_path(self, path: bytes) -> bytes:
+                return os.path.join(os.fsencode(server._home), path)  # noqa: PTH118 - bytes
+
+            def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> Any:
+                if pflags & asyncssh.FXF_WRITE:
+                    server.uploads.append(os.fsdecode(path))
+                return super().open(path, pflags, attrs)
+
+        return await asyncssh.listen(
+            "127.0.0.1",
+            0,
+            server_factory=Account,
+            server_host_keys=[self._host_key],
+            authorized_client_keys=allowed,
+            process_factory=self._run,
+            sftp_factory=Files,
+            encoding=None,
+        )
+
+    async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        """Runs a command as sshd does: when the connection ends, the pipes are closed."""
+        assert process.command is not None
+        child = await asyncio.create_subprocess_exec(
+            "/bin/sh",
+            "-c",
+            process.command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self._home,
+            env={**os.environ, "HOME": str(self._home)},
+            start_new_session=True,
+        )
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
+        feed = asyncio.create_task(pump(process.stdin, child.stdin))
+        into = child.stdin
+        feed.add_done_callback(lambda _: into.close())
+        await asyncio.gather(
+            pump(child.stdout, process.stdout), pump(child.stderr, process.stderr), child.wait()
+        )
+        feed.cancel()
+        await asyncio.wait([feed])
+        status = child.returncode or 0
+        with contextlib.suppress(OSError):  # the connection is gone
+            if status < 0:
+                process.exit_with_signal(signal.Signals(-status).name.removeprefix("SIG"))
+            else:
+                process.exit(status)
+
+    async def _end(self) -> None:
+        self._listener.close()
+        for connection in self.connections:
+            connection.abort()
+        await self._listener.wait_closed()
+        mine = asyncio.current_task()
+        others = [task for task in asyncio.all_tasks() if task is not mine]
+        if others:
+            await asyncio.wait(others, timeout=10.0)
+
+
+async def pump(source: Any, sink: Any) -> None:
+    """Copies until the source ends or the connection breaks."""
+    with contextlib.suppress(asyncssh.Error, OSError):
+        while data := await source.read(1 << 16):
+            sink.write(data)
+            await sink.drain()
+
+
+@pytest.fixture(scope="module")
+def keys() -> dict[str, asyncssh.SSHKey]:
+    return {name: asyncssh.generate_private_key("ssh-ed25519") for name in ("host", "user", "new")}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def server(home: Path, keys: dict[str, asyncssh.SSHKey]) -> Iterator[Server]:
+    with Server(home, keys["host"], keys["user"]) as running:
+        yield running
+
+
+@pytest.fixture
+def config(server: Server, tmp_path: Path, keys: dict[str, asyncssh.SSHKey]) -> SshDeviceConfig:
+    keys["user"].write_private_key(tmp_path / "key")
+    list_key(tmp_path, server.port, keys["host"])
+    return SshDeviceConfig(
+        batch_size=1,
+        throughput_batch_size=1,
+        budget_s=1.0,
+        timeout_s=60.0,
+        spinning=False,
+        memory_limit_bytes=None,
+        canary_every=1,
+        name="ssh",
+        host="127.0.0.1",
+        port=server.port,
+        user=USER,
+        key=str(tmp_path / "key"),
+        known_hosts=str(tmp_path / "known_hosts"),
+        python=sys.executable,
+        folder="models/kept here",
+    )
+
+
+def list_key(folder: Path, port: int, key: asyncssh.SSHKey) -> None:
+    line = f"[127.0.0.1]:{port} {key.export_public_key('openssh').decode()}"
+    (folder / "known_hosts").write_text(line)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    save_conv_net(root / "light.onnx", width=16, layers=2)
+    save_endless(root / "endless.onnx")
+    np.save(root / "inputs.npy", np.random.default_rng(1).random((8, 1, 28, 28), np.float32))
+    return root
+
+
+def make_plan(device: SshDevice, models: Path, candidate: str, timeout_s: float) -> Plan:
+    paths = [device.deliver(models / name) for name in (candidate, "light.onnx", "inputs.npy")]
+    return Plan(
+        candidate=Side(paths[0], 1, ()),
+        reference=Side(paths[1], 1, ()),
+        inputs=paths[2],
+        batch_size=1,
+        throughput_batch_size=4,
+        memory_limit_bytes=None,
+        launches=2,
+        budget_s=2.0,
+        timeout_s=timeout_s,
+        seed=3,
+    )
+
+
+def group_of(device: SshDevice) -> int:
+    group = device.process_group
+    assert group is not None
+    assert living(group)[0] == group  # leads it
+    return group
+
+
+def refuse(config: SshDeviceConfig) -> str:
+    """Returns the one line that says why the device cannot be entered."""
+    with pytest.raises((ConfigError, DeviceLost)) as caught, SshDevice(config, START_S):
+        pytest.fail("must not be entered")
+    text = str(caught.value)
+    assert "\n" not in text
+    assert THREAD not in {thread.name for thread in threading.enumerate()}
+    return text
+
+
+# ---- a device that works
+
+
+def test_models_are_compared_there(config: SshDeviceConfig, home: Path, models: Path) -> None:
+    with SshDevice(config, START_S) as device:
+        group = group_of(device)
+        found = compare(device, make_plan(device, models, "light.onnx", 60.0))
+    assert_empty(group)
+    assert 0.5 < found.ratio < 2.0
+    assert found.operators["Conv"] == 2
+    folder = home / "models" / "kept here"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    digests = {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()
+    }
+    assert len(digests) == 3
+    assert all(name.startswith(f"{digest}.") for name, digest in digests.items())
+
+
+def test_nothing_is_sent_twice(config: SshDeviceConfig, server: Server, models: Path) -> None:
+    with SshDevice(config, START_S) as device:
+        first = device.deliver(models / "light.onnx")
+    assert len(server.uploads) == 2
+    with SshDevice(config, START_S) as device:
+        assert device.deliver(models / "light.onnx") == first
+    assert len(server.uploads) == 2
+
+
+def test_damaged_files_are_replaced(
+    config: SshDeviceConfig, server: Server, home: Path, models: Path
+) -> None:
+    folder = home / config.folder
+    folder.mkdir(parents=True)
+    (folder / name_of(AGENT)).write_bytes(b"raise SystemExit('this is another program')")
+    torn = folder / name_of(models / "light.onnx")
+    torn.write_bytes((models / "light.onnx").read_bytes()[:100])
+    with SshDevice(config, START_S) as device:
+        assert device.deliver(models / "light.onnx") == str(torn)
+    assert torn.read_bytes() == (models / "light.onnx").read_bytes()
+    assert (folder / name_of(AGENT)).read_bytes() == AGENT.read_bytes()
+    assert len(list(folder.iterdir())) == 2
+
+
+def name_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() + path.suffix
+
+
+def test_refusal_is_no_end(config: SshDeviceConfig) -> None:
+    with SshDevice(config, START_S) as device:
+        with pytest.raises(StageFailed, match="knows no request 'dance'"):
+            device.ask({"request": "dance"}, START_S)
+        assert device.ask({"request": "hello"}, START_S)["pid"] == device.process_group
+    with pytest.raises(StageFailed, match="has ended"):
+        device.ask({"request": "hello"}, START_S)
+
+
+# ---- a login that is refused
+
+
+@pytest.mark.parametrize("listed", ["", "other.example", None])
+def test_unknown_host_key_is_refused(
+    config: SshDeviceConfig,
+    server: Server,
+    tmp_path: Path,
+    keys: dict[str, Any],
+    listed: str | None,
+) -> None:
+    public = keys["host"].export_public_key("openssh").decode()
+    if listed is None:
+        (tmp_path / "known_hosts").unlink()
+    else:
+        (tmp_path / "known_hosts").write_text(listed and f"{listed} {public}")
+    text = refuse(config)
+    for part in (
+        f"127.0.0.1:{server.port}",
+        keys["host"].get_fingerprint(),
+        f"ssh-keyscan -p {server.port} 127.0.0.1 >> {config.known_hosts}",
+    ):
+        assert part in text
+    assert server.uploads == []
+
+
+def test_changed_host_key_is_refused(
+    config: SshDeviceConfig, server: Server, tmp_path: Path, keys: dict[str, Any]
+) -> None:
+    list_key(tmp_path, server.port, keys["new"])
+    text = refuse(config)
+    assert "not the one in" in text
+    assert keys["host"].get_fingerprint() in text
+    assert f"ssh-keygen -R '[127.0.0.1]:{server.port}' -f {config.known_hosts}" in text
+
+
+def test_other_kind_of_host_key_is_refused(
+    config: SshDeviceConfig, server: Server, tmp_path: Path
+) -> None:
+    list_key(tmp_path, server.port, asyncssh.generate_private_key("ecdsa-sha2-nistp256"))
+    assert "host key is of a new kind" in refuse(config)
+
+
+def test_stranger_is_refused(config: SshDeviceConfig, keys: dict[str, Any]) -> None:
+    assert config.key is not None
+    keys["new"].write_private_key(config.key)
+    text = refuse(config)
+    for part in (USER, f"127.0.0.1:{config.port}", config.key):
+        assert part in text
+
+
+def test_missing_key_is_reported(config: SshDeviceConfig) -> None:
+    assert "device.key=/nowhere/key cannot be read" in refuse(replace(config, key="/nowhere/key"))
+
+
+def test_encrypted_key_needs_an_agent(
+    config: SshDeviceConfig, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    assert config.key is not None
+    keys["user"].write_private_key(config.key, "pkcs8-pem", passphrase="secret")
+    assert f"ssh-add {config.key}" in refuse(config)
+    Path(config.key).write_text("this is no key")
+    assert "is no private key" in refuse(config)
+
+
+@pytest.mark.skipif(shutil.which("ssh-agent") is None, reason="needs ssh-agent")
+def test_encrypted_key_is_taken_from_the_agent(
+    config: SshDeviceConfig, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert config.key is not None
+    keys["user"].write_private_key(config.key, "pkcs8-pem", passphrase="secret")
+    address = str(tmp_path / "agent")
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", address], stdout=subprocess.DEVNULL)
+    try:
+        monkeypatch.setenv("SSH_AUTH_SOCK", address)
+        deadline = time.monotonic() + 10.0
+        while not Path(address).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        asyncio.run(add_to_agent(address, keys["user"]))
+        with SshDevice(config, START_S) as device:
+            assert device.process_group
+    finally:
+        agent.kill()
+        agent.wait()
+
+
+async def add_to_agent(address: str, key: asyncssh.SSHKey) -> None:
+    async with asyncssh.connect_agent(address) as agent:
+        await agent.add_keys([key])
+
+
+def test_missing_asyncssh_is_reported(
+    config: SshDeviceConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("search.benchmark.ssh", "search.benchmark.login"):
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "asyncssh", None)
+    with pytest.raises(ConfigError, match=r"pip install 'cnn-search\[ssh\]'"):
+        open_device(config, START_S)
+
+
+def test_nobody_listens(config: SshDeviceConfig) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        assert f"127.0.0.1:{port}" in refuse(replace(config, port=port))
+
+
+def test_silent_host_is_given_up(config: SshDeviceConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(login, "CONNECT_S", 0.5)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        assert f"127.0.0.1:{port} (no answer in time)" in refuse(replace(config, port=port))
+
+
+def test_missing_packages_are_named_with_their_installation(
+    config: SshDeviceConfig, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare python"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')
+    bare.chmod(0o755)
+    text = refuse(replace(config, python=str(bare)))
+    assert "No module named 'numpy'" in text
+    assert f"ssh -p {config.port} -i {config.key} {USER}@127.0.0.1" in text
+    assert text.endswith("-m pip install numpy onnxruntime")
+
+
+def test_missing_python_is_reported(config: SshDeviceConfig) -> None:
+    text = refuse(replace(config, python="no-such-python"))
+    assert "not found" in text
+    assert "set device.python" in text
+
+
+def test_folder_that_cannot_be_made_is_reported(config: SshDeviceConfig, home: Path) -> None:
+    (home / "models").write_text("a file, not a folder")
+    assert "correct device.folder" in refuse(config)
+
+
+# ---- what goes wrong later
+
+
+@pytest.fixture
+def device(config: SshDeviceConfig) -> Iterator[SshDevice]:
+    with SshDevice(config, START_S) as entered:
+        group = group_of(entered)
+        yield entered
+    assert_empty(group)
+
+
+@pytest.mark.parametrize("how", ["abort", "close"])
+def test_broken_connection_leaves_no_process(
+    device: SshDevice, server: Server, models: Path, how: str
+) -> None:
+    plan = make_plan(device, models, "endless.onnx", 60.0)
+    group = group_of(device)
+
+    def cut_when_busy() -> None:
+        deadline = time.monotonic() + 20.0
+        while len(living(group)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        server.cut(how)
+
+    cutter = threading.Thread(target=cut_when_busy)
+    cutter.start()
+    with pytest.raises(DeviceLost, match=rf"{USER}@127\.0\.0\.1:{server.port}"):
+        compare(device, plan)
+    cutter.join()
+    assert_empty(group)
+    with pytest.raises(DeviceLost):
+        device.deliver(Path(__file__))
+
+
+def test_killed_agent_is_noticed(device: SshDevice, models: Path) -> None:
+    plan = make_plan(device, models, "light.onnx", 60.0)
+    device.ask({"request": "start", "roles": ["candidate"]}, START_S)
+    os.kill(group_of(device), signal.SIGKILL)
+    with pytest.raises(StageFailed, match="agent died with status -9"):
+        compare(device, plan)
+
+
+def test_hung_model_is_given_up(device: SshDevice, models: Path) -> None:
+    plan = make_plan(device, models, "endless.onnx", 2.5)
+    with pytest.raises(StageFailed, match=r"no answer to 'open'.*device\.timeout_s"):
+        compare(device, plan)
+    assert_empty(group_of_ended(device))
+
+
+def test_stopped_agent_is_killed(device: SshDevice, models: Path) -> None:
+    """It cannot end itself, as one that swaps or whose libraries hang."""
+    inputs = device.deliver(models / "inputs.npy")
+    model = device.deliver(models / "light.onnx")
+    device.ask(open_request(models, "candidate", model, inputs=inputs), START_S)
+    group = group_of(device)
+    os.killpg(group, signal.SIGSTOP)
+    with pytest.raises(StageFailed, match="no answer to 'hello' in time"):
+        device.ask({"request": "hello"}, 0.3)
+    assert_empty(group)
+
+
+def group_of_ended(device: SshDevice) -> int:
+    assert device.process_group is not None
+    return device.process_group
+
+
+# ---- sharing
+
+
+def test_two_studies_queue(config: SshDeviceConfig) -> None:
+    with SshDevice(config, START_S) as first, SshDevice(config, START_S) as second:
+        hold(first, 60.0)
+        request = {"request": "lock", "wait_s": 0.1, "hold_s": 60.0}
+        reply = second.ask(request, START_S)
+        assert (reply["held"], reply["holder"]) == (False, f"process {group_of(first)}")
+        first.close()
+        hold(second, 60.0)
+
+
+def test_device_describes_itself(config: SshDeviceConfig) -> None:
+    profile = describe_device(config)
+    assert profile.name == f"127.0.0.1:{config.port}"
+    assert profile.usable_cores >= 1
+
+
+def test_device_that_cannot_be_reached_is_a_fault_of_the_configuration(
+    config: SshDeviceConfig,
+) -> None:
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        nowhere = replace(config, port=unheard.getsockname()[1])
+        with pytest.raises(ConfigError, match="no ssh server can be reached"):
+            describe_device(nowhere)
