@@ -215,7 +215,9 @@ def annotate(text: str) -> str:
             chosen[path[0]] = line.split(":", 1)[1].strip()
         key = ".".join(path)
         group = path[0]
-        options = [chosen[group]] if group in chosen else sorted(o for g, o in known if g == group)
+        # An option may take keys over from another one of its group.
+        others = sorted(o for g, o in known if g == group and o != chosen.get(group))
+        options = [chosen[group], *others] if group in chosen else others
         remark = next(
             (known[group, o][key] for o in options if key in known.get((group, o), {})), ""
         )

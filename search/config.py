@@ -185,6 +185,7 @@ class _MeasuringConfig:
     spinning: bool
     memory_limit_bytes: Annotated[Whole, Field(gt=0)] | None
     canary_every: Count
+    probe: bool
 
     @field_validator("timeout_s")
     @classmethod

@@ -24,6 +24,7 @@ from search.report.table import front_table
 log = logging.getLogger(__name__)
 
 ACTIVITIES = {
+    "probe": "probing the device",
     "placement": "choosing where and how to train",
     "teacher": "training the teacher",
     "prune": "pruning",

@@ -14,6 +14,7 @@ from search.config import DataConfig
 
 Outcome = Literal["complete", "stopped", "infeasible", "failed"]
 Quality = Literal["resolved", "unresolved", "poor"]
+Int8Format = Literal["u8s8", "u8s8_reduced", "s8s8"]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -162,6 +163,9 @@ class DeviceProfile:
         runtime: ``onnxruntime`` with its version.
         round_to: Channels are kept in multiples of this.
         int8_format: Static 8-bit format that suits the processor.
+        speeds: Latency of each format over float's on the probe network, with its interval; empty
+            where the device was not probed.
+        probe_ms: Latency of the probe network in float; None where it was not probed.
     """
 
     name: str
@@ -171,7 +175,41 @@ class DeviceProfile:
     usable_cores: int
     runtime: str
     round_to: int
-    int8_format: Literal["u8s8", "u8s8_reduced", "s8s8"]
+    int8_format: Int8Format
+    speeds: Mapping[str, Interval] = field(default_factory=dict, compare=False)
+    probe_ms: float | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A ratio of latencies with the ends of its interval; below 1 is faster."""
+
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def holds_one(self) -> bool:
+        """Whether the two may be equally fast."""
+        return self.low <= 1.0 <= self.high
+
+
+@dataclass(frozen=True)
+class Canary:
+    """The original measured against itself, which tells how far the device can be trusted.
+
+    Attributes:
+        after_trials: Finished trials when this was measured.
+        interval: Of the ratio, which is 1.
+    """
+
+    after_trials: int
+    interval: Interval
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the device told two copies of one model apart."""
+        return not self.interval.holds_one
 
 
 @dataclass(frozen=True)
@@ -232,6 +270,11 @@ class Measurement:
     protocol: int
     conditions: Mapping[str, Any] = field(compare=False)
     raw: tuple[tuple[int, tuple[tuple[float, float], ...]], ...] = field(compare=False)
+
+    @property
+    def interval(self) -> Interval:
+        """The ratio with its interval."""
+        return Interval(self.ratio, self.ratio_low, self.ratio_high)
 
 
 @dataclass(frozen=True)

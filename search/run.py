@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from search.engine.base import Engine
     from search.engine.store import Store
-    from search.records import TrialRecord
+    from search.records import Canary, DeviceProfile, TrialRecord
     from search.trial import Bench, Lab
 
 log = logging.getLogger("search.run")  # started with -m its own name is __main__
@@ -94,13 +94,19 @@ def search(config: SearchConfig, settings: str) -> int:
         ):
             engine = InlineEngine(store, lambda step: progress.step(step.kind))
             lab = _prepare(bench, engine)
+            every, done = config.device.canary_every, len(study.records)
+            canaries = [_release_canary(lab, engine, n) for n in range(0, done + 1, every)]
+            tracker.log_device(_device_tags(lab.bench.device), canaries)
             tracker.log_trials(study.records, _models(study.records, store))
             progress.begin(study.records)
             for _ in study.trials(lab, engine):
                 tracker.log_trials(study.records, _models(study.records, store))
                 progress.finished(study.records)
+                if len(study.records) % every == 0:
+                    canaries.append(_release_canary(lab, engine, len(study.records)))
+                    tracker.log_device({}, canaries)
         server = _own_server() if config.tracking.uri is None else tracker.server
-        _show_front(console, study.records, objectives, f"{server}{tracker.location}")
+        _show_front(console, study.records, canaries, objectives, f"{server}{tracker.location}")
     return 0
 
 
@@ -123,14 +129,20 @@ def _check(config: SearchConfig, bench: Bench, store: Store) -> None:
     teacher.check(bench.spec, path, f"model.checkpoint={config.model.checkpoint!r}")
 
 
-def _tags(bench: Bench) -> dict[str, str]:
-    device = bench.device
+def _device_tags(device: DeviceProfile) -> dict[str, str]:
     return {
         "device": device.name,
         "device.cpu": device.cpu,
         "device.cores": str(device.usable_cores),
         "device.flags": " ".join(device.flags),
         "device.int8_format": device.int8_format,
+        "device.round_to": str(device.round_to),
+    }
+
+
+def _tags(bench: Bench) -> dict[str, str]:
+    return {
+        **_device_tags(bench.device),
         "data.fingerprint": bench.data.fingerprint,
         **{f"version.{package}": version(package) for package in PACKAGES},
     }
@@ -158,6 +170,18 @@ def _prepare(bench: Bench, engine: Engine) -> Lab:
     return lab
 
 
+def _release_canary(lab: Lab, engine: Engine, after_trials: int) -> Canary:
+    """Sees whether the device still tells that a model is as fast as itself."""
+    from search.report import describe_noise
+    from search.study import Effort, drive
+    from search.trial import canary
+
+    found = drive(canary(lab, after_trials), engine, Effort())
+    if found.is_noisy:
+        log.warning("%s", describe_noise([found]))
+    return found
+
+
 def _own_server() -> str:
     """Says how to serve this folder's state: shortest within the project itself."""
     project, state = cli.CONF.parent, cli.STATE.resolve()
@@ -167,6 +191,7 @@ def _own_server() -> str:
 
 def _greet(lab: Lab, seconds: float) -> None:
     from search.report.formats import format_counted, format_ms, format_share
+    from search.report.profile import describe_formats
 
     yardstick = lab.yardstick
     log.info(
@@ -177,6 +202,9 @@ def _greet(lab: Lab, seconds: float) -> None:
         lab.placement.precision,
         seconds,
     )
+    formats = describe_formats(lab.bench.device)
+    if formats:
+        log.info("the device: %s", formats)
     chance = 1 / lab.bench.data.classes
     if lab.reference_accuracy < chance + (1 - chance) / 4:
         log.warning(
@@ -188,14 +216,21 @@ def _greet(lab: Lab, seconds: float) -> None:
 
 
 def _show_front(
-    console: Console, records: Sequence[TrialRecord], objectives: Sequence[str], page: str
+    console: Console,
+    records: Sequence[TrialRecord],
+    canaries: Sequence[Canary],
+    objectives: Sequence[str],
+    page: str,
 ) -> None:
     """Prints the front and what can be done with it."""
     from search.front import front, original
-    from search.report import front_table
+    from search.report import describe_noise, front_table
 
     console.print()
     console.print(front_table(front(records, objectives), original(records)))
+    noise = describe_noise(canaries)
+    if noise:
+        console.print(f"\n{noise}", markup=False)
     hints = (
         f"\nLook at it:   {page}\n"
         "Pick from it: the run 'trial N' there holds N's model.onnx, its figures and its recipe."

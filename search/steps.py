@@ -287,6 +287,19 @@ class Evaluate(Step[Score]):
 
 
 @dataclass(frozen=True)
+class Probe(Step[DeviceProfile]):
+    """Finds out by measuring what is fast on a device; ``device`` is what its processor says."""
+
+    kind: ClassVar[str] = "probe"
+    version: ClassVar[int] = 1
+    resource: ClassVar[Resource] = "device"
+    result: ClassVar[type] = DeviceProfile
+
+    device: DeviceProfile
+    connection: DeviceConfig = field(compare=False)
+
+
+@dataclass(frozen=True)
 class Measure(Step[Measurement]):
     """Times a model on the device, taking turns with a reference.
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
@@ -16,8 +17,15 @@ from typing import Any
 from search.config import TrackingConfig
 from search.errors import ConfigError, TrackingLost, hide_passwords
 from search.front import front, hypervolume, original
-from search.records import TrialRecord
-from search.report import describe_trial, front_page, front_png, halved, markdown_table
+from search.records import Canary, TrialRecord
+from search.report import (
+    describe_noise,
+    describe_trial,
+    front_page,
+    front_png,
+    halved,
+    markdown_table,
+)
 from search.report.formats import format_counted
 from search.report.points import label
 
@@ -98,6 +106,7 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._on_front: frozenset[int] | None = None
         self._records: Sequence[TrialRecord] = ()
         self._drawn = 0
+        self._noise = ""
         with _explained(config, state), _bounded(config, retries=0):
             self._client = _connect(config, state)
             self._experiment = self._find_experiment(artifacts)
@@ -187,6 +196,26 @@ class Tracker(AbstractContextManager["Tracker"]):
                 "trials are kept, and the same command logs them and goes on"
             ) from error
 
+    def log_device(self, tags: Mapping[str, str], canaries: Sequence[Canary]) -> None:
+        """Logs what was found out about the device.
+
+        Args:
+            tags: Facts about it.
+            canaries: All so far; where one tells a model from itself, the device counts as noisy.
+        """
+        noisy = any(canary.is_noisy for canary in canaries)
+        self._noise = describe_noise(canaries)
+        with self._answering():
+            for key, value in {**tags, "device.noisy": str(noisy).lower()}.items():
+                self._client.set_tag(self._parent, key, value)
+            now_ms = _milliseconds(time.time())
+            metrics = [
+                Metric(f"canary_{name}", value, now_ms, canary.after_trials)
+                for canary in canaries
+                for name, value in asdict(canary.interval).items()
+            ]
+            self._client.log_batch(self._parent, metrics=metrics)
+
     def log_trials(self, records: Sequence[TrialRecord], models: Mapping[int, Path]) -> None:
         """Logs the trials that are not logged yet, and the front when it changed.
 
@@ -271,7 +300,9 @@ class Tracker(AbstractContextManager["Tracker"]):
             (folder / "front.json").write_text(json.dumps(summary, indent=1))
             (folder / "front.png").write_bytes(picture)
             (folder / "front-small.png").write_bytes(halved(picture))
-            (folder / "front.html").write_text(front_page(self._study, records, numbers))
+            (folder / "front.html").write_text(
+                front_page(self._study, records, numbers, self._noise)
+            )
             self._client.log_artifacts(self._parent, str(folder))
         self._client.set_tag(self._parent, NOTE, self._describe_front(len(records), members, first))
         self._drawn = len(records)
@@ -297,6 +328,7 @@ class Tracker(AbstractContextManager["Tracker"]):
             [
                 f"**Front of {len(members)} after {format_counted(trials, 'trial')}**: "
                 f"[interactive page]({page}), [table of its runs]({runs})",
+                *([f"**{self._noise}**"] if self._noise else []),
                 f"Fastest first: trials {links}; each holds its `model.onnx` under *Artifacts*.",
                 "",
                 markdown_table(shown, first),

@@ -10,6 +10,7 @@ from search.config import DeviceConfig, ObjectiveConfig, TrainConfig
 from search.errors import StageFailed
 from search.figures import Yardstick, speed_figures
 from search.records import (
+    Canary,
     Dataset,
     Deployable,
     DeviceProfile,
@@ -33,6 +34,7 @@ from search.steps import (
     Finetune,
     Graph,
     Measure,
+    Probe,
     Prune,
     Pruned,
     Quantize,
@@ -92,6 +94,9 @@ def prepare(bench: Bench) -> Recipe[Lab]:
     train, data = bench.train, bench.data
     # First, because a network that cannot be exported need not be trained.
     yield Trace(bench.spec, None, data.mean, data.std)
+    if bench.measuring.probe:
+        device: DeviceProfile = yield Probe(bench.device, bench.measuring)
+        bench = replace(bench, device=device)
     placement: ChosenPlacement = yield ChoosePlacement(
         bench.spec, train.batch_size, train.device, train.precision, bench.machine
     )
@@ -117,6 +122,15 @@ def prepare(bench: Bench) -> Recipe[Lab]:
         against_base[threads] = measured
     yardstick = Yardstick(against_base[base].reference_p50_ms, against_base)
     return Lab(bench, placement, teacher, reference, score.accuracy, yardstick)
+
+
+def canary(lab: Lab, after_trials: int) -> Recipe[Canary]:
+    """Measures the uncompressed network against itself; the first time is the preparation's."""
+    bench, threads = lab.bench, lab.bench.thread_counts[0]
+    measured: Measurement = yield _measure(
+        bench, lab.reference, threads, lab.reference, threads, after_trials
+    )
+    return Canary(after_trials, measured.interval)
 
 
 def trial(point: Point, lab: Lab) -> Recipe[Ending]:

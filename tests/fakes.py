@@ -100,6 +100,7 @@ LOCAL = LocalDeviceConfig(
     spinning=False,
     memory_limit_bytes=None,
     canary_every=10,
+    probe=False,
 )
 
 

@@ -77,6 +77,7 @@ class Plan:
         throughput_batch_size: Images of one inference where throughput is measured.
         memory_limit_bytes: What a model may take beyond the runtime's own memory; None = all.
         launches: Pairs of fresh processes at least, from 2.
+        retry: Whether a second attempt follows a disturbed one.
         budget_s: Seconds of one attempt, after which no more evidence is sought than an interval
             needs.
         timeout_s: Seconds after which the link gives up.
@@ -90,6 +91,7 @@ class Plan:
     throughput_batch_size: int
     memory_limit_bytes: int | None
     launches: int
+    retry: bool
     budget_s: float
     timeout_s: float
     seed: int
@@ -217,7 +219,7 @@ def compare(
         return link.ask(request, begin + plan.timeout_s - clock())
 
     launches = everything = _attempt(ask, plan, plan.launches, 0, clock)
-    if half_width(launches) > POOR_LOG_HALF_WIDTH:
+    if plan.retry and half_width(launches) > POOR_LOG_HALF_WIDTH:
         sleep(RETRY_DELAY_S)
         launches = _attempt(ask, plan, MOST_LAUNCHES, len(launches), clock)
         everything = [*everything, *launches]

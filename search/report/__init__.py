@@ -6,9 +6,11 @@ In particular it imports neither MLflow nor Optuna nor torch.
 from search.report.description import describe_trial
 from search.report.page import front_page
 from search.report.plot import front_png, halved
+from search.report.profile import describe_noise
 from search.report.table import front_table, markdown_table
 
 __all__ = [
+    "describe_noise",
     "describe_trial",
     "front_page",
     "front_png",

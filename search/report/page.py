@@ -28,13 +28,16 @@ from search.report.table import HEADINGS, NO_FRONT, caption, front_rows
 HOVER_WIDTH = 48  # letters; what a phone can show
 
 
-def front_page(study: str, records: Iterable[TrialRecord], front: Collection[int]) -> str:
+def front_page(
+    study: str, records: Iterable[TrialRecord], front: Collection[int], remark: str = ""
+) -> str:
     """Returns a self-contained HTML page with the plot and the table of the front.
 
     Args:
         study: Name of the study, the title.
         records: Finished trials.
         front: Numbers of the trials on the front.
+        remark: Shown above the plot.
     """
     # Imported here: it reads 5 MB of JavaScript that only the page needs.
     from plotly.offline import get_plotlyjs
@@ -47,6 +50,7 @@ def front_page(study: str, records: Iterable[TrialRecord], front: Collection[int
         {
             "study": html.escape(study),
             "outcomes": html.escape(format_outcomes(records)),
+            "remark": f"<p><strong>{html.escape(remark)}</strong></p>" if remark else "",
             "chart": _chart(dots),
             "table": _table([r for r in records if r.number in front], original(records)),
             "data": _script_json(_data(dots)),

@@ -62,6 +62,7 @@ def _measure(step: Measure, shelf: Shelf, inputs: Path) -> Measurement:
             throughput_batch_size=step.throughput_batch_size,
             memory_limit_bytes=step.memory_limit_bytes,
             launches=step.launches,
+            retry=True,
             budget_s=step.budget_s,
             timeout_s=timeout_s,
             seed=step.seed,

@@ -135,7 +135,7 @@ class FakeLink:
 
 def plan(seed: int = 0, budget_s: float = 1e9, launches: int = 2) -> Plan:
     side = Side("model.onnx", 1, (("key", "value"),))
-    return Plan(side, side, "inputs.npy", 1, 8, None, launches, budget_s, 2e9, seed)
+    return Plan(side, side, "inputs.npy", 1, 8, None, launches, True, budget_s, 2e9, seed)
 
 
 def run(link: FakeLink, what: Plan) -> Any:

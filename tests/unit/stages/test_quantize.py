@@ -22,13 +22,13 @@ from search import data
 from search.benchmark import agent
 from search.errors import StageFailed
 from search.figures import FLOAT_OPERATORS, INTEGER_OPERATORS
-from search.records import Deployable
-from search.stages.quantize import (
+from search.quantization import (
     best_scale,
     four_bit_weights,
     half_precision_weights,
     static_int8,
 )
+from search.records import Deployable
 from search.steps import Evaluate
 from tests.workbench import NETWORKS, Workbench
 

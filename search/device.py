@@ -1,0 +1,55 @@
+"""The device's command line, ``python -m search.device [overrides]``; knows nothing of studies."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from search import cli
+from search.config import SearchConfig, parse
+from search.errors import ConfigError, StageFailed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs ``search.device`` and returns its exit status."""
+    return cli.main(lambda raw, _: register(parse(raw)), arguments)
+
+
+def register(config: SearchConfig) -> int:
+    """Probes the configured device, unless that is remembered, and prints what was found.
+
+    Returns:
+        Exit status.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from search.benchmark.device import describe_device
+    from search.engine.inline import InlineEngine
+    from search.engine.store import Store
+    from search.progress import configure_logging
+    from search.report.profile import describe_device as describe
+    from search.steps import Probe
+
+    console = Console()
+    configure_logging(console)
+    cli.STATE.mkdir(exist_ok=True)
+    described = describe_device(config.device)
+    engine = InlineEngine(
+        Store(cli.STATE / "store"),
+        lambda step: console.print("probing the device, about half a minute ..."),
+    )
+    try:
+        profile = engine.run(Probe(described, config.device)).result
+    except StageFailed as error:
+        raise ConfigError(f"the device cannot be probed: {error}") from error
+    table = Table.grid(padding=(0, 2))
+    for name, value in describe(profile):
+        table.add_row(Text(name, style="bold"), Text(value))
+    console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

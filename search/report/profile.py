@@ -1,0 +1,68 @@
+"""Describes a device and how far its figures can be trusted; knows not how they were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from search.records import Canary, DeviceProfile, Interval
+from search.report.formats import DASH, TIMES, format_counted, format_ms
+
+# A format that saves less than this share of the time is not called faster.
+LEAST_GAIN = 0.05
+BITS = {"16-bit weights": 16, "4-bit weights": 4}
+
+
+def describe_device(device: DeviceProfile) -> list[tuple[str, str]]:
+    """Returns what is known of a device as names and values, most important first."""
+    facts = [
+        ("Device", device.name),
+        ("Processor", f"{device.cpu}, {device.arch}"),
+        ("Usable cores", str(device.usable_cores)),
+        ("Instruction sets", ", ".join(device.flags) or "none that matter here"),
+        ("Runtime", device.runtime),
+        ("8-bit format", device.int8_format),
+        ("Channels in multiples of", str(device.round_to)),
+    ]
+    if device.probe_ms is None:
+        return facts
+    facts.append(("Probe network in float", format_ms(device.probe_ms)))
+    facts += [(name, _speed(interval)) for name, interval in device.speeds.items()]
+    facts.append(("Hence", describe_formats(device)))
+    return facts
+
+
+def describe_formats(device: DeviceProfile) -> str:
+    """Says which bits make wide networks faster on a device; empty where it was not probed."""
+    if not device.speeds:
+        return ""
+    eight = device.speeds[f"8 bits {device.int8_format}"]
+    gain = f"8 bits ({device.int8_format}) take {eight.ratio:.2f} of float's time"
+    idle = [str(bits) for name, bits in BITS.items() if not _is_faster(device.speeds[name])]
+    storage = f"; {' and '.join(idle)} bits save storage, not time" if idle else ""
+    return f"on a wide network {gain}{storage}"
+
+
+def describe_noise(canaries: Sequence[Canary]) -> str:
+    """Warns where the device told two copies of one model apart; empty where it never did."""
+    noisy = [canary for canary in canaries if canary.is_noisy]
+    if not noisy:
+        return ""
+    found = ", ".join(
+        f"{_interval(c.interval)} after {format_counted(c.after_trials, 'trial')}" for c in noisy
+    )
+    return (
+        f"The device is noisy: the original against itself gave {found}, where 1 is right. "
+        "Differences of that size between latencies mean nothing."
+    )
+
+
+def _is_faster(interval: Interval) -> bool:
+    return interval.high < 1 - LEAST_GAIN
+
+
+def _speed(interval: Interval) -> str:
+    return f"{_interval(interval)} of the time{' (faster)' if _is_faster(interval) else ''}"
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.ratio:.3f}{TIMES} [{interval.low:.3f}{DASH}{interval.high:.3f}]"
