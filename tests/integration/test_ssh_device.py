@@ -27,8 +27,14 @@ from search.benchmark import login
 from search.benchmark.device import AGENT, describe_device, hold, open_device
 from search.benchmark.protocol import Plan, Side, compare
 from search.benchmark.ssh import THREAD, SshDevice
-from search.config import SshDeviceConfig
+from search.config import DigitsConfig, SshDeviceConfig
+from search.data import describe
+from search.engine.store import Store
 from search.errors import ConfigError, DeviceLost, StageFailed
+from search.records import Deployable
+from search.stages import measure
+from search.steps import Measure
+from tests.fakes import PROFILE
 from tests.integration.test_benchmark_agent import (
     assert_empty,
     living,
@@ -544,3 +550,65 @@ def test_device_that_cannot_be_reached_is_a_fault_of_the_configuration(
         nowhere = replace(config, port=unheard.getsockname()[1])
         with pytest.raises(ConfigError, match="no ssh server can be reached"):
             describe_device(nowhere)
+
+
+# ---- trials
+
+
+@pytest.fixture
+def step(config: SshDeviceConfig, models: Path, tmp_path: Path) -> tuple[Measure, Store]:
+    store = Store(tmp_path / "store")
+    model = Deployable(store.put((models / "light.onnx").read_bytes(), ".onnx"), 32, ())
+    digits = describe(DigitsConfig(0.2, None, None, 1 << 30, "digits"))
+    return Measure(
+        deployable=model,
+        threads=1,
+        reference=model,
+        reference_threads=1,
+        data=digits,
+        device=PROFILE,
+        connection=config,
+        batch_size=1,
+        throughput_batch_size=2,
+        spinning=False,
+        memory_limit_bytes=None,
+        launches=2,
+        budget_s=1.0,
+        seed=0,
+    ), store
+
+
+def test_stage_measures_there(step: tuple[Measure, Store]) -> None:
+    found = measure.run(*step)
+    assert 0.3 < found.ratio < 3.0
+
+
+def test_a_lost_connection_is_made_anew_and_the_trial_measured(
+    step: tuple[Measure, Store], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "RECONNECT_AFTER_S", (0.1, 0.1, 0.1))
+    cut: list[int] = []
+
+    def cut_once(device: Any, timeout_s: float) -> None:
+        hold(device, timeout_s)
+        if not cut:
+            cut.append(group_of(device))
+            threading.Timer(0.5, server.cut, ("abort",)).start()
+
+    monkeypatch.setattr(measure, "hold", cut_once)
+    found = measure.run(*step)
+    assert 0.3 < found.ratio < 3.0
+    assert_empty(cut[0])
+
+
+def test_a_device_that_stays_away_ends_the_search_but_no_trial(
+    step: tuple[Measure, Store], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "RECONNECT_AFTER_S", (0.1, 0.1))
+    measured, store = step
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        assert isinstance(measured.connection, SshDeviceConfig)
+        nowhere = replace(measured.connection, port=unheard.getsockname()[1])
+        with pytest.raises(DeviceLost, match="no ssh server can be reached"):
+            measure.run(replace(measured, connection=nowhere), store)

@@ -25,7 +25,16 @@ from mlflow.tracking import MlflowClient
 
 from search.config import TrackingConfig
 from search.errors import ConfigError, TrackingLost
-from search.records import Deployable, Figures, File, Outcome, Point, TrialRecord
+from search.records import (
+    Canary,
+    Deployable,
+    Figures,
+    File,
+    Interval,
+    Outcome,
+    Point,
+    TrialRecord,
+)
 from search.report.points import label
 from search.report.table import front_rows
 from search.tracking import Tracker
@@ -624,3 +633,33 @@ def test_lost_server_is_told_in_one_line_without_the_password(
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
     assert capfd.readouterr().out == ""
+
+
+# ---- the device
+
+
+def test_a_noisy_device_is_marked_wherever_one_looks(
+    open_tracker: Open, client: MlflowClient, tmp_path: Path
+) -> None:
+    calm = Canary(0, Interval(1.0, 0.98, 1.02))
+    noisy = Canary(10, Interval(1.06, 1.03, 1.09))
+    with open_tracker() as tracker:
+        tracker.log_device({"device.round_to": "16"}, [calm])
+        assert parent(client).data.tags["device.noisy"] == "false"
+        tracker.log_device({}, [calm, noisy])
+        tracker.log_trials(RECORDS, {})
+    run = parent(client)
+    assert (run.data.tags["device.noisy"], run.data.tags["device.round_to"]) == ("true", "16")
+    history = client.get_metric_history(run.info.run_id, "canary_ratio")
+    assert {(m.step, m.value) for m in history} == {(0, 1.0), (10, 1.06)}
+    page = read(client, run, "front.html", tmp_path).decode()
+    for text in (run.data.tags[NOTE], page):
+        assert "The device is noisy: the original against itself gave 1.060" in text
+
+
+def test_a_trial_says_how_far_its_latency_can_be_trusted(
+    open_tracker: Open, client: MlflowClient
+) -> None:
+    poor = replace(BETTER, figures=replace(BETTER.figures, measuring="poor"))
+    open_tracker().log_trials([ORIGINAL, poor], {})
+    assert children(client)[poor.number].data.tags["measuring"] == "poor"

@@ -31,8 +31,17 @@ from search.steps import (
     Trace,
 )
 from search.study import Effort, drive
-from search.trial import Ending, Lab, Recipe, export, prepare, trial, violated
-from tests.fakes import NETWORK, TEACHER_ACCURACY, FakeEngine, file, lab, measurement
+from search.trial import Ending, Lab, Recipe, canary, export, prepare, trial, violated
+from tests.fakes import (
+    LOCAL,
+    NETWORK,
+    PROFILE,
+    TEACHER_ACCURACY,
+    FakeEngine,
+    file,
+    lab,
+    measurement,
+)
 
 POINT = Point(
     prune_ratio=0.5,
@@ -431,3 +440,56 @@ def test_everything_measured_is_passed_on() -> None:
     assert (found.macs, found.parameters, found.size_bytes) == (1000, 72, 777)
     assert found.channels_removed == 0.4
     assert (found.val_accuracy, found.float_accuracy) == (None, None)
+
+
+# ---- the device
+
+
+def test_canary_compares_the_original_with_itself_anew_each_time() -> None:
+    ready = lab()
+    (first,), found = answers(canary(ready, 10), [measurement(1.03, spread=0.01)])
+    (second,), _ = answers(canary(ready, 20), [measurement(1.0)])
+    assert isinstance(first, Measure)
+    assert first.deployable == first.reference == ready.reference
+    assert first.threads == first.reference_threads == 1
+    assert first.key != second.key
+    assert (found.after_trials, found.is_noisy) == (10, True)
+
+
+def test_first_canary_is_what_the_preparation_measured() -> None:
+    ready = lab()
+    (step,), _ = answers(canary(ready, 0), [measurement(1.0)])
+    bench, reference = ready.bench, ready.reference
+    replies = [
+        Graph(file("graph")),
+        ready.placement,
+        ready.teacher,
+        Graph(file("graph")),
+        Exported(file("float"), 0.0),
+        reference,
+        Score(0.95, 20),
+        measurement(1.0),
+        measurement(0.8),
+    ]
+    steps, _ = answers(prepare(bench), replies)
+    assert step.key in {s.key for s in steps}
+
+
+def test_a_probe_decides_what_the_trials_are_made_for() -> None:
+    bench = replace(lab().bench, measuring=replace(LOCAL, probe=True))
+    found = replace(PROFILE, int8_format="s8s8", round_to=4)
+    replies = [
+        Graph(file("graph")),
+        found,
+        lab().placement,
+        lab().teacher,
+        Graph(file("graph")),
+        Exported(file("float"), 0.0),
+        lab().reference,
+        Score(0.95, 20),
+        measurement(1.0),
+        measurement(0.8),
+    ]
+    steps, prepared = answers(prepare(bench), replies)
+    assert [step.kind for step in steps][1] == "probe"
+    assert prepared.bench.device == found

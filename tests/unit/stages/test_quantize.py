@@ -389,6 +389,7 @@ def computing(bench: Workbench, deployable: Deployable, folder: Path) -> tuple[i
             "batch_size": 1,
             "threads": 1,
             "session_entries": dict(deployable.session_entries),
+            "memory_limit_bytes": None,
             "seed": 0,
         }
     )

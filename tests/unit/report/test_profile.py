@@ -1,0 +1,44 @@
+"""What is said of a device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from search.records import Canary, Interval
+from search.report.profile import describe_device, describe_formats, describe_noise
+from tests.fakes import PROFILE
+
+PROBED = replace(
+    PROFILE,
+    speeds={
+        "16-bit weights": Interval(0.99, 0.97, 1.01),
+        "4-bit weights": Interval(0.80, 0.78, 0.82),
+        "8 bits u8s8": Interval(0.40, 0.38, 0.43),
+    },
+    probe_ms=0.3,
+)
+
+
+def test_formats_that_only_save_storage_are_said_to_be_so() -> None:
+    assert describe_formats(PROBED) == (
+        "on a wide network 8 bits (u8s8) take 0.40 of float's time; 16 bits save storage, not time"
+    )
+    assert describe_formats(PROFILE) == ""
+
+
+def test_description_ends_with_what_follows_from_the_probe() -> None:
+    facts = dict(describe_device(PROBED))
+    assert facts["Hence"] == describe_formats(PROBED)
+    assert facts["4-bit weights"].endswith("(faster)")
+    assert not facts["16-bit weights"].endswith("(faster)")
+    assert "Hence" not in dict(describe_device(PROFILE))
+
+
+def test_only_a_canary_that_excludes_one_is_noise() -> None:
+    calm = Canary(0, Interval(1.01, 0.99, 1.03))
+    noisy = Canary(10, Interval(1.05, 1.02, 1.08))
+    assert (calm.is_noisy, noisy.is_noisy) == (False, True)
+    assert describe_noise([calm]) == ""
+    said = describe_noise([calm, noisy])
+    assert "1.050× [1.020–1.080] after 10 trials" in said  # noqa: RUF001 - as shown
+    assert "after 0 trials" not in said
