@@ -241,7 +241,8 @@ class Measurement:
         energy_note: The energy's source, or why there is none.
         operators: Executed operator types with their number, after optimisation.
         protocol: Version of the protocol; figures of different versions do not mix.
-        conditions: Hash of the model and options of the session, by role.
+        conditions: The device's processor, processors in use, ticks stolen and microseconds
+            throttled meanwhile; by role hash of the model, runtime and options of the session.
         raw: ``(seed, [(model_ms, reference_ms), ...])`` for every launch, also of an attempt that
             was given up.
     """

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from search.batch_norm import widen_narrow
-from search.benchmark.stillness import Stillness
+from search.benchmark.stillness import give_way, working
 from search.data import Split
 from search.errors import ConfigError
 from search.steps import Precision
@@ -111,11 +111,11 @@ class Feed:
             images = self._images
             pixels = (images[chunk.to(self._device)] for chunk in chunks)
         try:
-            with Stillness() as stillness:
+            with working():
                 for chunk, raw in zip(chunks, pixels, strict=True):
                     if isinstance(raw, ConfigError):
                         raise raw
-                    stillness.give_way()
+                    give_way()
                     index = chunk.to(self._device)
                     scaled = raw.to(self._device).float().div_(255)
                     yield scaled.to(memory_format=torch.channels_last), self._labels[index], index

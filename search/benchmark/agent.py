@@ -15,10 +15,13 @@ request     fields                                         reply
 hello                                                      schema pid
 describe                                                   arch cpu flags cpus usable_cores python
                                                            numpy onnxruntime
+conditions                                                 cpu arch flags cpus stolen_ticks
+                                                           throttled_us (both since the start)
 lock        wait_s hold_s                                  held holder
 start       roles                                          starts fresh processes; does not wait
 open        role model inputs batch_size threads           cold_start_ms run_ms warm options
-            session_entries memory_limit_bytes seed        model_sha256 baseline_rss_bytes
+            session_entries memory_limit_bytes seed        onnxruntime model_sha256
+                                                           baseline_rss_bytes
 single      role count limit_ms                            times_ms cpu_ms energy peak_rss_bytes
 throughput  role batch_size limit_ms                       images_per_s
 rounds      count minimum limit_ms block_ms seed           rounds [[candidate_ms, reference_ms]]
@@ -203,6 +206,7 @@ class Bench:
             "run_ms": run_ms,
             "warm": warm,
             "options": self._options(),
+            "onnxruntime": self._runtime.__version__,
             "model_sha256": digest,
             "baseline_rss_bytes": baseline,
         }
@@ -486,6 +490,13 @@ class Coordinator:
         """Tells the version of the messages, and who answers."""
         return {"schema": SCHEMA, "pid": os.getpid()}
 
+    def conditions(self, _: Message) -> Message:
+        """Tells under what conditions is measured."""
+        stolen_ticks, throttled_us = read_disturbances()
+        return {
+            **describe_processor(), "stolen_ticks": stolen_ticks, "throttled_us": throttled_us
+        }  # fmt: skip
+
     def lock(self, request: Message) -> Message:
         """Waits up to ``wait_s`` for the device, then keeps it for at most ``hold_s``.
 
@@ -754,6 +765,7 @@ def run_coordinator(out: TextIO) -> None:
     handlers = {
         "hello": coordinator.hello,
         "describe": coordinator.describe,
+        "conditions": coordinator.conditions,
         "lock": coordinator.lock,
         "start": coordinator.start,
         "open": coordinator.open,

@@ -7,7 +7,6 @@ choices below and their sources are in ``docs/benchmarking.md``.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import time
@@ -18,6 +17,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from search.benchmark.statistics import (
+    RUNS_FOR_PERCENTILE,
+    log_ratios,
+    paired_ratio,
+    percentile,
+    sign_test_interval,
+    sign_test_rank,
+)
 from search.records import Measurement
 
 PROTOCOL_VERSION = 2
@@ -34,9 +41,6 @@ BLOCK_MS = 2.0
 # To start a pair of processes takes longer: what is started is made use of.
 LEAST_ROUNDS_S = 0.3
 SINGLE_MS, THROUGHPUT_MS, TAIL_MS = 60.0, 200.0, 1000.0
-# Runs without which a percentile means nothing. Source: MLPerf Inference, LoadGen's early stopping
-# for a single stream.
-RUNS_FOR_PERCENTILE: Mapping[int, int] = {50: 11, 90: 64, 95: 130, 99: 662}
 MOST_RUNS = max(RUNS_FOR_PERCENTILE.values())
 ROLES = ("candidate", "reference")
 
@@ -135,54 +139,6 @@ class Launch:
     high: float
 
 
-def log_ratios(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logarithms ``[n]`` of first over second in ``pairs`` ``[n, 2]``, any unit of time above 0."""
-    ratios: NDArray[np.float64] = np.log(pairs[:, 0]) - np.log(pairs[:, 1])
-    return ratios
-
-
-def paired_ratio(pairs: NDArray[np.float64]) -> float:
-    """Ratio of first over second by the median round of ``pairs`` ``[n, 2]``.
-
-    Pairing cancels drift that both share, and the median ignores bursts that hit one.
-    """
-    return math.exp(float(np.median(log_ratios(pairs))))
-
-
-def sign_test_interval(values: NDArray[np.float64], level: float) -> tuple[float, float]:
-    """Interval of the median that holds for independent values of any distribution.
-
-    It lies between the ``r``-th smallest and the ``r``-th largest value, with the largest ``r``
-    for which a median outside is rejected by the two-sided sign test.
-
-    Args:
-        values: ``[n]``, any unit.
-        level: Least probability, 0..1, with which the interval covers the median.
-
-    Returns:
-        Its ends; infinite when ``n`` values can give no interval of this level.
-
-    Source: H. A. David and H. N. Nagaraja, Order Statistics, 3rd edition, section 7.1.
-    """
-    ordered = np.sort(values)
-    rank = sign_test_rank(len(ordered), level)
-    if rank == 0:
-        return -math.inf, math.inf
-    return float(ordered[rank - 1]), float(ordered[-rank])
-
-
-@functools.cache
-def sign_test_rank(count: int, level: float) -> int:
-    """Largest ``r`` with ``P(Binomial(count, 1/2) < r) <= (1 - level) / 2``; 0 if there is none."""
-    allowed = (1.0 - level) / 2.0 * 2.0**count
-    below = 0
-    for rank in range(count // 2 + 1):
-        below += math.comb(count, rank)
-        if below > allowed:
-            return rank
-    raise AssertionError("half of the outcomes lie below the middle")
-
-
 # Stopping at the first narrow interval tries as many times as there are looks. Bonferroni's share
 # of the error for each keeps the level of whichever look is the last.
 LOOK_LEVEL = 1.0 - (1.0 - LEVEL) / len(LOOKS)
@@ -218,6 +174,7 @@ def compare(
     def ask(request: dict[str, Any]) -> Reply:
         return link.ask(request, begin + plan.timeout_s - clock())
 
+    before = ask({"request": "conditions"})
     launches = everything = _attempt(ask, plan, plan.launches, 0, clock)
     if plan.retry and half_width(launches) > POOR_LOG_HALF_WIDTH:
         sleep(RETRY_DELAY_S)
@@ -227,8 +184,9 @@ def compare(
             launches = everything  # no burst, but how this device is
     # Of what the last pair of processes holds: figures of the candidate alone.
     alone = _measure_alone(ask, plan, launches)
+    conditions = _conditions(launches[-1], before, ask({"request": "conditions"}))
     ask({"request": "close"})
-    return _summarise(launches, everything, alone)
+    return _summarise(launches, everything, alone, conditions)
 
 
 def interval(launches: Sequence[Launch]) -> tuple[float, float]:
@@ -248,13 +206,6 @@ def half_width(launches: Sequence[Launch]) -> float:
     """Returns half of the width of their ``interval``, about the relative error."""
     low, high = interval(launches)
     return (high - low) / 2
-
-
-def percentile(times: Sequence[float], percent: int) -> float | None:
-    """Returns the smallest time that ``percent`` of the runs do not exceed; None if too few ran."""
-    if len(times) < RUNS_FOR_PERCENTILE[percent]:
-        return None
-    return sorted(times)[math.ceil(percent / 100 * len(times)) - 1]
 
 
 def _attempt(ask: Ask, plan: Plan, least: int, before: int, clock: Clock) -> list[Launch]:
@@ -386,7 +337,10 @@ def _measure_alone(ask: Ask, plan: Plan, launches: Sequence[Launch]) -> _Alone:
 
 
 def _summarise(
-    launches: Sequence[Launch], everything: Sequence[Launch], alone: _Alone
+    launches: Sequence[Launch],
+    everything: Sequence[Launch],
+    alone: _Alone,
+    conditions: Mapping[str, Any],
 ) -> Measurement:
     low, high = interval(launches)
     resolved = (high - low) / 2 <= LOG_HALF_WIDTH
@@ -418,7 +372,7 @@ def _summarise(
         energy_note=str(single[-1]["energy"].get("source") or single[-1]["energy"]["reason"]),
         operators={str(name): int(count) for name, count in alone.operators.items()},
         protocol=PROTOCOL_VERSION,
-        conditions={role: _conditions(launches[-1], role) for role in ROLES},
+        conditions=conditions,
         raw=tuple((launch.seed, launch.rounds.pairs) for launch in everything),
     )
 
@@ -428,9 +382,14 @@ def _energy_mj(single: Sequence[Reply]) -> float | None:
     return _median(known) if len(known) == len(single) else None
 
 
-def _conditions(launch: Launch, role: str) -> Mapping[str, Any]:
-    opened = launch.opened[role]
-    return {"model_sha256": opened["model_sha256"], **opened["options"]}
+def _conditions(launch: Launch, before: Reply, after: Reply) -> Mapping[str, Any]:
+    """Gathers what figures depend on beside the models: device, runtime, options, neighbours."""
+    rising = ("stolen_ticks", "throttled_us")
+    sides = {
+        role: {name: opened[name] for name in ("model_sha256", "onnxruntime", "options")}
+        for role, opened in launch.opened.items()
+    }
+    return {**after, **{name: after[name] - before[name] for name in rising}, **sides}
 
 
 def _median(values: Iterable[Any]) -> float:

@@ -4,45 +4,54 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Self
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from search.benchmark.agent import DEVICE_LOCK, QUEUE_LOCK, open_lock
 
 
-class Stillness(AbstractContextManager["Stillness"]):
-    """Held by work that would disturb a measurement, of any process and any user here.
+class _Claim(threading.local):
+    """A thread's claim; a claim within a claim is the same one, or the two could wait in turn."""
 
-    Work shares the device with other work. Whoever measures queues and gets the device to itself
+    depth = 0
+    queue = -1
+    device = -1
+
+
+_claim = _Claim()
+
+
+@contextmanager
+def working() -> Iterator[None]:
+    """Claims a share of this machine for work that would disturb a measurement.
+
+    Work of all processes and users shares it. Whoever measures queues, and gets the machine alone
     as soon as all work has called ``give_way``, which then waits until the measuring is over.
     """
+    if _claim.depth == 0:
+        _claim.queue, _claim.device = open_lock(QUEUE_LOCK), open_lock(DEVICE_LOCK)
+        _share()
+    _claim.depth += 1
+    try:
+        yield
+    finally:
+        _claim.depth -= 1
+        if _claim.depth == 0:
+            # Not left to the closing: processes forked in the meantime hold the file open too.
+            fcntl.flock(_claim.device, fcntl.LOCK_UN)
+            os.close(_claim.queue)
+            os.close(_claim.device)
 
-    def __enter__(self) -> Self:
-        """Waits while somebody measures."""
-        self._queue, self._device = open_lock(QUEUE_LOCK), open_lock(DEVICE_LOCK)
-        self._share()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Ends the work's claim."""
-        # Not left to the closing: processes forked in the meantime hold the file open too.
-        fcntl.flock(self._device, fcntl.LOCK_UN)
-        os.close(self._queue)
-        os.close(self._device)
+def give_way() -> None:
+    """Waits while somebody measures; costs a few microseconds when nobody does."""
+    fcntl.flock(_claim.device, fcntl.LOCK_UN)
+    _share()
 
-    def give_way(self) -> None:
-        """Waits while somebody measures; costs a few microseconds when nobody does."""
-        fcntl.flock(self._device, fcntl.LOCK_UN)
-        self._share()
 
-    def _share(self) -> None:
-        # Through the queue first: a lock that is shared anew at once would never become free.
-        fcntl.flock(self._queue, fcntl.LOCK_SH)
-        fcntl.flock(self._queue, fcntl.LOCK_UN)
-        fcntl.flock(self._device, fcntl.LOCK_SH)
+def _share() -> None:
+    # Through the queue first: a lock that is shared anew at once would never become free.
+    fcntl.flock(_claim.queue, fcntl.LOCK_SH)
+    fcntl.flock(_claim.queue, fcntl.LOCK_UN)
+    fcntl.flock(_claim.device, fcntl.LOCK_SH)

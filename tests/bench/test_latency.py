@@ -23,7 +23,7 @@ import torch
 from search import networks
 from search.benchmark.device import LocalDevice, hold
 from search.benchmark.protocol import Plan, Side, compare
-from search.records import Measurement, NetworkSpec
+from search.records import Measurement, NetworkSpec, Quality
 from tests.bench import plain_timing
 from tests.workbench import Workbench
 
@@ -33,7 +33,7 @@ TIMEOUT_S = 3600
 BUDGET_S, COMPARISON_TIMEOUT_S = 8.0, 120.0
 SPEC = NetworkSpec("resnet8", 16, None, (), None, (1, 28, 28), 10)
 SAMPLES = 8
-QUALITIES = ("resolved", "unresolved", "poor")
+QUALITIES: tuple[Quality, ...] = ("resolved", "unresolved", "poor")
 LOADGEN_SUMMARY = "mlperf_log_summary.txt"
 # Its parent's end is its own, even if nobody is left to stop it.
 BURN = """
@@ -136,12 +136,14 @@ def test_loadgen_agrees(subject: Subject, tmp_path: Path) -> None:
                 ours.append(p90_ms(device, subject, turn))
         theirs.append(p90)
         estimates.append(estimate)
-        print(f"\n  turn {turn}: p90 {ours[-1]:.4f} ms, LoadGen {p90:.4f} ms", end="")
-    print(f"\n{SPEC.name}-w{SPEC.width}, one thread, medians of {TURNS} turns:")
-    print(f"  p90, this protocol      {median(ours):8.4f} ms")
-    print(f"  p90, LoadGen            {median(theirs):8.4f} ms")
-    print(f"  its early stopping says {median(estimates):8.4f} ms")
-    print(f"  ratio, ours to LoadGen's{median(ours) / median(theirs):8.4f}")
+    print(f"\n{SPEC.name}-w{SPEC.width}, one thread, medians (and extremes) of {TURNS} turns:")
+    for name, values in (
+        ("p90, this protocol", ours),
+        ("p90, LoadGen", theirs),
+        ("its early stopping says", estimates),
+    ):
+        print(f"  {name:<24}{median(values):.4f} ms ({min(values):.4f} to {max(values):.4f})")
+    print(f"  ours to LoadGen's       {median(ours) / median(theirs):.4f}")
 
 
 def try_once(subject: Subject, seed: int) -> Trial:

@@ -32,7 +32,7 @@ from search.benchmark.agent import (
 )
 from search.benchmark.device import AGENT, LocalDevice, describe_device, hold, make_profile
 from search.benchmark.protocol import Plan, Side, compare
-from search.benchmark.stillness import Stillness
+from search.benchmark.stillness import give_way, working
 from search.config import DigitsConfig
 from search.data import describe
 from search.errors import StageFailed
@@ -371,10 +371,12 @@ def test_training_stands_still_while_somebody_measures(device: LocalDevice) -> N
     stop = threading.Event()
 
     def train() -> None:
-        with Stillness() as stillness:
+        with working():
             while not stop.is_set():
-                stillness.give_way()
+                give_way()
                 batches.append(time.monotonic())
+                with working():  # as a validation in the middle of a training
+                    give_way()
                 time.sleep(0.001)
 
     trainers = [threading.Thread(target=train) for _ in range(2)]

@@ -21,10 +21,12 @@ from search.benchmark.protocol import (
     POOR_LOG_HALF_WIDTH,
     PROTOCOL_VERSION,
     RETRY_DELAY_S,
-    RUNS_FOR_PERCENTILE,
     Plan,
     Side,
     compare,
+)
+from search.benchmark.statistics import (
+    RUNS_FOR_PERCENTILE,
     log_ratios,
     paired_ratio,
     percentile,
@@ -96,6 +98,7 @@ class FakeLink:
             "warm": True,
             "options": {"intra_op_num_threads": request["threads"]},
             "model_sha256": "abc",
+            "onnxruntime": "1.0",
             "baseline_rss_bytes": 500,
         }
 
@@ -107,6 +110,10 @@ class FakeLink:
         return {
             "times_ms": [time_ms] * count, "cpu_ms": 3.0, "energy": energy, "peak_rss_bytes": 2000
         }  # fmt: skip
+
+    def _conditions(self, _: dict[str, Any]) -> dict[str, Any]:
+        ticks = round(self.clock.now_s)
+        return {"cpu": "a CPU", "cpus": [0, 1], "stolen_ticks": ticks, "throttled_us": 7}
 
     def _throughput(self, request: dict[str, Any]) -> dict[str, Any]:
         return {"images_per_s": 100.0 * request["batch_size"]}
@@ -454,10 +461,17 @@ def test_record_holds_what_the_agent_said() -> None:
     assert (found.operators, found.protocol) == ({"Conv": 2}, PROTOCOL_VERSION)
     assert (found.images_per_s, found.warm, found.launches) == (800.0, True, 2)
     assert (found.energy_mj, found.energy_note) == (None, "no counter")
-    assert found.conditions["candidate"] == {"model_sha256": "abc", "intra_op_num_threads": 1}
+    assert found.conditions["candidate"] == {
+        "model_sha256": "abc",
+        "onnxruntime": "1.0",
+        "options": {"intra_op_num_threads": 1},
+    }
+    assert (found.conditions["cpu"], found.conditions["throttled_us"]) == ("a CPU", 0)
+    assert 0 < found.conditions["stolen_ticks"] < 10
     assert len({seed for seed, _ in found.raw}) == 2
     assert link.log[-1] == {"request": "close"}
-    assert link.log[1]["session_entries"] == {"key": "value"}
+    opened = next(request for request in link.log if request["request"] == "open")
+    assert opened["session_entries"] == {"key": "value"}
 
 
 def test_time_out_is_one_for_the_whole_comparison() -> None:
