@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from search.benchmark.statistics import (
+from search.benchmark.estimates import (
     RUNS_FOR_PERCENTILE,
     log_ratios,
     paired_ratio,

@@ -122,7 +122,7 @@ def test_a_a_comparisons(subject: Subject) -> None:
 @pytest.mark.timeout(TIMEOUT_S)
 def test_loadgen_agrees(subject: Subject, tmp_path: Path) -> None:
     if importlib.util.find_spec("mlperf_loadgen") is None:
-        pytest.skip("LoadGen is not installed: .venv/bin/pip install mlcommons-loadgen")
+        pytest.skip("LoadGen is not installed: .venv/bin/pip install -e '.[bench]'")
     ours: list[float] = []
     theirs: list[float] = []
     estimates: list[float] = []

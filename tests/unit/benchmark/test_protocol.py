@@ -10,6 +10,14 @@ import numpy as np
 import pytest
 
 from search.benchmark.agent import Refused, is_settled, turns
+from search.benchmark.estimates import (
+    RUNS_FOR_PERCENTILE,
+    log_ratios,
+    paired_ratio,
+    percentile,
+    sign_test_interval,
+    sign_test_rank,
+)
 from search.benchmark.protocol import (
     LAUNCHES_FOR_SPREAD,
     LEVEL,
@@ -24,14 +32,6 @@ from search.benchmark.protocol import (
     Plan,
     Side,
     compare,
-)
-from search.benchmark.statistics import (
-    RUNS_FOR_PERCENTILE,
-    log_ratios,
-    paired_ratio,
-    percentile,
-    sign_test_interval,
-    sign_test_rank,
 )
 
 Noise = Callable[[int, int], float]
