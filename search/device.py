@@ -38,7 +38,7 @@ def register(config: SearchConfig) -> int:
     described = describe_device(config.device)
     engine = InlineEngine(
         Store(cli.STATE / "store"),
-        lambda step: console.print("probing the device, about half a minute ..."),
+        lambda step: console.print("probing the device, about a quarter of a minute ..."),
     )
     try:
         profile = engine.run(Probe(described, config.device)).result

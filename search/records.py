@@ -14,6 +14,7 @@ from search.config import DataConfig
 
 Outcome = Literal["complete", "stopped", "infeasible", "failed"]
 Quality = Literal["resolved", "unresolved", "poor"]
+RawLaunch = tuple[int, tuple[tuple[float, float], ...], tuple[bool, ...]]
 Int8Format = Literal["u8s8", "u8s8_reduced", "s8s8"]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -201,15 +202,17 @@ class Canary:
     Attributes:
         after_trials: Finished trials when this was measured.
         interval: Of the ratio, which is 1.
+        quality: Of the measurement.
     """
 
     after_trials: int
     interval: Interval
+    quality: Quality
 
     @property
     def is_noisy(self) -> bool:
-        """Whether the device told two copies of one model apart."""
-        return not self.interval.holds_one
+        """Whether the device told two copies of one model apart, or could not tell at all."""
+        return self.quality == "poor" or not self.interval.holds_one
 
 
 @dataclass(frozen=True)
@@ -227,12 +230,13 @@ class Measurement:
         ratio_low: Lower end of the ratio's interval.
         ratio_high: Upper end.
         rounds: Paired rounds measured, all launches of the answer together.
-        excluded_rounds: Those of them that do not count because others took the processor.
+        disturbed_rounds: Those of them in which others took the processor.
+        excluded_rounds: Those of the disturbed ones that do not count; all do where few are left.
         launches: Pairs of fresh processes that the answer rests on.
         quality: ``resolved`` when the interval became narrow within the time budget, ``poor`` when
             it stayed wider than 5 % even in a second attempt.
         warm: Whether all processes' times settled before they were compared.
-        images_per_s: Throughput, batches run back to back.
+        images_per_s: Throughput, batches run back to back; None where that would take too long.
         cold_start_ms: Session creation and first run.
         cpu_ms: Processor time of one inference.
         peak_rss_bytes: Peak resident memory of the model's own process.
@@ -243,8 +247,8 @@ class Measurement:
         protocol: Version of the protocol; figures of different versions do not mix.
         conditions: The device's processor, processors in use, ticks stolen and microseconds
             throttled meanwhile; by role hash of the model, runtime and options of the session.
-        raw: ``(seed, [(model_ms, reference_ms), ...])`` for every launch, also of an attempt that
-            was given up.
+        raw: ``(seed, [(model_ms, reference_ms), ...], [disturbed, ...])`` for every launch, also of
+            an attempt that was given up.
     """
 
     p50_ms: float | None
@@ -256,11 +260,12 @@ class Measurement:
     ratio_low: float
     ratio_high: float
     rounds: int
+    disturbed_rounds: int
     excluded_rounds: int
     launches: int
     quality: Quality
     warm: bool
-    images_per_s: float
+    images_per_s: float | None
     cold_start_ms: float
     cpu_ms: float
     peak_rss_bytes: int
@@ -270,7 +275,7 @@ class Measurement:
     operators: Mapping[str, int]
     protocol: int
     conditions: Mapping[str, Any] = field(compare=False)
-    raw: tuple[tuple[int, tuple[tuple[float, float], ...]], ...] = field(compare=False)
+    raw: tuple[RawLaunch, ...] = field(compare=False)
 
     @property
     def interval(self) -> Interval:
@@ -312,6 +317,9 @@ class Figures:
         p99_ms: 99th percentile.
         images_per_s: Throughput at its own batch size.
         measuring: How far the latency can be trusted.
+        launches: Pairs of fresh processes that it rests on.
+        disturbed_rounds: Rounds in which others took the processor.
+        warm: Whether times had settled before they were compared.
         size_bytes: Length of the ONNX file.
         macs: Multiply-accumulates of one image.
         parameters: Number of trainable values.
@@ -341,6 +349,9 @@ class Figures:
     p99_ms: float | None = None
     images_per_s: float | None = None
     measuring: Quality | None = None
+    launches: int | None = None
+    disturbed_rounds: int | None = None
+    warm: bool | None = None
     size_bytes: int | None = None
     macs: int | None = None
     parameters: int | None = None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from search.engine.base import Engine
     from search.engine.store import Store
     from search.records import Canary, DeviceProfile, TrialRecord
+    from search.study import Study
     from search.trial import Bench, Lab
 
 log = logging.getLogger("search.run")  # started with -m its own name is __main__
@@ -94,16 +95,15 @@ def search(config: SearchConfig, settings: str) -> int:
         ):
             engine = InlineEngine(store, lambda step: progress.step(step.kind))
             lab = _prepare(bench, engine)
-            every, done = config.device.canary_every, len(study.records)
-            canaries = [_release_canary(lab, engine, n) for n in range(0, done + 1, every)]
+            canaries = _release_canary(lab, study, engine)
             tracker.log_device(_device_tags(lab.bench.device), canaries)
             tracker.log_trials(study.records, _models(study.records, store))
             progress.begin(study.records)
             for _ in study.trials(lab, engine):
                 tracker.log_trials(study.records, _models(study.records, store))
                 progress.finished(study.records)
-                if len(study.records) % every == 0:
-                    canaries.append(_release_canary(lab, engine, len(study.records)))
+                if len(study.records) % config.device.canary_every == 0:
+                    canaries += _release_canary(lab, study, engine)
                     tracker.log_device({}, canaries)
         server = _own_server() if config.tracking.uri is None else tracker.server
         _show_front(console, study.records, canaries, objectives, f"{server}{tracker.location}")
@@ -137,6 +137,7 @@ def _device_tags(device: DeviceProfile) -> dict[str, str]:
         "device.flags": " ".join(device.flags),
         "device.int8_format": device.int8_format,
         "device.round_to": str(device.round_to),
+        "device.runtime": device.runtime,
     }
 
 
@@ -170,16 +171,20 @@ def _prepare(bench: Bench, engine: Engine) -> Lab:
     return lab
 
 
-def _release_canary(lab: Lab, engine: Engine, after_trials: int) -> Canary:
-    """Sees whether the device still tells that a model is as fast as itself."""
+def _release_canary(lab: Lab, study: Study, engine: Engine) -> list[Canary]:
+    """Sees whether the device still tells that a model is as fast as itself; [] if it fails."""
     from search.report import describe_noise
     from search.study import Effort, drive
     from search.trial import canary
 
-    found = drive(canary(lab, after_trials), engine, Effort())
+    try:
+        found = drive(canary(lab, study.identity, len(study.records)), engine, Effort())
+    except StageFailed as error:
+        log.warning("the original could not be measured against itself: %s", error)
+        return []
     if found.is_noisy:
         log.warning("%s", describe_noise([found]))
-    return found
+    return [found]
 
 
 def _own_server() -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from search import data
 from search.benchmark.device import describe_device
+from search.benchmark.protocol import PROTOCOL_VERSION
 from search.config import BuiltInModelConfig, CustomModelConfig, ModelConfig, SearchConfig
 from search.errors import ConfigError
 from search.factory import load_factory, source_sha256
@@ -113,6 +114,8 @@ def settings_of(config: SearchConfig, bench: Bench, space: Space) -> dict[str, A
         "device": {
             "name": bench.device.name,
             "cpu": bench.device.cpu,
+            "runtime": bench.device.runtime,
+            "protocol": PROTOCOL_VERSION,
             "batch_size": config.device.batch_size,
             "throughput_batch_size": config.device.throughput_batch_size,
             "spinning": config.device.spinning,

@@ -325,4 +325,4 @@ class Measure(Step[Measurement]):
     launches: int
     budget_s: float
     seed: int
-    occasion: int = 0
+    occasion: str = ""

@@ -68,7 +68,8 @@ FIGURES_AS_METRICS = (
     "val_accuracy", "float_accuracy", "latency_ms", "latency_ratio", "latency_ratio_low",
     "latency_ratio_high", "speedup", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "images_per_s",
     "size_bytes", "macs", "parameters", "peak_rss_bytes", "model_rss_bytes", "energy_mj", "cpu_ms",
-    "cold_start_ms", "effective_bits", "integer_operators", "channels_removed",
+    "cold_start_ms", "effective_bits", "integer_operators", "channels_removed", "launches",
+    "disturbed_rounds", "warm",
 )  # fmt: skip
 
 
@@ -203,8 +204,9 @@ class Tracker(AbstractContextManager["Tracker"]):
             tags: Facts about it.
             canaries: All so far; where one tells a model from itself, the device counts as noisy.
         """
-        noisy = any(canary.is_noisy for canary in canaries)
-        self._noise = describe_noise(canaries)
+        noisy, noise = any(canary.is_noisy for canary in canaries), describe_noise(canaries)
+        if noise != self._noise:
+            self._noise, self._drawn = noise, -1  # at the end the page is drawn anew
         with self._answering():
             for key, value in {**tags, "device.noisy": str(noisy).lower()}.items():
                 self._client.set_tag(self._parent, key, value)

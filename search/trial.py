@@ -124,13 +124,13 @@ def prepare(bench: Bench) -> Recipe[Lab]:
     return Lab(bench, placement, teacher, reference, score.accuracy, yardstick)
 
 
-def canary(lab: Lab, after_trials: int) -> Recipe[Canary]:
-    """Measures the uncompressed network against itself; the first time is the preparation's."""
+def canary(lab: Lab, study: str, after_trials: int) -> Recipe[Canary]:
+    """Measures the uncompressed network against itself, once for that moment of that study."""
     bench, threads = lab.bench, lab.bench.thread_counts[0]
     measured: Measurement = yield _measure(
-        bench, lab.reference, threads, lab.reference, threads, after_trials
+        bench, lab.reference, threads, lab.reference, threads, f"{study}, {after_trials} trials"
     )
-    return Canary(after_trials, measured.interval)
+    return Canary(after_trials, measured.interval, measured.quality)
 
 
 def trial(point: Point, lab: Lab) -> Recipe[Ending]:
@@ -261,7 +261,7 @@ def _measure(
     threads: int,
     reference: Deployable,
     reference_threads: int,
-    occasion: int = 0,
+    occasion: str = "",
 ) -> Measure:
     return Measure(
         deployable=deployable,

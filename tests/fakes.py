@@ -57,6 +57,7 @@ def measurement(ratio: float, p50_ms: float = 1.0, spread: float = 0.01) -> Meas
         ratio_low=ratio * (1 - spread),
         ratio_high=ratio * (1 + spread),
         rounds=40,
+        disturbed_rounds=0,
         excluded_rounds=0,
         launches=2,
         quality="resolved",

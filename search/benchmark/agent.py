@@ -23,7 +23,7 @@ open        role model inputs batch_size threads           cold_start_ms run_ms 
             session_entries memory_limit_bytes seed        onnxruntime model_sha256
                                                            baseline_rss_bytes
 single      role count limit_ms                            times_ms cpu_ms energy peak_rss_bytes
-throughput  role batch_size limit_ms                       images_per_s
+throughput  role batch_size limit_ms most_ms               images_per_s
 rounds      count minimum limit_ms block_ms seed           rounds [[candidate_ms, reference_ms]]
                                                            disturbed [whether the round was] runs
                                                            order
@@ -214,7 +214,8 @@ class Bench:
     def block(self, request: Message) -> Message:
         """Times ``runs`` runs as a whole; an untimed one goes before when ``warm``."""
         feeds = self._opened()
-        cycle = [feeds[i % len(feeds)] for i in range(request["runs"])]
+        first = request["first"]
+        cycle = [feeds[(first + i) % len(feeds)] for i in range(request["runs"])]
         run = self._session.run
         if request["warm"]:
             run(None, feeds[0])
@@ -238,10 +239,14 @@ class Bench:
         }
 
     def throughput(self, request: Message) -> Message:
-        """Runs batches back to back: images a second."""
+        """Runs batches back to back: images a second; None where two would take too long."""
+        lift_memory_limit()
         (name,) = self._opened()[0]
         feed = {name: self._cut(request["batch_size"])[0]}
+        begin = time.perf_counter()
         self._session.run(None, feed)
+        if time.perf_counter() - begin > request["most_ms"] / 1e3:
+            return {"images_per_s": None}
         begin = time.perf_counter()
         deadline = begin + request["limit_ms"] / 1e3
         runs, now = 0, begin
@@ -253,6 +258,7 @@ class Bench:
     def operators(self, _: Message) -> Message:
         """Counts the kernels that one run executes, from onnxruntime's own profile."""
         feeds = self._opened()
+        lift_memory_limit()
         with tempfile.TemporaryDirectory() as folder:
             session = self._create(profile_prefix=str(Path(folder) / "profile"))
             session.run(None, feeds[0])
@@ -353,14 +359,28 @@ def is_settled(samples: Sequence[float]) -> bool:
 def limit_memory(limit_bytes: int, threads: int) -> None:
     """Lets this process take ``limit_bytes`` beyond what it has, stacks of its threads apart.
 
+    Raises:
+        Refused: Where the system has no such limit.
+
     Source: setrlimit(2), RLIMIT_DATA since Linux 4.7.
     """
+    if sys.platform != "linux":
+        raise Refused("Unsupported", "device.memory_limit_bytes needs Linux on the device")
     status = Path("/proc/self/status").read_text().splitlines()
     data = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
     stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
     stacks = threads * (8 << 20 if stack == resource.RLIM_INFINITY else stack)
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    resource.setrlimit(resource.RLIMIT_DATA, (data + limit_bytes + stacks, hard))
+    soft = data + limit_bytes + stacks
+    if hard != resource.RLIM_INFINITY:
+        soft = min(soft, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def lift_memory_limit() -> None:
+    """Ends the limit, for what no deployed model does: other batches, a second session."""
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
 
 def read_energy(root: Path) -> Message:
@@ -374,9 +394,10 @@ def read_energy(root: Path) -> Message:
     """
     zones = {}
     for zone in sorted(root.glob("intel-rapl:[0-9]*")):
-        if zone.name.count(":") > 1:
-            continue  # a part of a package, counted with it
         try:
+            # Others are parts of a package, or the whole platform with the packages in it.
+            if not (zone / "name").read_text().startswith("package"):
+                continue
             values = [int((zone / n).read_text()) for n in ("energy_uj", "max_energy_range_uj")]
         except OSError as error:
             return {"reason": f"the RAPL counter cannot be read ({error.strerror})"}
@@ -485,6 +506,8 @@ class Coordinator:
     def __init__(self) -> None:
         self._children: dict[str, Child] = {}
         self._locks: list[int] = []
+        self._timer: threading.Timer | None = None
+        self._last: Child | None = None
 
     def hello(self, _: Message) -> Message:
         """Tells the version of the messages, and who answers."""
@@ -505,19 +528,27 @@ class Coordinator:
         """
         if not self._locks:
             self._locks = [open_lock(QUEUE_LOCK), open_lock(DEVICE_LOCK)]
+        queue_lock, device_lock = self._locks
+        # While waiting too: half of the device is held as soon as this is the first in the queue.
+        self._end_in(request["wait_s"] + request["hold_s"])
         deadline = time.monotonic() + request["wait_s"]
-        for lock in self._locks:
-            while not try_lock(lock):
-                if time.monotonic() >= deadline:
-                    return {"held": False, "holder": os.pread(lock, 200, 0).decode()}
-                time.sleep(LOCK_POLL_S)
-            with contextlib.suppress(OSError):  # another user's file is only readable
-                os.ftruncate(lock, 0)
-                os.pwrite(lock, f"process {os.getpid()}".encode(), 0)
-        timer = threading.Timer(request["hold_s"], self._expire)
-        timer.daemon = True
-        timer.start()
+        if not lock_until(queue_lock, deadline):
+            return {"held": False, "holder": os.pread(queue_lock, 200, 0).decode()}
+        with contextlib.suppress(OSError):  # another user's file is only readable
+            os.ftruncate(queue_lock, 0)
+            os.pwrite(queue_lock, f"process {os.getpid()}".encode(), 0)
+        if not lock_until(device_lock, deadline):
+            return {"held": False, "holder": "training"}
+        self._end_in(request["hold_s"])
         return {"held": True, "holder": ""}
+
+    def _end_in(self, seconds: float) -> None:
+        """Ends this program after so long; the latest word counts."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(seconds, self._expire)
+        self._timer.daemon = True
+        self._timer.start()
 
     def _expire(self) -> None:
         for child in tuple(self._children.values()):
@@ -545,6 +576,8 @@ class Coordinator:
         role = request["role"]
         if role not in self._children:
             self._children[role] = Child(role)
+        for started in self._children.values():
+            started.ask({"request": "versions"})  # answers when it has imported all
         child = self._children[role]
         reply = child.ask(request)
         child.run_ms = reply["run_ms"]
@@ -553,14 +586,19 @@ class Coordinator:
         return reply
 
     def pass_on(self, request: Message) -> Message:
-        """Hands a request to the role's process."""
-        return self._child(request["role"]).ask(request)
+        """Hands a request to the role's process, when the other's threads have settled."""
+        child = self._child(request["role"])
+        if child is not self._last:
+            time.sleep(max(other.settle_s for other in self._children.values()))
+            self._last = child
+        return child.ask(request)
 
     def rounds(self, request: Message) -> Message:
         """Times blocks of both models in turns, whole ABBA quadruples at a time."""
         children = (self._child(CANDIDATE), self._child(REFERENCE))
         order = turns(request["count"], request["seed"])
-        runs = math.ceil(request["block_ms"] / min(child.run_ms for child in children))
+        runs = max(1, math.ceil(request["block_ms"] / min(child.run_ms for child in children)))
+        self._last = None
         settle_s = max(child.settle_s for child in children)
         deadline = time.perf_counter() + request["limit_ms"] / 1e3
         times: tuple[list[float], list[float]] = ([], [])
@@ -575,7 +613,7 @@ class Coordinator:
                 break
             if side != last:
                 time.sleep(settle_s)
-            block = {"request": "block", "runs": max(1, runs), "warm": side != last}
+            block = {"request": "block", "runs": runs, "first": turn // 2, "warm": side != last}
             times[side].append(children[side].ask(block)["ms"])
             last = side
         if len(disturbed) < len(times[0]):
@@ -583,7 +621,7 @@ class Coordinator:
         return {
             "rounds": list(zip(*times, strict=True)),
             "disturbed": disturbed,
-            "runs": max(1, runs),
+            "runs": runs,
             "order": "".join("AB"[side] for side in order[: 2 * len(times[0])]),
         }
 
@@ -614,22 +652,31 @@ def open_lock(path: Path) -> int:
     """Opens the file that stands for the device, whoever made it."""
     flags = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return os.open(path, flags | os.O_RDWR, 0o644)
+        descriptor = os.open(path, flags | os.O_RDWR, 0o644)
     except PermissionError:
         return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with contextlib.suppress(PermissionError):  # somebody else's, who has done it
+        os.fchmod(descriptor, 0o644)  # whatever the mask: other users must be able to queue
+    return descriptor
 
 
-def try_lock(descriptor: int) -> bool:
-    """Takes the lock if nobody has it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def lock_until(descriptor: int, deadline: float) -> bool:
+    """Takes the lock, unless somebody has it until the monotonic clock says ``deadline``."""
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(LOCK_POLL_S)
+        else:
+            return True
 
 
 def read_disturbances(
-    stat: Path = Path("/proc/stat"), groups: Path = Path("/sys/fs/cgroup")
+    stat: Path = Path("/proc/stat"),
+    groups: Path = Path("/sys/fs/cgroup"),
+    memberships: Path = Path("/proc/self/cgroup"),
 ) -> tuple[int, int]:
     """Reads what others took of the processors in use: steal time, and time throttled.
 
@@ -640,14 +687,13 @@ def read_disturbances(
     Source: proc(5), /proc/stat; Linux documentation, cgroup-v2 ``cpu.stat``.
     """
     wanted = {f"cpu{number}" for number in usable_cpus()}
-    stolen = throttled = 0
-    if stat.exists():
-        rows = (line.split() for line in stat.read_text().splitlines() if line.startswith("cpu"))
-        stolen = sum(int(row[STEAL_COLUMN]) for row in rows if row[0] in wanted)
-    for path in (groups / "cpu.stat", groups / "cpu" / "cpu.stat"):
-        if path.exists():
-            fields = dict(line.split() for line in path.read_text().splitlines())
-            throttled += int(fields.get("throttled_usec", fields.get("throttled_time", 0)))
+    throttled = 0
+    rows = (line.split() for line in read_lines(stat) if line.startswith("cpu"))
+    stolen = sum(int(row[STEAL_COLUMN]) for row in rows if row[0] in wanted)
+    for group in control_groups(groups, read_lines(memberships)):
+        fields = dict(line.split() for line in read_lines(group / "cpu.stat"))
+        nanoseconds = int(fields.get("throttled_time", 0))  # of the first version
+        throttled += int(fields.get("throttled_usec", nanoseconds // 1000))
     return stolen, throttled
 
 
@@ -696,8 +742,7 @@ def describe_processor() -> Message:
 def count_usable_cores() -> int:
     """Whole cores that affinity and control-group quota leave, at least one."""
     cores = len(usable_cpus())
-    memberships = Path("/proc/self/cgroup")
-    lines = memberships.read_text().splitlines() if memberships.exists() else []
+    lines = read_lines(Path("/proc/self/cgroup"))
     return max(1, math.floor(min([cores, *read_quotas(Path("/sys/fs/cgroup"), lines)])))
 
 
@@ -710,7 +755,15 @@ def read_quotas(root: Path, memberships: Sequence[str]) -> list[float]:
 
     Source: Linux documentation, cgroup-v2 ``cpu.max`` and scheduler/sched-bwc.
     """
-    quotas = []
+    return [quota for group in control_groups(root, memberships) for quota in read_quota(group)]
+
+
+def control_groups(root: Path, memberships: Sequence[str]) -> list[Path]:
+    """Returns the folders of a process's groups that govern processors, and of all above them.
+
+    Some of them may not exist, as inside most containers.
+    """
+    groups = []
     for line in memberships:
         number, controllers, path = line.split(":", 2)
         if number == "0":
@@ -720,10 +773,15 @@ def read_quotas(root: Path, memberships: Sequence[str]) -> list[float]:
         else:
             continue
         parts = Path(path.lstrip("/")).parts
-        # A quota on any ancestor binds too.
-        for top, depth in itertools.product(tops, range(len(parts) + 1)):
-            quotas += read_quota(top.joinpath(*parts[:depth]))
-    return quotas
+        # What is set for any ancestor binds too.
+        depths = range(len(parts) + 1)
+        groups += [top.joinpath(*parts[:n]) for top, n in itertools.product(tops, depths)]
+    return groups
+
+
+def read_lines(path: Path) -> list[str]:
+    """Reads a file of the kernel's; empty where there is none."""
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def read_quota(group: Path) -> list[float]:

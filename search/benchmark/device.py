@@ -15,19 +15,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any, Protocol, Self, TypeVar
 
 from search.benchmark import agent
 from search.config import DeviceConfig, LocalDeviceConfig
 from search.errors import ConfigError, DeviceLost, StageFailed
 from search.records import DeviceProfile
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 AGENT = Path(agent.__file__)
 DESCRIBE_TIMEOUT_S = 60.0
 FAREWELL_S = 1.0
 QUEUE_POLL_S = 5.0
+RECONNECT_AFTER_S = (1.0, 5.0, 20.0)
 
 
 class Device(Protocol):
@@ -96,8 +98,35 @@ def hold(device: Device, timeout_s: float) -> None:
         if reply["held"]:
             return
         if not told:
-            log.info("the device is busy (%s): waiting for it", reply["holder"] or "training")
+            log.info("the device is busy (%s): waiting for it", reply["holder"])
             told = True
+
+
+def on_device(config: DeviceConfig, work: Callable[[Device], T], hold_s: float) -> T:
+    """Does work on the device, which nobody else uses meanwhile; anew where the connection breaks.
+
+    Args:
+        config: The device.
+        work: Is called with the device, entered and held.
+        hold_s: Seconds that it may take.
+
+    Raises:
+        DeviceLost: If the connection breaks again and again.
+        SearchError: As the device or ``work`` raised it.
+    """
+    for pause_s in RECONNECT_AFTER_S:
+        try:
+            return _work_held(config, work, hold_s)
+        except DeviceLost as error:
+            log.warning("%s; trying again in %g s", error, pause_s)
+            time.sleep(pause_s)
+    return _work_held(config, work, hold_s)
+
+
+def _work_held(config: DeviceConfig, work: Callable[[Device], T], hold_s: float) -> T:
+    with open_device(config, config.timeout_s) as device:
+        hold(device, hold_s)
+        return work(device)
 
 
 class LocalDevice:

@@ -176,17 +176,20 @@ def compare(
 
     before = ask({"request": "conditions"})
     launches = everything = _attempt(ask, plan, plan.launches, 0, clock)
-    if plan.retry and half_width(launches) > POOR_LOG_HALF_WIDTH:
+    took_s, poor = clock() - begin, half_width(launches) > POOR_LOG_HALF_WIDTH
+    # What was found is not put at risk by a second attempt that there may be no time for.
+    if plan.retry and poor and 3 * took_s < plan.timeout_s:
         sleep(RETRY_DELAY_S)
         launches = _attempt(ask, plan, MOST_LAUNCHES, len(launches), clock)
         everything = [*everything, *launches]
-        if half_width(launches) > POOR_LOG_HALF_WIDTH:
+        poor = half_width(launches) > POOR_LOG_HALF_WIDTH
+        if poor:
             launches = everything  # no burst, but how this device is
     # Of what the last pair of processes holds: figures of the candidate alone.
     alone = _measure_alone(ask, plan, launches)
     conditions = _conditions(launches[-1], before, ask({"request": "conditions"}))
     ask({"request": "close"})
-    return _summarise(launches, everything, alone, conditions)
+    return _summarise(launches, everything, alone, conditions, poor)
 
 
 def interval(launches: Sequence[Launch]) -> tuple[float, float]:
@@ -208,26 +211,26 @@ def half_width(launches: Sequence[Launch]) -> float:
     return (high - low) / 2
 
 
-def _attempt(ask: Ask, plan: Plan, least: int, before: int, clock: Clock) -> list[Launch]:
+def _attempt(ask: Ask, plan: Plan, wanted: int, before: int, clock: Clock) -> list[Launch]:
     """Launches until the interval is narrow or nothing more can be done within the budget.
 
     Args:
         ask: Leads to the agent.
         plan: What to compare.
-        least: Launches at least, time permitting or not for the first two.
+        wanted: Launches before a narrow interval ends the attempt.
         before: Launches of an earlier attempt, which had other seeds.
         clock: Seconds that only rise.
     """
     until = clock() + plan.budget_s
-    most = max(MOST_LAUNCHES, least)
+    most = max(MOST_LAUNCHES, wanted)
     launches: list[Launch] = []
     while len(launches) < most:
         begun = clock()
         share = (until - begun) / (most - len(launches))
         launches.append(_launch(ask, plan, before + len(launches), begun + share, clock))
-        if len(launches) < 2:
+        if len(launches) < plan.launches:
             continue
-        enough = len(launches) >= least and half_width(launches) <= LOG_HALF_WIDTH
+        enough = len(launches) >= wanted and half_width(launches) <= LOG_HALF_WIDTH
         if enough or clock() + (clock() - begun) > until:
             break
     return launches
@@ -319,7 +322,7 @@ class _Alone:
     """What the candidate does by itself: times of single runs, throughput, executed operators."""
 
     times_ms: tuple[float, ...]
-    images_per_s: float
+    images_per_s: float | None
     operators: Mapping[str, int]
 
 
@@ -330,10 +333,14 @@ def _measure_alone(ask: Ask, plan: Plan, launches: Sequence[Launch]) -> _Alone:
     if len(times) < MOST_RUNS:
         missing = MOST_RUNS - len(times)
         times += ask(_single_request("candidate", missing, TAIL_MS))["times_ms"]
-    saturated = {"batch_size": plan.throughput_batch_size, "limit_ms": THROUGHPUT_MS}
+    saturated = {
+        "batch_size": plan.throughput_batch_size,
+        "limit_ms": THROUGHPUT_MS,
+        "most_ms": plan.budget_s * 1e3,
+    }
     images_per_s = ask({"request": "throughput", **role, **saturated})["images_per_s"]
     operators = ask({"request": "operators", **role})["operators"]
-    return _Alone(tuple(times), float(images_per_s), operators)
+    return _Alone(tuple(times), images_per_s, operators)
 
 
 def _summarise(
@@ -341,10 +348,10 @@ def _summarise(
     everything: Sequence[Launch],
     alone: _Alone,
     conditions: Mapping[str, Any],
+    poor: bool,
 ) -> Measurement:
     low, high = interval(launches)
     resolved = (high - low) / 2 <= LOG_HALF_WIDTH
-    poor = (high - low) / 2 > POOR_LOG_HALF_WIDTH
     opened = [launch.opened["candidate"] for launch in launches]
     single = [launch.single["candidate"] for launch in launches]
     reference = [_median(launch.single["reference"]["times_ms"]) for launch in launches]
@@ -359,9 +366,10 @@ def _summarise(
         ratio_low=math.exp(low),
         ratio_high=math.exp(high),
         rounds=sum(len(launch.rounds.pairs) for launch in launches),
+        disturbed_rounds=sum(sum(launch.rounds.disturbed) for launch in launches),
         excluded_rounds=sum(launch.rounds.excluded for launch in launches),
         launches=len(launches),
-        quality="resolved" if resolved else "poor" if poor else "unresolved",
+        quality="poor" if poor else "resolved" if resolved else "unresolved",
         warm=all(reply["warm"] for launch in launches for reply in launch.opened.values()),
         images_per_s=alone.images_per_s,
         cold_start_ms=_median(reply["cold_start_ms"] for reply in opened),
@@ -373,7 +381,7 @@ def _summarise(
         operators={str(name): int(count) for name, count in alone.operators.items()},
         protocol=PROTOCOL_VERSION,
         conditions=conditions,
-        raw=tuple((launch.seed, launch.rounds.pairs) for launch in everything),
+        raw=tuple((n.seed, n.rounds.pairs, n.rounds.disturbed) for n in everything),
     )
 
 

@@ -29,11 +29,11 @@ def working() -> Iterator[None]:
     Work of all processes and users shares it. Whoever measures queues, and gets the machine alone
     as soon as all work has called ``give_way``, which then waits until the measuring is over.
     """
-    if _claim.depth == 0:
-        _claim.queue, _claim.device = open_lock(QUEUE_LOCK), open_lock(DEVICE_LOCK)
-        _share()
     _claim.depth += 1
     try:
+        if _claim.depth == 1:
+            _claim.queue, _claim.device = open_lock(QUEUE_LOCK), open_lock(DEVICE_LOCK)
+            _share()
         yield
     finally:
         _claim.depth -= 1

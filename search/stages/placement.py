@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from search import networks
+from search.benchmark.stillness import working
 from search.errors import ConfigError
 from search.steps import ChoosePlacement, ChosenPlacement, Precision, Shelf
 from search.training import Placement
@@ -52,13 +53,14 @@ def time_training(step: ChoosePlacement, device: str, precision: Precision) -> f
     module = placement.place(networks.build(step.spec), step.spec.image_shape).train()
     optimizer = torch.optim.AdamW(module.parameters(), fused=True)
     seconds = []
-    for _ in range(WARM_UP_STEPS + TIMED_STEPS):
-        started = time.perf_counter()
-        with placement.autocast():
-            loss = F.cross_entropy(module(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss.item()  # waits for a GPU to finish
-        seconds.append(time.perf_counter() - started)
+    with working():
+        for _ in range(WARM_UP_STEPS + TIMED_STEPS):
+            started = time.perf_counter()
+            with placement.autocast():
+                loss = F.cross_entropy(module(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss.item()  # waits for a GPU to finish
+            seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[WARM_UP_STEPS:])

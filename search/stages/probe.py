@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from search.benchmark.agent import SPINNING
-from search.benchmark.device import Device, hold, open_device
+from search.benchmark.device import Device, on_device
 from search.benchmark.protocol import Plan, Side, compare
 from search.quantization import FOLDED, four_bit_weights, half_precision_weights, static_int8
 from search.records import DeviceProfile, Int8Format, Interval, Measurement
@@ -26,6 +26,7 @@ from search.steps import Probe, Shelf
 CHANNELS, LAYERS, PIXELS = 64, 3, 16
 IMAGES = 8
 BUDGET_S = 2.0
+COMPARISONS = 8  # at most
 # Widths that differ by half of a rounding. The narrower one must save more than in proportion to
 # the channels: a layer between two such widths has their product to compute.
 ROUNDINGS = ((16, 40, 48), (8, 36, 40))
@@ -35,29 +36,28 @@ Compare = Callable[[bytes, bytes, tuple[tuple[str, str], ...]], Measurement]
 
 
 def run(step: Probe, shelf: Shelf) -> DeviceProfile:
-    """Does the step; about half a minute.
+    """Does the step; about a quarter of a minute.
 
     Raises:
         StageFailed: If the device's agent fails.
         DeviceLost: If the connection breaks.
     """
     images = np.random.default_rng(0).random((IMAGES, 3, PIXELS, PIXELS), np.float32)
-    timeout_s = step.connection.timeout_s
-    with (
-        tempfile.TemporaryDirectory(prefix="probe-") as name,
-        open_device(step.connection, timeout_s) as device,
-    ):
-        hold(device, 20 * timeout_s)
+    with tempfile.TemporaryDirectory(prefix="probe-") as name:
         inputs = Path(name) / "inputs.npy"
         np.save(inputs, images)
 
-        def compared(
-            candidate: bytes, reference: bytes, entries: tuple[tuple[str, str], ...] = ()
-        ) -> Measurement:
-            sides = [_deliver(device, Path(name), content) for content in (candidate, reference)]
-            return compare(device, _plan(sides[0], sides[1], entries, device.deliver(inputs), step))
+        def probe(device: Device) -> DeviceProfile:
+            def compared(
+                candidate: bytes, reference: bytes, entries: tuple[tuple[str, str], ...] = ()
+            ) -> Measurement:
+                paths = [_deliver(device, Path(name), model) for model in (candidate, reference)]
+                plan = _plan(paths[0], paths[1], entries, device.deliver(inputs), step)
+                return compare(device, plan)
 
-        return draw_conclusions(step.device, compared, images)
+            return draw_conclusions(step.device, compared, images)
+
+        return on_device(step.connection, probe, COMPARISONS * step.connection.timeout_s)
 
 
 def draw_conclusions(device: DeviceProfile, compared: Compare, images: Array) -> DeviceProfile:
@@ -78,7 +78,7 @@ def draw_conclusions(device: DeviceProfile, compared: Compare, images: Array) ->
         "4-bit weights": compared(four_bit_weights(float_model), float_model, FOLDED).interval,
         **{f"8 bits {n}": compared(m, float_model, ()).interval for n, m in models.items()},
     }
-    round_to, widths = _find_rounding(compared)
+    round_to, widths = _find_rounding(compared, device.round_to)
     return replace(
         device,
         int8_format=choose_format(device.int8_format, formats, speeds),
@@ -101,15 +101,20 @@ def choose_format(
     return best if clearly else promised
 
 
-def _find_rounding(compared: Compare) -> tuple[int, dict[str, Interval]]:
-    """Returns the coarsest rounding below which narrower layers save too little."""
+def _find_rounding(compared: Compare, promised: int) -> tuple[int, dict[str, Interval]]:
+    """Returns the coarsest rounding below which narrower layers save too little.
+
+    Where the interval leaves that open, the promised rounding decides.
+    """
     speeds = {}
     for rounding, narrow, wide in ROUNDINGS:
         interval = compared(conv_net(narrow), conv_net(wide), ()).interval
         speeds[f"{narrow} for {wide} channels"] = interval
-        if interval.high >= (narrow / wide) ** 1.5:
+        threshold = (narrow / wide) ** 1.5
+        open_question = interval.low <= threshold <= interval.high
+        if interval.low > threshold or (open_question and promised >= rounding):
             return rounding, speeds
-    return FINEST, speeds
+    return min(promised, FINEST), speeds
 
 
 def conv_net(channels: int) -> bytes:

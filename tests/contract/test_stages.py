@@ -179,7 +179,8 @@ class WatchedDevice(LocalDevice):
 def test_threads_reach_the_session_that_is_measured(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "open_device", lambda _, timeout_s: WatchedDevice(timeout_s))
+    watched = lambda _, timeout_s: WatchedDevice(timeout_s)  # noqa: E731
+    monkeypatch.setattr("search.benchmark.device.open_device", watched)
     most = []
     for threads in (1, 2):
         WatchedDevice.counts.clear()
@@ -252,6 +253,8 @@ def other_than(value: Any) -> Any:
             return value + "x"
         case int() | float():
             return value + 1
+        case dict():
+            return {**value, "x": 1}
         case None:
             return 1
         case tuple():

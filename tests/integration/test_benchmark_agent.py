@@ -217,6 +217,7 @@ def test_same_model_compares_as_equal(device: LocalDevice, folder: Path) -> None
     assert found.peak_rss_bytes > 1 << 20
     assert found.p50_ms is not None
     assert min(found.p50_ms, found.reference_p50_ms, found.cpu_ms, found.cold_start_ms) > 0
+    assert found.images_per_s is not None
     assert found.images_per_s > 0
     assert 0 < found.model_rss_bytes < found.peak_rss_bytes
     assert (found.energy_mj is None) == ("RAPL, " not in found.energy_note)
@@ -305,6 +306,7 @@ def test_single_stream_makes_exactly_the_runs_asked_for(device: LocalDevice, fol
 def counters(root: Path, energy_uj: int, package: int = 0) -> None:
     zone = root / f"intel-rapl:{package}"
     (zone / f"intel-rapl:{package}:0").mkdir(parents=True, exist_ok=True)
+    (zone / "name").write_text(f"package-{package}\n")
     (zone / "energy_uj").write_text(f"{energy_uj}\n")
     (zone / "max_energy_range_uj").write_text("1000000\n")
 
@@ -315,6 +317,9 @@ def test_energy_is_what_the_counters_rise_by(tmp_path: Path) -> None:
     before = read_energy(tmp_path)
     counters(tmp_path, 5000, 0)
     counters(tmp_path, 1000, 1)  # began anew: 2000 later
+    psys = tmp_path / "intel-rapl:2"
+    psys.mkdir()
+    (psys / "name").write_text("psys\n")  # the whole platform: the packages again
     after = read_energy(tmp_path)
     assert energy_of_run(before, after, 3) == {"mj": 2.0, "source": "RAPL, all packages"}
     still = energy_of_run(after, after, 3)
@@ -333,11 +338,18 @@ def test_disturbances_are_read_from_the_kernel(tmp_path: Path) -> None:
     stat.write_text(
         f"cpu  1 2 3 4 5 6 7 99\ncpu{core} 1 2 3 4 5 6 7 8 0 0\ncpu4095 1 2 3 4 5 6 7 9\n"
     )
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu.stat").write_text("nr_throttled 3\nthrottled_usec 40\n")
-    (tmp_path / "cpu" / "cpu.stat").write_text("nr_throttled 3\nthrottled_time 2\n")
-    assert read_disturbances(stat, tmp_path) == (8, 42)
-    assert read_disturbances(tmp_path / "none", tmp_path / "none") == (0, 0)
+    groups = tmp_path / "memberships"
+    groups.write_text("0::/slice/job\n4:cpu,cpuacct:/box\n5:memory:/box\n")
+    for group, throttled in {
+        "slice": "throttled_usec 40",
+        "cpu,cpuacct/box": "throttled_time 2999",
+        "memory": "throttled_usec 1000",
+    }.items():
+        (tmp_path / group).mkdir(parents=True)
+        (tmp_path / group / "cpu.stat").write_text(f"nr_throttled 3\n{throttled}\n")
+    assert read_disturbances(stat, tmp_path, groups) == (8, 42)
+    nowhere = tmp_path / "none"
+    assert read_disturbances(nowhere, nowhere, nowhere) == (0, 0)
 
 
 # ---- sharing the device

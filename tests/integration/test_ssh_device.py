@@ -23,6 +23,7 @@ import asyncssh
 import numpy as np
 import pytest
 
+from search.benchmark import device as device_room
 from search.benchmark import login
 from search.benchmark.device import AGENT, describe_device, hold, open_device
 from search.benchmark.protocol import Plan, Side, compare
@@ -586,7 +587,7 @@ def test_stage_measures_there(step: tuple[Measure, Store]) -> None:
 def test_a_lost_connection_is_made_anew_and_the_trial_measured(
     step: tuple[Measure, Store], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "RECONNECT_AFTER_S", (0.1, 0.1, 0.1))
+    monkeypatch.setattr(device_room, "RECONNECT_AFTER_S", (0.1, 0.1, 0.1))
     cut: list[int] = []
 
     def cut_once(device: Any, timeout_s: float) -> None:
@@ -595,7 +596,7 @@ def test_a_lost_connection_is_made_anew_and_the_trial_measured(
             cut.append(group_of(device))
             threading.Timer(0.5, server.cut, ("abort",)).start()
 
-    monkeypatch.setattr(measure, "hold", cut_once)
+    monkeypatch.setattr(device_room, "hold", cut_once)
     found = measure.run(*step)
     assert 0.3 < found.ratio < 3.0
     assert_empty(cut[0])
@@ -604,7 +605,7 @@ def test_a_lost_connection_is_made_anew_and_the_trial_measured(
 def test_a_device_that_stays_away_ends_the_search_but_no_trial(
     step: tuple[Measure, Store], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "RECONNECT_AFTER_S", (0.1, 0.1))
+    monkeypatch.setattr(device_room, "RECONNECT_AFTER_S", (0.1, 0.1))
     measured, store = step
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))

@@ -641,8 +641,8 @@ def test_lost_server_is_told_in_one_line_without_the_password(
 def test_a_noisy_device_is_marked_wherever_one_looks(
     open_tracker: Open, client: MlflowClient, tmp_path: Path
 ) -> None:
-    calm = Canary(0, Interval(1.0, 0.98, 1.02))
-    noisy = Canary(10, Interval(1.06, 1.03, 1.09))
+    calm = Canary(0, Interval(1.0, 0.98, 1.02), "resolved")
+    noisy = Canary(10, Interval(1.06, 1.03, 1.09), "resolved")
     with open_tracker() as tracker:
         tracker.log_device({"device.round_to": "16"}, [calm])
         assert parent(client).data.tags["device.noisy"] == "false"

@@ -156,7 +156,7 @@ def test_a_measurement_keeps_what_does_not_count_for_equality(store: Store) -> N
         budget_s=1.0,
         seed=0,
     )
-    raw = ((7, ((0.1, 0.2), (0.3, 0.4))), (8, ()))
+    raw = ((7, ((0.1, 0.2), (0.3, 0.4)), (False, True)), (8, (), ()))
     given: Measurement = replace(measurement(0.5), raw=raw)
     store.save(step, given, 2.0)
     entry = store.load(step)

@@ -444,35 +444,18 @@ def test_everything_measured_is_passed_on() -> None:
 
 # ---- the device
 
+AT = (("mine", 20), ("another", 10))
 
-def test_canary_compares_the_original_with_itself_anew_each_time() -> None:
+
+def test_canary_compares_the_original_with_itself_once_for_each_moment_of_a_study() -> None:
     ready = lab()
-    (first,), found = answers(canary(ready, 10), [measurement(1.03, spread=0.01)])
-    (second,), _ = answers(canary(ready, 20), [measurement(1.0)])
+    (first,), found = answers(canary(ready, "mine", 10), [measurement(1.03, spread=0.01)])
+    others = [answers(canary(ready, *at), [measurement(1.0)])[0][0] for at in AT]
     assert isinstance(first, Measure)
     assert first.deployable == first.reference == ready.reference
     assert first.threads == first.reference_threads == 1
-    assert first.key != second.key
+    assert len({first.key, *(other.key for other in others)}) == 3
     assert (found.after_trials, found.is_noisy) == (10, True)
-
-
-def test_first_canary_is_what_the_preparation_measured() -> None:
-    ready = lab()
-    (step,), _ = answers(canary(ready, 0), [measurement(1.0)])
-    bench, reference = ready.bench, ready.reference
-    replies = [
-        Graph(file("graph")),
-        ready.placement,
-        ready.teacher,
-        Graph(file("graph")),
-        Exported(file("float"), 0.0),
-        reference,
-        Score(0.95, 20),
-        measurement(1.0),
-        measurement(0.8),
-    ]
-    steps, _ = answers(prepare(bench), replies)
-    assert step.key in {s.key for s in steps}
 
 
 def test_a_probe_decides_what_the_trials_are_made_for() -> None:

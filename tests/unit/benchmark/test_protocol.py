@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from search.benchmark.protocol import (
     Side,
     compare,
 )
+from search.steps import Measure
 
 Noise = Callable[[int, int], float]
 
@@ -288,14 +290,14 @@ def test_a_planted_effect_of_five_percent_is_found() -> None:
 def test_stops_at_the_look_that_becomes_narrow(look: int) -> None:
     first_narrow = 0 if look == LOOKS[0] else look // 2
     found = run(FakeLink(FakeClock(), wide_until(first_narrow), 0.005), plan())
-    assert [len(pairs) for _, pairs in found.raw] == [look] * 2
+    assert [len(pairs) for _, pairs, _ in found.raw] == [look] * 2
     assert found.rounds == 2 * look
     assert found.quality == "resolved"
 
 
 def test_no_launch_goes_beyond_the_last_look() -> None:
     found = run(FakeLink(FakeClock(), wide_until(10**6), 0.005), plan())
-    assert {len(pairs) for _, pairs in found.raw} == {LOOKS[-1]}
+    assert {len(pairs) for _, pairs, _ in found.raw} == {LOOKS[-1]}
 
 
 def test_budget_bounds_all_launches_together() -> None:
@@ -365,6 +367,21 @@ def test_what_stays_wide_is_poor() -> None:
     found = run(link, plan())
     assert math.log(found.ratio_high / found.ratio_low) / 2 > POOR_LOG_HALF_WIDTH
     assert (found.quality, found.launches) == ("poor", 2 * MOST_LAUNCHES)
+
+
+def test_no_second_attempt_where_its_time_could_run_out() -> None:
+    link, begun = launching([0.5, 0.9] * MOST_LAUNCHES)
+    found = run(link, replace(plan(), timeout_s=10.0))
+    assert (found.quality, len(begun)) == ("poor", MOST_LAUNCHES)
+
+
+def test_finalists_get_their_launches_even_where_the_budget_is_spent() -> None:
+    link, _ = launching([0.7] * 20)
+    assert run(link, plan(launches=5, budget_s=0.1)).launches == 5
+
+
+def test_store_tells_protocols_apart() -> None:
+    assert Measure.version == PROTOCOL_VERSION
 
 
 def test_finalists_get_more_launches() -> None:
@@ -468,7 +485,7 @@ def test_record_holds_what_the_agent_said() -> None:
     }
     assert (found.conditions["cpu"], found.conditions["throttled_us"]) == ("a CPU", 0)
     assert 0 < found.conditions["stolen_ticks"] < 10
-    assert len({seed for seed, _ in found.raw}) == 2
+    assert len({seed for seed, *_ in found.raw}) == 2
     assert link.log[-1] == {"request": "close"}
     opened = next(request for request in link.log if request["request"] == "open")
     assert opened["session_entries"] == {"key": "value"}

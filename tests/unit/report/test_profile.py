@@ -35,9 +35,10 @@ def test_description_ends_with_what_follows_from_the_probe() -> None:
 
 
 def test_only_a_canary_that_excludes_one_is_noise() -> None:
-    calm = Canary(0, Interval(1.01, 0.99, 1.03))
-    noisy = Canary(10, Interval(1.05, 1.02, 1.08))
-    assert (calm.is_noisy, noisy.is_noisy) == (False, True)
+    calm = Canary(0, Interval(1.01, 0.99, 1.03), "resolved")
+    noisy = Canary(10, Interval(1.05, 1.02, 1.08), "unresolved")
+    lost = Canary(20, Interval(1.0, 0.8, 1.2), "poor")
+    assert (calm.is_noisy, noisy.is_noisy, lost.is_noisy) == (False, True, True)
     assert describe_noise([calm]) == ""
     said = describe_noise([calm, noisy])
     assert "1.050× [1.020–1.080] after 10 trials" in said  # noqa: RUF001 - as shown
