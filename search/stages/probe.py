@@ -73,7 +73,7 @@ def draw_conclusions(device: DeviceProfile, compared: Compare, images: Array) ->
     formats: tuple[Int8Format, ...] = tuple(dict.fromkeys((device.int8_format, "u8s8", "s8s8")))
     models = {name: static_int8(float_model, images, name) for name in formats}
     speeds = {
-        "float again": itself.interval,
+        "float against itself": itself.interval,
         "16-bit weights": compared(half_precision_weights(float_model), float_model, ()).interval,
         "4-bit weights": compared(four_bit_weights(float_model), float_model, FOLDED).interval,
         **{f"8 bits {n}": compared(m, float_model, ()).interval for n, m in models.items()},
