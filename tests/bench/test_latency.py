@@ -196,7 +196,7 @@ def busy_core() -> Iterator[None]:
 def p90_ms(device: LocalDevice, subject: Subject, seed: int) -> float:
     """90th percentile of the protocol's single-stream pass, in milliseconds."""
     measurement = compare(device, subject.plan(seed))
-    options = measurement.conditions["candidate"]
+    options = measurement.conditions["candidate"]["options"]
     assert options["session_entries"] == plain_timing.SESSION_ENTRIES
     assert options["intra_op_num_threads"] == plain_timing.THREADS
     assert measurement.p90_ms is not None
