@@ -184,7 +184,7 @@ class _MeasuringConfig:
     timeout_s: Positive
     spinning: bool
     memory_limit_bytes: Annotated[Whole, Field(gt=0)] | None
-    canary_every: Count
+    canary_every: Count | None
     probe: bool
 
     @field_validator("timeout_s")

@@ -95,14 +95,15 @@ def search(config: SearchConfig, settings: str) -> int:
         ):
             engine = InlineEngine(store, lambda step: progress.step(step.kind))
             lab = _prepare(bench, engine)
-            canaries = _release_canary(lab, study, engine)
+            every = config.device.canary_every
+            canaries = [] if every is None else _release_canary(lab, study, engine)
             tracker.log_device(_device_tags(lab.bench.device), canaries)
             tracker.log_trials(study.records, _models(study.records, store))
             progress.begin(study.records)
             for _ in study.trials(lab, engine):
                 tracker.log_trials(study.records, _models(study.records, store))
                 progress.finished(study.records)
-                if len(study.records) % config.device.canary_every == 0:
+                if every is not None and len(study.records) % every == 0:
                     canaries += _release_canary(lab, study, engine)
                     tracker.log_device({}, canaries)
         server = _own_server() if config.tracking.uri is None else tracker.server

@@ -107,7 +107,7 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._on_front: frozenset[int] | None = None
         self._records: Sequence[TrialRecord] = ()
         self._drawn = 0
-        self._noise = ""
+        self._noise, self._canaries = "", 0
         with _explained(config, state), _bounded(config, retries=0):
             self._client = _connect(config, state)
             self._experiment = self._find_experiment(artifacts)
@@ -213,10 +213,11 @@ class Tracker(AbstractContextManager["Tracker"]):
             now_ms = _milliseconds(time.time())
             metrics = [
                 Metric(f"canary_{name}", value, now_ms, canary.after_trials)
-                for canary in canaries
+                for canary in canaries[self._canaries :]
                 for name, value in asdict(canary.interval).items()
             ]
             self._client.log_batch(self._parent, metrics=metrics)
+        self._canaries = len(canaries)
 
     def log_trials(self, records: Sequence[TrialRecord], models: Mapping[int, Path]) -> None:
         """Logs the trials that are not logged yet, and the front when it changed.

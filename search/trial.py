@@ -45,8 +45,8 @@ from search.steps import (
 )
 
 T = TypeVar("T")
-# Of fresh processes at least; more follow where these disagree.
-SEARCH_LAUNCHES = 2
+# Of fresh processes at least; more follow where these disagree. A canary is rare, and a verdict.
+SEARCH_LAUNCHES, CANARY_LAUNCHES = 2, 6
 Recipe = Generator[Step[Any], Any, T]
 
 
@@ -127,8 +127,9 @@ def prepare(bench: Bench) -> Recipe[Lab]:
 def canary(lab: Lab, study: str, after_trials: int) -> Recipe[Canary]:
     """Measures the uncompressed network against itself, once for that moment of that study."""
     bench, threads = lab.bench, lab.bench.thread_counts[0]
-    measured: Measurement = yield _measure(
-        bench, lab.reference, threads, lab.reference, threads, f"{study}, {after_trials} trials"
+    against_itself = _measure(bench, lab.reference, threads, lab.reference, threads)
+    measured: Measurement = yield replace(
+        against_itself, launches=CANARY_LAUNCHES, occasion=f"{study}, {after_trials} trials"
     )
     return Canary(after_trials, measured.interval, measured.quality)
 
@@ -261,7 +262,6 @@ def _measure(
     threads: int,
     reference: Deployable,
     reference_threads: int,
-    occasion: str = "",
 ) -> Measure:
     return Measure(
         deployable=deployable,
@@ -278,5 +278,4 @@ def _measure(
         launches=SEARCH_LAUNCHES,
         budget_s=bench.measuring.budget_s,
         seed=bench.seed,
-        occasion=occasion,
     )

@@ -43,7 +43,7 @@ def describe_formats(device: DeviceProfile) -> str:
 
 
 def describe_noise(canaries: Sequence[Canary]) -> str:
-    """Warns where the device told two copies of one model apart; empty where it never did."""
+    """Warns where the device told copies of one model apart, or could not tell; empty elsewhere."""
     noisy = [canary for canary in canaries if canary.is_noisy]
     if not noisy:
         return ""
@@ -51,8 +51,8 @@ def describe_noise(canaries: Sequence[Canary]) -> str:
         f"{_interval(c.interval)} after {format_counted(c.after_trials, 'trial')}" for c in noisy
     )
     return (
-        f"The device is noisy: the original against itself gave {found}, where 1 is right. "
-        "Differences of that size between latencies mean nothing."
+        f"The device is noisy: the original against itself gave {found}. Latencies that differ by "
+        "less than such an interval reaches from 1 may be equal."
     )
 
 

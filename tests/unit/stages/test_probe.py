@@ -61,7 +61,9 @@ def test_rounding_is_the_coarsest_below_which_little_is_saved(power: float, roun
     found = probe.draw_conclusions(PROFILE, compared, IMAGES)
     assert found.round_to == round_to
     assert found == replace(PROFILE, round_to=round_to)  # speeds do not tell profiles apart
-    assert {"float against itself", "16-bit weights", "4-bit weights", "8 bits u8s8"} <= set(found.speeds)
+    assert {"float against itself", "16-bit weights", "4-bit weights", "8 bits u8s8"} <= set(
+        found.speeds
+    )
 
 
 def test_padding_to_eight_is_told_from_padding_to_sixteen() -> None:
