@@ -128,7 +128,7 @@ def test_nothing_heavy_is_imported(arguments: list[str], elsewhere: Path) -> Non
     ("arguments", "expected"),
     [
         (["--cfg", "job"], "  n_trials: 32 "),
-        (["--cfg", "job", "experiment=smoke"], "  n_trials: 7 "),
+        (["--cfg", "job", "experiment=smoke"], "  n_trials: 5 "),
         (["--info", "defaults-tree"], "model: cnn"),
         (["--help", "model=custom"], "  factory: ???"),
     ],
