@@ -56,6 +56,8 @@ POINT = "point"
 SETTINGS = "settings"
 STARTED = "starting_points_queued"
 IDENTITY = "identity"
+# Settings that nobody gives as they are: they say where and with what latency was measured.
+THE_DEVICE = ("device.name", "device.cpu", "device.runtime", "device.protocol")
 RECORDS = TypeAdapter(TrialRecord)
 
 
@@ -244,9 +246,14 @@ class Study:
             return
         for key in sorted({*begun, *settings}):
             if begun.get(key) != settings.get(key):
+                given = (
+                    "give that"
+                    if key not in THE_DEVICE
+                    else "latencies do not compare: go on there"
+                )
                 raise ConfigError(
                     f"{key}={_shown(settings.get(key))}: the study {self._config.name} was begun "
-                    f"with {_shown(begun.get(key))}; give that, or start another one with "
+                    f"with {_shown(begun.get(key))}; {given}, or start another one with "
                     "study.name=..."
                 )
 

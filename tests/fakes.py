@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from search.config import DigitsConfig, LocalDeviceConfig, ObjectiveConfig, TrainConfig
@@ -103,6 +104,27 @@ LOCAL = LocalDeviceConfig(
     canary_every=10,
     probe=False,
 )
+
+
+def measure_step(deployable: Deployable, **changes: Any) -> Measure:
+    """A quick measurement of a model against itself on one thread, but for ``changes``."""
+    step = Measure(
+        deployable=deployable,
+        threads=1,
+        reference=deployable,
+        reference_threads=1,
+        data=DATA,
+        device=PROFILE,
+        connection=LOCAL,
+        batch_size=1,
+        throughput_batch_size=4,
+        spinning=False,
+        memory_limit_bytes=None,
+        launches=2,
+        budget_s=1.0,
+        seed=0,
+    )
+    return replace(step, **changes)
 
 
 def limits(**changes: Any) -> ObjectiveConfig:

@@ -38,7 +38,7 @@ from search.steps import (
     Teach,
     Trace,
 )
-from tests.fakes import DATA, LOCAL, NETWORK, PROFILE, file
+from tests.fakes import DATA, NETWORK, file, measure_step
 from tests.workbench import NETWORKS, Workbench
 
 KINDS = ("teacher", "prune", "finetune", "trace", "export", "16", "8", "4", "evaluate")
@@ -133,24 +133,9 @@ def test_a_placement_that_is_not_given_is_measured(bench: Workbench) -> None:
 # ---- measuring
 
 
-def measure_step(bench: Workbench, threads: int) -> Measure:
+def own_measure_step(bench: Workbench, threads: int) -> Measure:
     deployable = bench.do(bench.quantize_step(bench.export(bench.prune("cnn", 0.5).network), 32))
-    return Measure(
-        deployable=deployable,
-        threads=threads,
-        reference=deployable,
-        reference_threads=1,
-        data=bench.data,
-        device=PROFILE,
-        connection=LOCAL,
-        batch_size=1,
-        throughput_batch_size=4,
-        spinning=False,
-        memory_limit_bytes=None,
-        launches=2,
-        budget_s=1.0,
-        seed=0,
-    )
+    return measure_step(deployable, threads=threads, data=bench.data)
 
 
 class WatchedDevice(LocalDevice):
@@ -184,7 +169,7 @@ def test_threads_reach_the_session_that_is_measured(
     most = []
     for threads in (1, 2):
         WatchedDevice.counts.clear()
-        step = measure_step(bench, threads)
+        step = own_measure_step(bench, threads)
         result = measure.run(step, bench.store)
         most.append(WatchedDevice.counts[0])
         assert sum(result.operators.values()) > 0
@@ -227,7 +212,7 @@ STEPS: list[Step[Any]] = [
     Export(Graph(file("graph")), NETWORK, (0.5,), (0.25,)),
     Quantize(file("model"), 8, "u8s8", DATA, 16, 0),
     Evaluate(DEPLOYABLE, DATA, "validation"),
-    Measure(DEPLOYABLE, 1, DEPLOYABLE, 2, DATA, PROFILE, LOCAL, 1, 4, False, None, 2, 1.0, 0),
+    measure_step(DEPLOYABLE, reference_threads=2),
 ]
 
 

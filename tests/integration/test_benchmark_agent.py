@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from search.benchmark.agent import (
     SCHEMA,
@@ -39,92 +38,16 @@ from search.errors import StageFailed
 from search.records import Dataset, Deployable, DeviceProfile, File
 from search.stages import measure
 from search.steps import Measure
-from tests.fakes import LOCAL
+from tests.fakes import LOCAL, measure_step
+from tests.onnx_files import (
+    save_conv_net,
+    save_endless,
+    save_huge,
+    save_quantised,
+    save_unknown,
+)
 
 START_S = 60.0
-
-
-# ---- models
-
-
-def save(path: Path, nodes: list[Any], constants: dict[str, Any], opset: int = 17) -> Path:
-    """Writes a model from ``x`` ``[N, 1, 28, 28]`` to ``y``."""
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 28, 28])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    kept = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    graph = helper.make_graph(nodes, "model", [x], [y], kept)
-    opsets = [helper.make_opsetid("", opset)]
-    path.write_bytes(
-        helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
-    )
-    return path
-
-
-def save_conv_net(path: Path, width: int, layers: int) -> Path:
-    rng = np.random.default_rng(0)
-    nodes, constants, last, channels = [], {}, "x", 1
-    for i in range(layers):
-        weights = rng.normal(0, 0.1, (width, channels, 3, 3)).astype(np.float32)
-        constants[f"w{i}"] = weights
-        nodes.append(helper.make_node("Conv", [last, f"w{i}"], [f"c{i}"], pads=[1] * 4))
-        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
-        last, channels = f"r{i}", width
-    nodes.append(helper.make_node("GlobalAveragePool", [last], ["pooled"]))
-    nodes.append(helper.make_node("Flatten", ["pooled"], ["y"]))
-    return save(path, nodes, constants)
-
-
-def save_quantised(path: Path) -> Path:
-    """One convolution between quantize and dequantize nodes, as static quantization leaves it."""
-    constants = {
-        "scale": np.float32(1 / 255),
-        "zero": np.uint8(0),
-        "weights": np.full((16, 1, 3, 3), 5, np.int8),
-        "weights_scale": np.float32(0.01),
-        "weights_zero": np.int8(0),
-        "out_scale": np.float32(0.1),
-    }
-    nodes = [
-        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
-        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
-        helper.make_node("DequantizeLinear", ["weights", "weights_scale", "weights_zero"], ["w"]),
-        helper.make_node("Conv", ["d", "w"], ["c"], pads=[1] * 4),
-        helper.make_node("QuantizeLinear", ["c", "out_scale", "zero"], ["cq"]),
-        helper.make_node("DequantizeLinear", ["cq", "out_scale", "zero"], ["y"]),
-    ]
-    return save(path, nodes, constants)
-
-
-def save_endless(path: Path) -> Path:
-    """A loop that would run for centuries."""
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["go"], ["go_on"]),
-            helper.make_node("Sin", ["value"], ["next"]),
-        ],
-        "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("value", TensorProto.FLOAT, None),
-        ],
-        [
-            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("next", TensorProto.FLOAT, None),
-        ],
-    )
-    nodes = [helper.make_node("Loop", ["times", "go", "x"], ["y"], body=body)]
-    return save(path, nodes, {"times": np.int64(2**62), "go": np.bool_(True)})
-
-
-def save_huge(path: Path) -> Path:
-    """A small file whose run takes a gigabyte."""
-    nodes = [
-        helper.make_node("Shape", ["x"], ["shape"], start=0, end=1),
-        helper.make_node("Concat", ["shape", "rest"], ["wanted"], axis=0),
-        helper.make_node("ConstantOfShape", ["wanted"], ["y"]),
-    ]
-    return save(path, nodes, {"rest": np.array([1 << 28], np.int64)})
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_quantised(root / "quantised.onnx")
     save_endless(root / "endless.onnx")
     save_huge(root / "huge.onnx")
-    save(root / "unknown.onnx", [helper.make_node("Nonsense", ["x"], ["y"])], {})
+    save_unknown(root / "unknown.onnx")
     (root / "corrupt.onnx").write_bytes(b"this is no protocol buffer")
     np.save(root / "inputs.npy", np.random.default_rng(1).random((8, 1, 28, 28), np.float32))
     return root
@@ -598,21 +521,13 @@ def profile() -> DeviceProfile:
 
 
 def make_step(model: str, data: Dataset, profile: DeviceProfile, timeout_s: float) -> Measure:
-    return Measure(
-        deployable=Deployable(File(model, ".onnx", 1), 32, ()),
+    return measure_step(
+        Deployable(File(model, ".onnx", 1), 32, ()),
         threads=2,
         reference=Deployable(File("light.onnx", ".onnx", 1), 32, ()),
-        reference_threads=1,
         data=data,
         device=profile,
         connection=replace(LOCAL, timeout_s=timeout_s),
-        batch_size=1,
-        throughput_batch_size=4,
-        spinning=False,
-        memory_limit_bytes=None,
-        launches=2,
-        budget_s=1.0,
-        seed=0,
     )
 
 

@@ -17,8 +17,8 @@ from search.engine.inline import InlineEngine
 from search.engine.store import Entry, Store
 from search.records import Deployable, File, Measurement
 from search.stages import quantize
-from search.steps import Evaluate, Export, Exported, Graph, Measure, Prune, Pruned, Quantize, Score
-from tests.fakes import DATA, LOCAL, NETWORK, PROFILE, measurement
+from search.steps import Evaluate, Export, Exported, Graph, Prune, Pruned, Quantize, Score
+from tests.fakes import DATA, NETWORK, measure_step, measurement
 
 CONTENT = b"what a stage made"
 STEP = Quantize(
@@ -140,22 +140,7 @@ def test_results_of_every_form_come_back(store: Store) -> None:
 
 def test_a_measurement_keeps_what_does_not_count_for_equality(store: Store) -> None:
     model = Deployable(store.put(b"m", ".onnx"), 32, ())
-    step = Measure(
-        deployable=model,
-        threads=1,
-        reference=model,
-        reference_threads=2,
-        data=DATA,
-        device=PROFILE,
-        connection=LOCAL,
-        batch_size=1,
-        throughput_batch_size=4,
-        spinning=False,
-        memory_limit_bytes=None,
-        launches=2,
-        budget_s=1.0,
-        seed=0,
-    )
+    step = measure_step(model, reference_threads=2)
     raw = ((7, ((0.1, 0.2), (0.3, 0.4)), (False, True)), (8, (), ()))
     given: Measurement = replace(measurement(0.5), raw=raw)
     store.save(step, given, 2.0)

@@ -1,0 +1,116 @@
+"""Searches that measure on a device behind ssh, over the real command line."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from sqlite3 import connect
+
+import asyncssh
+import pytest
+
+from tests.ssh_server import Server, list_key
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 300
+SMOKE = (
+    "experiment=smoke",
+    "study.name=away",
+    "model.width=16",
+    "train.device=cpu",
+    "train.precision=float32",
+    "train.teacher_epochs=1",
+    "train.epochs=0.3",
+    "device.budget_s=0.3",
+    "space.threads=1",
+)
+
+
+@dataclass(frozen=True)
+class Away:
+    """A working directory, and the overrides that measure on a server's device."""
+
+    folder: Path
+    server: Server
+    overrides: tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Away]:
+    folder, home = tmp_path_factory.mktemp("search"), tmp_path_factory.mktemp("home")
+    host, user = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    user.write_private_key(home / "key")
+    with Server(home, host, user) as server:
+        list_key(home, server.port, host)
+        yield Away(
+            folder,
+            server,
+            (
+                "device=ssh",
+                "device.host=127.0.0.1",
+                f"device.port={server.port}",
+                "device.user=somebody",
+                f"device.key={home / 'key'}",
+                f"device.known_hosts={home / 'known_hosts'}",
+                f"device.python={sys.executable}",
+            ),
+        )
+
+
+def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "search.run", *SMOKE, *overrides],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def outcomes(folder: Path) -> list[str]:
+    """What MLflow says became of the trials."""
+    with closing(connect(folder / "mlruns" / "mlflow.db")) as database:
+        rows = database.execute("select value from tags where key = 'outcome'")
+        return [outcome for (outcome,) in rows]
+
+
+@pytest.fixture(scope="module")
+def searched(away: Away) -> Away:
+    done = run(away.folder, *away.overrides, "study.n_trials=3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"measured on 127.0.0.1:{away.server.port} (" in done.stdout
+    return away
+
+
+def test_a_search_measures_there(searched: Away) -> None:
+    assert outcomes(searched.folder) == ["complete"] * 3
+    # The agent, the inputs, the original and each trial's model, sent once.
+    sent = [Path(name).name for name in searched.server.uploads]
+    assert len(set(sent)) == len(sent) >= 5
+
+
+def test_a_search_goes_on_there(searched: Away) -> None:
+    before = len(searched.server.uploads)
+    done = run(searched.folder, *searched.overrides, "study.n_trials=4")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.findall(r"trial (\d+) ", done.stdout) == ["3"]
+    assert outcomes(searched.folder) == ["complete"] * 4
+    assert len(searched.server.uploads) == before + 1  # the new trial's model
+
+
+def test_a_search_does_not_go_on_elsewhere(searched: Away) -> None:
+    refused = run(searched.folder, "study.n_trials=5")
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "error: device.name=local: the study away was begun with "
+        f"127.0.0.1:{searched.server.port}; latencies do not compare: go on there, or start "
+        "another one with study.name=...\n"
+    )
