@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from search.errors import ConfigError, SearchError, hide_passwords
+from search.errors import ConfigError, DeviceLost, SearchError, hide_passwords
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 STATE = Path("mlruns")
@@ -45,6 +45,8 @@ def main(job: Callable[[Any, str], int], arguments: Sequence[str] | None) -> int
         return _compose(job, list(sys.argv[1:] if arguments is None else arguments))
     except ConfigError as error:
         return _complain(error, USAGE_ERROR)
+    except DeviceLost as error:
+        return _complain(f"{error}; the same command goes on from here", FAILURE)
     except SearchError as error:
         return _complain(error, FAILURE)
     except OSError as error:
@@ -105,12 +107,14 @@ def _let_pass(argument: str) -> list[str]:
 
     Hydra stops at the first key it does not know; the types of ``config.py`` report them all,
     together with every wrong value. It also spares the user the ``+`` of new keys, as in
-    ``model.arguments.depth=3``. And a range becomes a list of choices, as in
-    ``space.threads=[1,2]``: Hydra cannot put a list where a section is.
+    ``model.arguments.depth=3``, and the quotes around ``~/some/path``. And a range becomes a list
+    of choices, as in ``space.threads=[1,2]``: Hydra cannot put a list where a section is.
     """
     if not KEY_OVERRIDE.match(argument):
         return [argument]
     key, _, value = argument.partition("=")
+    if value.startswith("~") and value.isprintable() and not set(value) & set("\"'\\"):
+        argument = f'{key}="{value}"'  # Hydra takes no bare ~, and the shell leaves it as it is
     replaces_range = value.startswith("[") and any(
         f"{key}.low" in option for option in comments().values()
     )

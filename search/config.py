@@ -203,12 +203,20 @@ class LocalDeviceConfig(_MeasuringConfig):
     name: Literal["local"]
 
 
+def _name_a_host(host: str) -> str:
+    if not host or "@" in host or (":" in host and host.count(":") == 1):
+        raise ValueError(
+            "input should be a name or address; give device.user and device.port apart"
+        )
+    return host
+
+
 @dataclass(frozen=True, config=strict)
 class SshDeviceConfig(_MeasuringConfig):
     """Another machine, reached through its ssh server."""
 
     name: Literal["ssh"]
-    host: str
+    host: Annotated[str, AfterValidator(_name_a_host)]
     port: Annotated[Whole, Field(ge=1, le=65535)]
     user: str | None
     key: str | None
@@ -243,6 +251,24 @@ class TrainConfig:
     teacher_learning_rate: Positive
     teacher_weight_decay: NonNegative
     calibration_images: Count
+
+
+@dataclass(frozen=True, config=strict)
+class PolicyConfig:
+    """What the search does to save training."""
+
+    latency_first: bool
+    eta: Annotated[Number, Field(gt=1)] | None
+    deployments: Annotated[Whole, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=strict)
+class FinalistsConfig:
+    """The closing round."""
+
+    count: Annotated[Whole, Field(ge=0, le=12)]
+    epochs: NonNegative
+    budget_s: Positive
 
 
 @dataclass(frozen=True, config=strict)
@@ -291,8 +317,9 @@ class StudyConfig:
     """Name and budgets of the study."""
 
     name: Annotated[str, AfterValidator(_name_a_file)]
-    n_trials: Count | None
+    n_trials: Annotated[Whole, Field(ge=0)] | None
     timeout_s: Positive | None
+    warm_start: tuple[Annotated[str, AfterValidator(_name_a_file)], ...]
     seed: Annotated[Whole, Field(ge=0, lt=2**32)]
 
     @field_validator("timeout_s")
@@ -311,6 +338,8 @@ class SearchConfig:
     data: DataConfig
     space: Mapping[str, Any]
     sampler: SamplerConfig
+    policy: PolicyConfig
+    finalists: FinalistsConfig
     objective: ObjectiveConfig
     device: DeviceConfig
     train: TrainConfig
@@ -398,6 +427,9 @@ def _explain_stranger(key: str, raw: Any, strangers: Collection[str]) -> str:
     known = sorted(other for other in present if f"{section}{dot}{other}" not in strangers)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {section}{dot}{close[0]}?)" if close else ""
+    first = min(other for other in strangers if other.rpartition(".")[0] == section)
+    if key != first:  # the first of a section lists what there is
+        return f"there is no such key{hint}"
     owner = f"{section}={present['name']}" if section in CHOSEN_BY_NAME else section
     there = f"{owner} has" if owner else "there are"
     return f"there is no such key{hint}; {there} {', '.join(known)}"

@@ -40,10 +40,16 @@ def register(config: SearchConfig) -> int:
         Store(cli.STATE / "store"),
         lambda step: console.print("probing the device, about a quarter of a minute ..."),
     )
-    try:
-        profile = engine.run(Probe(described, config.device)).result
-    except StageFailed as error:
-        raise ConfigError(f"the device cannot be probed: {error}") from error
+    profile = described
+    if config.device.probe:
+        try:
+            done = engine.run(Probe(described, config.device))
+        except StageFailed as error:
+            raise ConfigError(f"the device cannot be probed: {error}") from error
+        profile = done.result
+        if done.reused:
+            folder = cli.STATE / "store" / "steps" / "probe"
+            console.print(f"remembered; to measure it again, remove {folder}\n", markup=False)
     table = Table.grid(padding=(0, 2))
     for name, value in describe(profile):
         table.add_row(Text(name, style="bold"), Text(value))

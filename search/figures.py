@@ -85,6 +85,7 @@ def speed_figures(
         peak_rss_bytes=measurement.peak_rss_bytes,
         model_rss_bytes=measurement.model_rss_bytes,
         energy_mj=measurement.energy_mj,
+        energy_note=measurement.energy_note,
         cpu_ms=measurement.cpu_ms,
         cold_start_ms=measurement.cold_start_ms,
         effective_bits=effective_bits(integer, floating),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,20 +28,28 @@ def losses(figures: Figures, objectives: Sequence[str]) -> list[float] | None:
     return None if None in values else [float(v) for v in values if v is not None]
 
 
-def _matrix(records: Sequence[TrialRecord], objectives: Sequence[str]) -> NDArray[np.float64]:
-    """Returns losses ``[n, m]`` of complete trials."""
+def loss_matrix(records: Sequence[TrialRecord], objectives: Sequence[str]) -> NDArray[np.float64]:
+    """Returns the losses ``[n, m]`` of complete trials."""
     rows = [losses(record.figures, objectives) for record in records]
     return np.array(rows, dtype=np.float64).reshape(len(records), len(objectives))
 
 
 def front(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:
-    """Returns the complete trials that no other complete trial dominates, by latency."""
-    complete = [record for record in records if record.outcome == "complete"]
+    """Returns the complete trials that no other complete trial dominates, by latency.
+
+    Of trials that deploy the same file with as many threads the earliest stands for all.
+    """
+    distinct = {_deployment(r): r for r in reversed(records) if r.outcome == "complete"}
+    complete = list(distinct.values())
     if not complete:
         return []
-    on_front = pareto.non_dominated(_matrix(complete, objectives))
+    on_front = pareto.non_dominated(loss_matrix(complete, objectives))
     members = [record for record, member in zip(complete, on_front, strict=True) if member]
     return sorted(members, key=lambda r: (r.figures.latency_ms or 0.0, r.number))
+
+
+def _deployment(record: TrialRecord) -> Hashable:
+    return (record.deployable, record.point.threads) if record.deployable else record.number
 
 
 def original(records: Sequence[TrialRecord]) -> TrialRecord | None:
@@ -63,5 +71,5 @@ def hypervolume(records: Sequence[TrialRecord], objectives: Sequence[str]) -> fl
         return 0.0
     reference = np.array(limits)
     reference[[name == "accuracy" for name in objectives]] += ACCURACY_MARGIN
-    normal = _matrix(members, objectives) / reference
+    normal = loss_matrix(members, objectives) / reference
     return pareto.hypervolume(normal, np.ones(len(objectives)))

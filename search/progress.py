@@ -34,6 +34,7 @@ ACTIVITIES = {
     "measure": "measuring on the device",
     "finetune": "fine-tuning",
     "evaluate": "scoring the ONNX model",
+    "confirm": "measuring the finalists together",
 }
 BEST_SHOWN = 8
 
@@ -85,11 +86,11 @@ class Progress(AbstractContextManager["Progress"]):
         self._done_before = self._done
         self._searching_since = time.monotonic()
         name, wanted = self._config.name, self._config.n_trials
-        if wanted is not None and len(records) >= wanted:
-            counted = format_counted(len(records), "trial")
+        counted = format_counted(self._done, "trial")
+        if wanted is not None and self._done >= wanted:
             log.info("%s has %s already: for more, give study.n_trials above it", name, counted)
         elif records:
-            log.info("continuing %s after %s", name, format_counted(len(records), "trial"))
+            log.info("continuing %s after %s", name, counted)
 
     def finished(self, records: Sequence[TrialRecord]) -> None:
         """Shows the last of ``records``."""
@@ -98,7 +99,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def _keep(self, records: Sequence[TrialRecord]) -> None:
         # Here and not where it is drawn twice a second, perhaps while the device is measured.
-        self._done = len(records)
+        self._done = sum(record.student_of is None for record in records)
         self._members = front(records, self._objectives)
         self._original = original(records)
         self._hypervolume = hypervolume(records, self._objectives)
@@ -157,6 +158,8 @@ def describe(record: TrialRecord, on_front: bool) -> str:
         f"pruned {format_share(figures.channels_removed, 0)}, {point.bits} bits, "
         f"{format_counted(point.threads, 'thread')}, {record.wall_s:.0f} s"
     )
+    if record.student_of is not None:
+        tail = f"trial {record.student_of}'s student, {tail}"
     return f"{head}; {tail}{'; on the front so far' if on_front else ''}"
 
 

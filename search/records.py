@@ -284,6 +284,20 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Session:
+    """Several models measured with one reference, their launches in turns.
+
+    Attributes:
+        measurements: Of each model, against the reference.
+        log_ratios: Of each model the logarithm of its latency over the reference's in every
+            round of launches; those of one round belong together.
+    """
+
+    measurements: tuple[Measurement, ...]
+    log_ratios: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
 class Point:
     """One choice in the search space; see ``conf/space`` for ranges and units."""
 
@@ -326,6 +340,7 @@ class Figures:
         peak_rss_bytes: Peak resident memory of the runtime's process.
         model_rss_bytes: What of it the model takes, the runtime's own memory apart.
         energy_mj: Millijoules of one inference; None where the device has no counter.
+        energy_note: Where that comes from, or why there is none.
         cpu_ms: Processor time of one inference.
         cold_start_ms: Session creation and first run.
         effective_bits: Mean bits in which convolutions and matrix products are computed.
@@ -358,6 +373,7 @@ class Figures:
     peak_rss_bytes: int | None = None
     model_rss_bytes: int | None = None
     energy_mj: float | None = None
+    energy_note: str | None = None
     cpu_ms: float | None = None
     cold_start_ms: float | None = None
     effective_bits: float | None = None
@@ -378,6 +394,8 @@ class TrialRecord:
         figures: What was found out.
         violations: Constraint name to excess over its limit; above 0 is violated.
         deployable: The model that was scored; None unless complete or infeasible by figures.
+        student_of: Number of the trial that trained the student which is deployed otherwise here;
+            None for a trial with a training of its own.
         stage_s: Seconds each stage cost when it was computed, by stage name.
         reused_steps: Steps that the store answered.
         wall_s: Seconds that this trial took this time.
@@ -391,7 +409,38 @@ class TrialRecord:
     figures: Figures
     violations: Mapping[str, float]
     deployable: Deployable | None
+    student_of: int | None
     stage_s: Mapping[str, float]
     reused_steps: int
     wall_s: float
     finished_at: float
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A point of the front as the closing round found it.
+
+    Attributes:
+        number: Of its trial.
+        point: Where in the space.
+        deployable: Its model, perhaps trained on since the trial.
+        figures: Confirmed ones; latency ratio and speed-up are against the uncompressed network
+            at its best thread count, with intervals that hold for all finalists together.
+        test_accuracy: On the test split, 0..1.
+        test_low: Lower end of its 95 % interval.
+        test_high: Upper end.
+        stands: Whether it is on the front still.
+        reason: Why it left; empty while it stands.
+        tie: Number of the group of points that cannot be told apart; None if it is alone.
+    """
+
+    number: int
+    point: Point
+    deployable: Deployable
+    figures: Figures
+    test_accuracy: float
+    test_low: float
+    test_high: float
+    stands: bool
+    reason: str
+    tie: int | None

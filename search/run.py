@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from search.engine.base import Engine
     from search.engine.store import Store
-    from search.records import Canary, DeviceProfile, TrialRecord
+    from search.records import Canary, DeviceProfile, Finalist, TrialRecord
     from search.study import Study
+    from search.tracking import Tracker
     from search.trial import Bench, Lab
 
 log = logging.getLogger("search.run")  # started with -m its own name is __main__
@@ -48,10 +49,11 @@ def search(config: SearchConfig, settings: str) -> int:
 
     from search.engine.inline import InlineEngine
     from search.engine.store import Store
+    from search.journal import Journal
     from search.progress import Progress, configure_logging
     from search.report.formats import format_counted
     from search.setup import make_bench, settings_of
-    from search.study import Journal, Study
+    from search.study import Study, earlier_points
 
     console = Console()
     configure_logging(console)
@@ -59,15 +61,22 @@ def search(config: SearchConfig, settings: str) -> int:
     store = Store(cli.STATE / "store")
     objectives = config.objective.names
     with Journal(cli.STATE / "studies", config.study.name) as journal:
+        if config.study.n_trials == 0 and not journal.path.exists():
+            raise ConfigError(
+                f"study.n_trials=0: holds the closing round of a study, and {config.study.name} "
+                "has no trials yet; give study.n_trials above 0, or study.name of one that has"
+            )
         bench, space = make_bench(config, store)
         _check(config, bench, store)
         study = Study(
             journal,
             config.study,
             config.sampler,
+            config.policy,
             space,
             objectives,
             settings_of(config, bench, space),
+            earlier_points(journal.path.parent, config.study.warm_start, objectives),
         )
         log.info(
             "study %s: %s on %s, measured on %s (%s, %s)",
@@ -106,8 +115,11 @@ def search(config: SearchConfig, settings: str) -> int:
                 if every is not None and len(study.records) % every == 0:
                     canaries += _release_canary(lab, study, engine)
                     tracker.log_device({}, canaries)
+            finalists = _close(config, study.records, lab, engine, store, tracker)
         server = _own_server() if config.tracking.uri is None else tracker.server
-        _show_front(console, study.records, canaries, objectives, f"{server}{tracker.location}")
+        _show_front(
+            console, study.records, finalists, canaries, objectives, f"{server}{tracker.location}"
+        )
     return 0
 
 
@@ -160,7 +172,7 @@ def _prepare(bench: Bench, engine: Engine) -> Lab:
     Raises:
         ConfigError: When the uncompressed network itself cannot go the way of a trial.
     """
-    from search.study import Effort, drive
+    from search.driving import Effort, drive
     from search.trial import prepare
 
     started = time.monotonic()
@@ -174,8 +186,8 @@ def _prepare(bench: Bench, engine: Engine) -> Lab:
 
 def _release_canary(lab: Lab, study: Study, engine: Engine) -> list[Canary]:
     """Sees whether the device still tells that a model is as fast as itself; [] if it fails."""
+    from search.driving import Effort, drive
     from search.report import describe_noise
-    from search.study import Effort, drive
     from search.trial import canary
 
     try:
@@ -186,6 +198,33 @@ def _release_canary(lab: Lab, study: Study, engine: Engine) -> list[Canary]:
     if found.is_noisy:
         log.warning("%s", describe_noise([found]))
     return [found]
+
+
+def _close(
+    config: SearchConfig,
+    records: Sequence[TrialRecord],
+    lab: Lab,
+    engine: Engine,
+    store: Store,
+    tracker: Tracker,
+) -> tuple[Finalist, ...]:
+    """Holds the closing round, unless it is off or nothing is complete; () too if it fails."""
+    from search.driving import Effort, drive
+    from search.finalists import close
+
+    if config.finalists.count == 0:
+        return ()
+    try:
+        found = drive(
+            close(records, lab, config.finalists, config.objective.names), engine, Effort()
+        )
+    except StageFailed as error:
+        log.warning("the closing round failed, the front is as the search saw it: %s", error)
+        return ()
+    if found:
+        models = {f.number: store.path(f.deployable.model) for f in found}
+        tracker.log_finalists(found, models)
+    return found
 
 
 def _own_server() -> str:
@@ -201,12 +240,12 @@ def _greet(lab: Lab, seconds: float) -> None:
 
     yardstick = lab.yardstick
     log.info(
-        "the uncompressed network: %s on validation, %s with %s (%s, ready after %.0f s)",
+        "the uncompressed network: %s on validation, %s with %s (ready after %.0f s; trains in %s)",
         format_share(lab.reference_accuracy),
         format_ms(yardstick.latency_ms(yardstick.best_threads)),
         format_counted(yardstick.best_threads, "thread"),
-        lab.placement.precision,
         seconds,
+        lab.placement.precision,
     )
     formats = describe_formats(lab.bench.device)
     if formats:
@@ -224,17 +263,21 @@ def _greet(lab: Lab, seconds: float) -> None:
 def _show_front(
     console: Console,
     records: Sequence[TrialRecord],
+    finalists: Sequence[Finalist],
     canaries: Sequence[Canary],
     objectives: Sequence[str],
     page: str,
 ) -> None:
     """Prints the front and what can be done with it."""
     from search.front import front, original
-    from search.report import describe_noise, front_table
+    from search.report import describe_noise, finalist_table, front_table
 
     console.print()
-    console.print(front_table(front(records, objectives), original(records)))
-    noise = describe_noise(canaries)
+    if finalists:
+        console.print(finalist_table(finalists))
+    else:
+        console.print(front_table(front(records, objectives), original(records)))
+    noise = describe_noise(canaries, records)
     if noise:
         console.print(f"\n{noise}", markup=False)
     hints = (

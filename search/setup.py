@@ -109,7 +109,7 @@ def settings_of(config: SearchConfig, bench: Bench, space: Space) -> dict[str, A
             "mean": bench.data.mean,
             "std": bench.data.std,
         },
-        "space": space.describe(),
+        **{f"space.{name}": axis for name, axis in space.describe().items()},
         "objective": asdict(config.objective),
         "device": {
             "name": bench.device.name,
@@ -135,7 +135,7 @@ def _digest(file: File | None) -> str | None:
 def _flatten(value: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
     flat: list[tuple[str, Any]] = []
     for key, item in value.items():
-        if isinstance(item, Mapping):
+        if isinstance(item, Mapping) and "." not in key:  # a range of the space stays whole
             flat += _flatten(item, f"{prefix}{key}.")
         else:
             flat.append((f"{prefix}{key}", list(item) if isinstance(item, tuple) else item))

@@ -100,6 +100,7 @@ class Choice:
 
 
 Axis: TypeAlias = Range | Choice
+SWEEP = (0.5, 0.3, 0.7, 0.9, 0.1, 0.6, 0.4, 0.8, 0.2)  # shares of the channels, coarse to fine
 
 
 def legal_domains(usable_cores: int) -> dict[str, Axis]:
@@ -135,6 +136,10 @@ class Space:
             name: axis.distribution() for name, axis in self.axes.items() if _fixed(axis) is None
         }
 
+    def fix(self, **values: Value) -> Space:
+        """Returns the space with some dimensions fixed."""
+        return Space({**self.axes, **{name: Choice((v,)) for name, v in values.items()}})
+
     def point(self, params: Mapping[str, Any]) -> Point:
         """Completes a trial's parameters with the fixed dimensions.
 
@@ -169,6 +174,11 @@ class Space:
             return tuple(sorted(int(value) for value in axis.values))
         return tuple(range(int(axis.low), int(axis.high) + 1))
 
+    def bit_widths(self) -> tuple[int, ...]:
+        """Returns every number of bits that a point may have."""
+        axis = self.axes["bits"]
+        return tuple(int(value) for value in axis.values) if isinstance(axis, Choice) else ()
+
     def contains(self, point: Point) -> bool:
         """Tells whether a point is in the space in every dimension."""
         return all(axis.contains(getattr(point, name)) for name, axis in self.axes.items())
@@ -198,15 +208,14 @@ def _fixed(axis: Axis) -> Value | None:
     return axis.values[0] if isinstance(axis, Choice) and len(axis.values) == 1 else None
 
 
-def starting_points(space: Space, threads: int) -> list[Point]:
+def starting_points(space: Space, threads: int, alone: bool) -> list[Point]:
     """Chooses the points that a study tries before its sampler knows anything.
 
     The first is the uncompressed network, the yardstick, which stays uncompressed even where the
-    space does not hold it. Then come 8 bits alone, half of the channels alone, and both. Half and
-    other shares of the channels follow with the fewest threads, because small networks often gain
-    nothing from more, and for networks that are much too large a quarter of them in 8 bits. With
-    these the front has its shape before the sampler refines it. Each is there only if the space
-    holds it. The recipe is a sound one, moved into the space.
+    space does not hold it. Then come other shares of its channels, from coarse to fine; with these
+    the front has its shape before the sampler refines it. Where every point stands alone, 8 bits
+    and the fewest threads are tried too, because small networks often gain nothing from more. Each
+    is there only if the space holds it. The recipe is a sound one, moved into the space.
 
     A yardstick for which ``space.contains`` is false must not be enqueued: ``Study.ask`` raises
     on an unknown choice and leaves the trial running, and a trial told as complete (for TPE also
@@ -217,9 +226,10 @@ def starting_points(space: Space, threads: int) -> list[Point]:
     Args:
         space: Where points are chosen from.
         threads: At which the uncompressed network is fastest.
+        alone: Whether a student is deployed in no other bits and at no other threads.
 
     Returns:
-        One to nine different points.
+        One to ten different points.
     """
     sound = Point(
         prune_ratio=0.0,
@@ -232,19 +242,16 @@ def starting_points(space: Space, threads: int) -> list[Point]:
         threads=threads,
     )
     yardstick = replace(space.nearest(sound), prune_ratio=sound.prune_ratio, bits=sound.bits)
-    fewest = int(space.axes["threads"].nearest(1))
+    most, fewest = yardstick.threads, int(space.axes["threads"].nearest(1))
+    deployments = [(ratio, space.bit_widths()[0], most) for ratio in SWEEP]
+    if alone:
+        deployments = [
+            (0.0, 8, most), (0.5, 32, most), (0.5, 8, most), (0.5, 32, fewest), (0.35, 32, fewest),
+            (0.75, 32, fewest), (0.75, 8, most), (0.9, 32, fewest),
+        ]  # fmt: skip
     compressed = [
         replace(yardstick, prune_ratio=ratio, bits=bits, threads=count)
-        for ratio, bits, count in (
-            (0.0, 8, yardstick.threads),
-            (0.5, 32, yardstick.threads),
-            (0.5, 8, yardstick.threads),
-            (0.5, 32, fewest),
-            (0.35, 32, fewest),
-            (0.75, 32, fewest),
-            (0.75, 8, yardstick.threads),
-            (0.9, 32, fewest),
-        )
+        for ratio, bits, count in deployments
     ]
     # Each once: with the fewest threads for the yardstick too, half of the channels comes twice.
     return list(dict.fromkeys([yardstick, *(p for p in compressed if space.contains(p))]))

@@ -22,6 +22,7 @@ from search.records import (
     Measurement,
     Network,
     NetworkSpec,
+    Session,
     Shapes,
     Student,
     Teacher,
@@ -266,10 +267,17 @@ class Quantize(Step[Deployable]):
 
 @dataclass(frozen=True)
 class Score:
-    """Top-1 accuracy, 0..1, over a number of images."""
+    """Top-1 accuracy over a number of images.
+
+    Attributes:
+        accuracy: 0..1.
+        images: Number of images in the split.
+        right: Which of them were recognised, in order: bits, eight to a byte, in hexadecimal.
+    """
 
     accuracy: float
     images: int
+    right: str = ""
 
 
 @dataclass(frozen=True)
@@ -277,7 +285,7 @@ class Evaluate(Step[Score]):
     """Runs a deployable model over a split in onnxruntime."""
 
     kind: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resource: ClassVar[Resource] = "light"
     result: ClassVar[type] = Score
 
@@ -326,3 +334,16 @@ class Measure(Step[Measurement]):
     budget_s: float
     seed: int
     occasion: str = ""
+
+
+@dataclass(frozen=True)
+class Confirm(Step[Session]):
+    """Times several models in one session; ``comparisons`` share their reference."""
+
+    kind: ClassVar[str] = "confirm"
+    version: ClassVar[int] = 1
+    resource: ClassVar[Resource] = "device"
+    result: ClassVar[type] = Session
+
+    comparisons: tuple[Measure, ...]
+    launches: int

@@ -8,18 +8,17 @@ finished steps answered by the store.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, Any, Self, TypeVar
+from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -28,158 +27,40 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
+from search import stopping
 from search.config import (
     GpConfig,
     NsgaConfig,
+    PolicyConfig,
     RandomConfig,
     SamplerConfig,
     StudyConfig,
     TpeConfig,
 )
+from search.deployments import Outlook, look_out, most_promising, worth_deploying
+from search.driving import Effort, drive
 from search.engine.base import Engine
 from search.errors import ConfigError, InfeasiblePoint, StageFailed
-from search.front import losses
-from search.records import Figures, Point, TrialRecord
+from search.front import front, loss_matrix, losses
+from search.journal import Journal
+from search.records import Figures, Network, Point, TrialRecord
 from search.space import Space, starting_points
-from search.trial import Ending, Lab, Recipe, trial
+from search.trial import Ending, Lab, Referee, trial
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 RECORD = "record"
 POINT = "point"
+RUNGS = "rungs"
 SETTINGS = "settings"
-STARTED = "starting_points_queued"
+PLANNED = "planned_points"
 IDENTITY = "identity"
 # Settings that nobody gives as they are: they say where and with what latency was measured.
 THE_DEVICE = ("device.name", "device.cpu", "device.runtime", "device.protocol")
 RECORDS = TypeAdapter(TrialRecord)
-
-
-@dataclass
-class Effort:
-    """What driving a recipe took; a step that is asked for again counts once.
-
-    Attributes:
-        stage_s: Seconds by stage, as first computed.
-        reused_steps: Steps that were not computed for this recipe.
-        keys: Of the steps counted.
-    """
-
-    stage_s: dict[str, float] = field(default_factory=dict)
-    reused_steps: int = 0
-    keys: set[str] = field(default_factory=set)
-
-    def add(self, key: str, kind: str, seconds: float, reused: bool) -> None:
-        """Counts a finished step."""
-        if key not in self.keys:
-            self.keys.add(key)
-            self.stage_s[kind] = self.stage_s.get(kind, 0.0) + seconds
-            self.reused_steps += reused
-
-
-def drive(recipe: Recipe[T], engine: Engine, effort: Effort) -> T:
-    """Runs a recipe's steps to its end, adding what they took to ``effort``.
-
-    Raises:
-        SearchError: As a step raised it.
-    """
-    answer = None
-    while True:
-        try:
-            step = recipe.send(answer)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]  # StopIteration is not generic
-        done = engine.run(step)
-        answer = done.result
-        effort.add(step.key, step.kind, done.seconds, done.reused)
-
-
-class Journal(AbstractContextManager["Journal"]):
-    """A study's file, held by one process at a time.
-
-    Args:
-        folder: Where studies are kept; the journal is ``<name>.journal`` in it.
-        name: The study's name.
-    """
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.path = folder / f"{name}.journal"
-        self._lock_path = folder / f"{name}.lock"
-        self._lock: IO[str] | None = None
-
-    def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = self._hold()
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
-        self._drop_torn_line()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            if not self.path.exists():  # refused before it was begun
-                self._lock_path.unlink(missing_ok=True)
-            self._lock.close()
-
-    def _hold(self) -> IO[str]:
-        """Opens the lock file and takes its lock.
-
-        Raises:
-            ConfigError: When another process has it; names that process.
-        """
-        while True:
-            lock = self._lock_path.open("a+")
-            try:
-                # Not flock, which forked processes, such as a data loader's, would hold on to.
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                holder = lock.read().strip() or "unknown"
-                lock.close()
-                raise ConfigError(
-                    f"study.name={self.path.stem} is being searched by process {holder}; wait for "
-                    "it, stop it, or choose another study.name"
-                ) from None
-            with suppress(FileNotFoundError):
-                if os.path.samestat(self._lock_path.stat(), os.fstat(lock.fileno())):
-                    return lock
-            lock.close()  # its last holder removed it in the meantime
-
-    def storage(self) -> JournalStorage:
-        """Opens the journal for Optuna."""
-        return JournalStorage(JournalFileBackend(str(self.path), _AlreadyHeld(str(self.path))))
-
-    def _drop_torn_line(self) -> None:
-        """Cuts off a last line that a killed process left half written."""
-        if not self.path.exists():
-            return
-        with self.path.open("rb+") as stream:
-            content = stream.read()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                log.warning("dropping a half-written line at the end of %s", self.path)
-                stream.truncate(whole)
-
-
-class _AlreadyHeld(JournalFileOpenLock):
-    """Optuna's lock of the journal: nothing to do, the whole study is held by this process.
-
-    Optuna's own lock files outlive a killed process and make the next one wait.
-    """
-
-    def acquire(self) -> bool:
-        """Succeeds."""
-        return True
-
-    def release(self) -> None:
-        """Does nothing."""
 
 
 class Study:
@@ -189,9 +70,11 @@ class Study:
         journal: Its file, held by this process.
         config: Budgets, name and seed.
         sampler: How points are chosen.
+        policy: What is done to save training.
         space: Where points are chosen from.
         objectives: Names of what the front trades.
         settings: Everything that must be the same when the study is continued, by dotted key.
+        earlier: Points of other studies to try early.
 
     Raises:
         ConfigError: When the study exists and was begun with other settings.
@@ -202,33 +85,33 @@ class Study:
         journal: Journal,
         config: StudyConfig,
         sampler: SamplerConfig,
+        policy: PolicyConfig,
         space: Space,
         objectives: tuple[str, ...],
         settings: Mapping[str, Any],
+        earlier: Sequence[Point] = (),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._config = config
         self._sampler = sampler
+        self._policy = policy
+        self._earlier = earlier
         self._space = space
+        # Bits and threads need no sampler where every student is deployed in several ways.
+        self._sampled = (
+            space
+            if policy.deployments == 0
+            else space.fix(bits=space.bit_widths()[0], threads=space.thread_counts()[0])
+        )
         self._objectives = objectives
-        try:
+        with _explained(journal):
             self._optuna = optuna.create_study(
                 storage=journal.storage(),
                 study_name=config.name,
                 directions=["minimize"] * len(objectives),
                 load_if_exists=True,
             )
-            self.records = [
-                RECORDS.validate_python(t.user_attrs[RECORD])
-                for t in self._optuna.get_trials(deepcopy=False)
-                if t.state.is_finished()
-            ]
-        except (ValueError, KeyError, TypeError, AssertionError) as error:  # as Optuna has it
-            raise ConfigError(
-                f"{journal.path}: is damaged, or another version wrote it "
-                f"({type(error).__name__}); move it away to begin the study anew, or give another "
-                "study.name=...; steps that are finished are not computed again"
-            ) from error
+            self.records = _records_of(self._optuna)
         self._begin_or_compare(settings)
         if IDENTITY not in self._optuna.user_attrs:
             self._optuna.set_user_attr(IDENTITY, uuid.uuid4().hex)
@@ -246,36 +129,32 @@ class Study:
             return
         for key in sorted({*begun, *settings}):
             if begun.get(key) != settings.get(key):
-                given = (
-                    "give that"
-                    if key not in THE_DEVICE
-                    else "latencies do not compare: go on there"
-                )
+                now, then = _shown(settings.get(key)), _shown(begun.get(key))
+                other = "or start another one with study.name=..."
+                if key in THE_DEVICE:
+                    raise ConfigError(
+                        f"the device is {now}, but the study {self._config.name} was begun on "
+                        f"{then}; latencies do not compare: go on there, {other}"
+                    )
                 raise ConfigError(
-                    f"{key}={_shown(settings.get(key))}: the study {self._config.name} was begun "
-                    f"with {_shown(begun.get(key))}; {given}, or start another one with "
-                    "study.name=..."
+                    f"{key}={now}: the study {self._config.name} was begun with {then}; give "
+                    f"that, {other}"
                 )
-
-    def _enqueue_starting_points(self, threads: int) -> None:
-        """Queues the points that need no sampler, unless an earlier run did."""
-        if STARTED in self._optuna.user_attrs:
-            return
-        present = len(self._optuna.get_trials(deepcopy=False))
-        for point in starting_points(self._space, threads)[present:]:
-            self._enqueue(point)
-        self._optuna.set_user_attr(STARTED, True)
-
-    def _enqueue(self, point: Point) -> None:
-        params = self._space.params(point) if self._space.contains(point) else {}
-        self._optuna.enqueue_trial(params, user_attrs={POINT: asdict(point)})
 
     def trials(self, lab: Lab, engine: Engine) -> Iterator[TrialRecord]:
-        """Searches until a budget is used up, yielding every trial as it finishes."""
-        self._enqueue_starting_points(lab.yardstick.best_threads)
-        started = time.monotonic()
-        while not self._is_spent(time.monotonic() - started):
-            asked = self._ask()
+        """Searches until a budget is used up, yielding every trial as it finishes.
+
+        After each trial that Optuna asked for come those that deploy its student otherwise.
+        """
+        planned = self._plan(lab.yardstick.best_threads)
+        deadline = time.monotonic() + (self._config.timeout_s or float("inf"))
+        while True:
+            for record in self._deploy_otherwise(lab, engine, deadline):
+                self.records.append(record)
+                yield record
+            if self._is_spent(deadline):
+                return
+            asked = self._ask(planned)
             kept = asked.user_attrs.get(RECORD)
             if kept is None:
                 record = self._try_point(asked, lab, engine)
@@ -286,27 +165,79 @@ class Study:
             self.records.append(record)
             yield record
 
-    def _is_spent(self, elapsed_s: float) -> bool:
-        n_trials, timeout_s = self._config.n_trials, self._config.timeout_s
-        return (n_trials is not None and len(self.records) >= n_trials) or (
-            timeout_s is not None and elapsed_s >= timeout_s
-        )
+    def _plan(self, threads: int) -> list[Point]:
+        """Returns the points that need no sampler, as the study's first run chose them."""
+        if PLANNED not in self._optuna.user_attrs:
+            earlier = [self._space.nearest(point) for point in self._earlier]
+            alone = self._policy.deployments == 0
+            points = dict.fromkeys([*starting_points(self._space, threads, alone), *earlier])
+            self._optuna.set_user_attr(PLANNED, [asdict(point) for point in points])
+        return [Point(**point) for point in self._optuna.user_attrs[PLANNED]]
 
-    def _ask(self) -> optuna.Trial:
+    def _is_spent(self, deadline: float) -> bool:
+        asked = sum(record.student_of is None for record in self.records)
+        n_trials = self._config.n_trials
+        return (n_trials is not None and asked >= n_trials) or time.monotonic() >= deadline
+
+    def _ask(self, planned: Sequence[Point]) -> optuna.Trial:
         """Returns the trial that an earlier process left unfinished, else a new one."""
         trials = self._optuna.get_trials(deepcopy=False)
-        left = next((t for t in trials if t.state == TrialState.RUNNING), None)
+        left = next((t for t in trials if not t.state.is_finished()), None)
+        number = len(trials) if left is None else left.number
         if left is None:
-            self._optuna.sampler = self._make_sampler(_next_number(trials))
-            asked = self._optuna.ask()
-        else:
-            self._optuna.sampler = self._make_sampler(left.number)
+            tried = {self._training(record.point) for record in self.records}
+            left_over = (point for point in planned if self._training(point) not in tried)
+            point = next(left_over, None)
+            if point is not None:
+                self._enqueue(point)
+        self._optuna.sampler = self._make_sampler(number)
+        if left is not None and left.state == TrialState.RUNNING:
             # Optuna offers no other way back to a running trial than its storage's number.
             asked = optuna.Trial(self._optuna, left._trial_id)
+        else:
+            asked = self._optuna.ask()
         if self._is_inside(asked):
-            for name, distribution in self._space.distributions().items():
+            for name, distribution in self._sampled.distributions().items():
                 _suggest(asked, name, distribution)
         return asked
+
+    def _training(self, point: Point) -> Point:
+        """Returns what of a point counts, where deployments are chosen: not bits and threads."""
+        if self._policy.deployments == 0:
+            return point
+        return replace(point, bits=0, threads=0)
+
+    def _enqueue(self, point: Point) -> None:
+        params = self._space.params(point) if self._space.contains(point) else {}
+        sampled = {name: params[name] for name in self._sampled.distributions() if name in params}
+        self._optuna.enqueue_trial(sampled, user_attrs={POINT: asdict(point)})
+
+    def _deploy_otherwise(self, lab: Lab, engine: Engine, deadline: float) -> Iterator[TrialRecord]:
+        """Deploys the latest trial's student in other bits and at other threads, while it pays.
+
+        Samplers are not told: they would take many points for one training.
+        """
+        latest = next((r for r in reversed(self.records) if r.student_of is None), None)
+        if latest is None or latest.outcome != "complete":
+            return
+        while time.monotonic() < deadline:
+            done = [r for r in self.records if r.student_of == latest.number]
+            outlook = self._look_out(lab)
+            points = worth_deploying(latest, self.records, outlook, self._space, self._objectives)
+            if len(done) >= self._policy.deployments or not points:
+                return
+            number = len(self._optuna.get_trials(deepcopy=False))
+            ending, effort, wall_s = _conduct(points[0], lab, engine, _NoReferee())
+            record = _write_record(number, ending, effort, wall_s, latest.number)
+            attributes = {
+                POINT: asdict(points[0]),
+                RECORD: RECORDS.dump_python(record, mode="json"),
+            }
+            # Samplers pass over failed trials.
+            self._optuna.add_trial(
+                optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes)
+            )
+            yield record
 
     def _is_inside(self, asked: optuna.Trial) -> bool:
         """Tells whether the space holds the trial's point; the yardstick may lie outside."""
@@ -334,31 +265,68 @@ class Study:
 
     def _point(self, asked: optuna.Trial) -> Point:
         enqueued = asked.user_attrs.get(POINT)
-        return self._space.point(asked.params) if enqueued is None else Point(**enqueued)
+        return self._sampled.point(asked.params) if enqueued is None else Point(**enqueued)
 
     def _try_point(self, asked: optuna.Trial, lab: Lab, engine: Engine) -> TrialRecord:
-        """Drives one trial; whatever goes wrong inside it becomes its outcome."""
-        point, started = self._point(asked), time.monotonic()
-        effort = Effort()
-        try:
-            ending = drive(trial(point, lab), engine, effort)
-        except InfeasiblePoint as error:
-            ending = Ending("infeasible", str(error), Figures(), {}, None)
-        except StageFailed as error:
-            ending = Ending("failed", str(error), Figures(), {}, None)
-        return TrialRecord(
-            number=asked.number,
-            point=point,
-            outcome=ending.outcome,
-            reason=ending.reason,
-            figures=ending.figures,
-            violations=ending.violations,
-            deployable=ending.deployable,
-            stage_s=effort.stage_s,
-            reused_steps=effort.reused_steps,
-            wall_s=time.monotonic() - started,
-            finished_at=time.time(),
+        referee = _Referee(self, asked, lab)
+        return _write_record(
+            asked.number, *_conduct(self._point(asked), lab, engine, referee), None
         )
+
+    def choose_deployment(self, point: Point, network: Network, lab: Lab) -> Point:
+        """Moves a sampled point to the bits and threads that promise most for its structure."""
+        if self._policy.deployments == 0:
+            return point
+        structure = (network.macs, network.parameters)
+        return most_promising(point, structure, self._look_out(lab))
+
+    def _look_out(self, lab: Lab) -> Outlook:
+        original = lab.teacher.network
+        structure = (original.macs, original.parameters)
+        return look_out(self.records, structure, lab.bench.device, lab.yardstick)
+
+    def stop_untrained(self, point: Point, figures: Figures, lab: Lab) -> str | None:
+        """Returns why a trial cannot reach the front whatever its training brings, or None."""
+        if not self._policy.latency_first:
+            return None
+        members = front(self.records, self._objectives)
+        accuracies = [record.figures.val_accuracy or 0.0 for record in members]
+        best_case = replace(figures, val_accuracy=max([lab.reference_accuracy, *accuracies]))
+        known = losses(best_case, self._objectives)
+        if known and stopping.is_hopeless(known, loss_matrix(members, self._objectives)):
+            return "not trained: cannot reach the front whatever its accuracy"
+        others = [name for name in self._objectives if name != "accuracy"]
+        own = losses(figures, others) or []
+        for record in self.records:
+            there = losses(record.figures, others)
+            if (
+                there is not None
+                and record.point.bits >= point.bits
+                and _is_larger(record.figures, figures)
+                and all(a <= b for a, b in zip(there, own, strict=True))
+            ):
+                return f"not trained: the larger network of trial {record.number} is as fast"
+        return None
+
+    def stop_at_rung(self, asked: optuna.Trial, end: float, figures: Figures) -> str | None:
+        """Notes what a trial reached at a rung, and returns why it should stop there, or None."""
+        own = losses(replace(figures, val_accuracy=figures.float_accuracy), self._objectives)
+        before = [[share, there] for share, there in asked.user_attrs.get(RUNGS, []) if share < end]
+        asked.set_user_attr(RUNGS, [*before, [end, own]])
+        if self._policy.eta is None:
+            return None
+        trials = self._optuna.get_trials(deepcopy=False)
+        peers = {
+            t.number: there
+            for t in trials
+            for share, there in t.user_attrs.get(RUNGS, [])
+            if share == end
+        }
+        numbers = list(peers)
+        pool, index = np.array(list(peers.values())), numbers.index(asked.number)
+        if stopping.survives(pool, index, self._policy.eta):
+            return None
+        return f"behind at {end:.0%} of its training, where one in {self._policy.eta:g} goes on"
 
     def _tell(self, asked: optuna.Trial, record: TrialRecord) -> None:
         values = losses(record.figures, self._objectives)
@@ -366,8 +334,7 @@ class Study:
         for name, excess in record.violations.items():
             if name not in told:
                 asked.set_constraint(name, excess)
-        # A yardstick outside the space lacks parameters that samplers would miss: they pass over
-        # failed trials.
+        # A yardstick outside the space lacks parameters that samplers would miss.
         if record.outcome == "failed" or not self._is_inside(asked):
             self._optuna.tell(asked.number, state=TrialState.FAIL)
         elif values is None or record.figures.val_accuracy is None:
@@ -377,8 +344,127 @@ class Study:
             self._optuna.tell(asked.number, values)
 
 
+def earlier_points(folder: Path, names: Sequence[str], objectives: Sequence[str]) -> list[Point]:
+    """Returns the fronts of other studies.
+
+    Args:
+        folder: Where studies are kept.
+        names: Of the studies.
+        objectives: Names of what this study's front trades.
+
+    Raises:
+        ConfigError: When there is no such study, or it cannot be read.
+    """
+    points: list[Point] = []
+    for name in names:
+        journal = Journal(folder, name)
+        if not journal.path.exists():
+            there = ", ".join(sorted(path.stem for path in folder.glob("*.journal"))) or "none"
+            raise ConfigError(f"study.warm_start={name}: there is no such study; there are {there}")
+        with _explained(journal):
+            study = optuna.load_study(study_name=name, storage=journal.storage())
+            points += [record.point for record in front(_records_of(study), objectives)]
+    return points
+
+
+def _records_of(study: optuna.Study) -> list[TrialRecord]:
+    return [
+        RECORDS.validate_python(trial.user_attrs[RECORD])
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state.is_finished()
+    ]
+
+
+@contextmanager
+def _explained(journal: Journal) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AssertionError) as error:  # as Optuna has it
+        raise ConfigError(
+            f"{journal.path}: is damaged, or another version wrote it "
+            f"({type(error).__name__}); move it away to begin the study anew, or give another "
+            "study.name=...; steps that are finished are not computed again"
+        ) from error
+
+
+def _is_larger(one: Figures, other: Figures) -> bool:
+    """Whether one network computes more with more: then it is the more accurate one."""
+    here, there = ((f.macs or 0, f.parameters or 0) for f in (one, other))
+    return here != there and all(a >= b for a, b in zip(here, there, strict=True))
+
+
+class _Referee:
+    """Judges one trial by the rules of its study."""
+
+    def __init__(self, study: Study, asked: optuna.Trial, lab: Lab) -> None:
+        self._study, self._asked, self._lab = study, asked, lab
+
+    def deployment(self, point: Point, network: Network) -> Point:
+        if self._asked.number == 0:  # the yardstick
+            return point
+        return self._study.choose_deployment(point, network, self._lab)
+
+    def before_training(self, point: Point, figures: Figures) -> str | None:
+        return self._study.stop_untrained(point, figures, self._lab)
+
+    def at_rung(self, end: float, figures: Figures) -> str | None:
+        return self._study.stop_at_rung(self._asked, end, figures)
+
+
+class _NoReferee:
+    """Lets a student that is trained already pass."""
+
+    def deployment(self, point: Point, _: Network) -> Point:
+        return point
+
+    def before_training(self, _point: Point, _: Figures) -> str | None:
+        return None
+
+    def at_rung(self, _end: float, _: Figures) -> str | None:
+        return None
+
+
+def _conduct(
+    point: Point, lab: Lab, engine: Engine, referee: Referee
+) -> tuple[Ending, Effort, float]:
+    """Drives one trial; whatever goes wrong inside it becomes its outcome."""
+    started, effort = time.monotonic(), Effort()
+    try:
+        ending = drive(trial(point, lab, referee), engine, effort)
+    except InfeasiblePoint as error:
+        ending = Ending(point, "infeasible", str(error), Figures(), {}, None)
+    except StageFailed as error:
+        ending = Ending(point, "failed", str(error), Figures(), {}, None)
+    return ending, effort, time.monotonic() - started
+
+
+def _write_record(
+    number: int,
+    ending: Ending,
+    effort: Effort,
+    wall_s: float,
+    student_of: int | None,
+) -> TrialRecord:
+    return TrialRecord(
+        number=number,
+        point=ending.point,
+        outcome=ending.outcome,
+        reason=ending.reason,
+        figures=ending.figures,
+        violations=ending.violations,
+        deployable=ending.deployable,
+        student_of=student_of,
+        stage_s=effort.stage_s,
+        reused_steps=effort.reused_steps,
+        wall_s=wall_s,
+        finished_at=time.time(),
+    )
+
+
 def _shown(value: object) -> str:
     """Writes a setting as the command line takes it."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}: {_shown(item)}" for key, item in value.items()) + "}"
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -391,9 +477,3 @@ def _suggest(asked: optuna.Trial, name: str, distribution: BaseDistribution) -> 
             asked.suggest_int(name, low, high, log=log_scale)
         case CategoricalDistribution(choices=choices):
             asked.suggest_categorical(name, choices)
-
-
-def _next_number(trials: list[FrozenTrial]) -> int:
-    """Returns the number that the next asked trial gets: the first waiting one's, or a new one."""
-    waiting = [t.number for t in trials if t.state == TrialState.WAITING]
-    return min(waiting, default=len(trials))

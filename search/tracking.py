@@ -17,10 +17,11 @@ from typing import Any
 from search.config import TrackingConfig
 from search.errors import ConfigError, TrackingLost, hide_passwords
 from search.front import front, hypervolume, original
-from search.records import Canary, TrialRecord
+from search.records import Canary, Finalist, TrialRecord
 from search.report import (
     describe_noise,
     describe_trial,
+    finalist_markdown,
     front_page,
     front_png,
     halved,
@@ -66,10 +67,16 @@ VIEW_STATE = {
 POINTS_DESCRIBED = 30
 FIGURES_AS_METRICS = (
     "val_accuracy", "float_accuracy", "latency_ms", "latency_ratio", "latency_ratio_low",
-    "latency_ratio_high", "speedup", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "images_per_s",
-    "size_bytes", "macs", "parameters", "peak_rss_bytes", "model_rss_bytes", "energy_mj", "cpu_ms",
-    "cold_start_ms", "effective_bits", "integer_operators", "channels_removed", "launches",
-    "disturbed_rounds", "warm",
+    "latency_ratio_high", "speedup", "speedup_low", "speedup_high", "p50_ms", "p90_ms", "p95_ms",
+    "p99_ms", "images_per_s", "size_bytes", "macs", "parameters", "peak_rss_bytes",
+    "model_rss_bytes", "energy_mj", "cpu_ms", "cold_start_ms", "effective_bits",
+    "integer_operators", "channels_removed", "launches", "disturbed_rounds", "warm",
+)  # fmt: skip
+
+
+FINAL_FIGURES = (
+    "val_accuracy", "latency_ms", "speedup", "speedup_low", "speedup_high", "p50_ms", "p90_ms",
+    "p95_ms", "p99_ms", "size_bytes", "cpu_ms", "peak_rss_bytes",
 )  # fmt: skip
 
 
@@ -107,7 +114,9 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._on_front: frozenset[int] | None = None
         self._records: Sequence[TrialRecord] = ()
         self._drawn = 0
-        self._noise, self._canaries = "", 0
+        self._canaries: list[Canary] = []
+        self._canaries_logged = 0
+        self._finalists: Sequence[Finalist] = ()
         with _explained(config, state), _bounded(config, retries=0):
             self._client = _connect(config, state)
             self._experiment = self._find_experiment(artifacts)
@@ -168,19 +177,23 @@ class Tracker(AbstractContextManager["Tracker"]):
 
     def _finished_children(self) -> Iterator[tuple[int, str]]:
         """Yields number and run of every trial logged whole; removes those cut off half-way."""
+        for run in self._search("tags.kind = 'trial'"):
+            if run.info.status == "RUNNING":
+                self._client.delete_run(run.info.run_id)
+            else:
+                yield _trial_number(run), run.info.run_id
+
+    def _search(self, condition: str) -> Iterator[Run]:
+        """Yields the child runs that meet a condition."""
         token = None
         while True:
             page = self._client.search_runs(
                 [self._experiment],
-                f"tags.`{PARENT}` = '{self._parent}' and tags.kind = 'trial'",
+                f"tags.`{PARENT}` = '{self._parent}' and {condition}",
                 max_results=PAGE_RUNS,
                 page_token=token,
             )
-            for run in page:
-                if run.info.status == "RUNNING":
-                    self._client.delete_run(run.info.run_id)
-                else:
-                    yield _trial_number(run), run.info.run_id
+            yield from page
             token = page.token
             if not token:
                 return
@@ -204,20 +217,22 @@ class Tracker(AbstractContextManager["Tracker"]):
             tags: Facts about it.
             canaries: All so far; where one tells a model from itself, the device counts as noisy.
         """
-        noisy, noise = any(canary.is_noisy for canary in canaries), describe_noise(canaries)
-        if noise != self._noise:
-            self._noise, self._drawn = noise, -1  # at the end the page is drawn anew
+        self._canaries = list(canaries)
+        if len(canaries) > self._canaries_logged:
+            self._drawn = -1  # at the end the page is drawn anew
+        noisy = any(canary.is_noisy for canary in canaries)
+        verdict = {"device.noisy": str(noisy).lower()} if canaries else {}
         with self._answering():
-            for key, value in {**tags, "device.noisy": str(noisy).lower()}.items():
+            for key, value in {**tags, **verdict}.items():
                 self._client.set_tag(self._parent, key, value)
             now_ms = _milliseconds(time.time())
             metrics = [
                 Metric(f"canary_{name}", value, now_ms, canary.after_trials)
-                for canary in canaries[self._canaries :]
+                for canary in canaries[self._canaries_logged :]
                 for name, value in asdict(canary.interval).items()
             ]
             self._client.log_batch(self._parent, metrics=metrics)
-        self._canaries = len(canaries)
+        self._canaries_logged = len(canaries)
 
     def log_trials(self, records: Sequence[TrialRecord], models: Mapping[int, Path]) -> None:
         """Logs the trials that are not logged yet, and the front when it changed.
@@ -241,7 +256,29 @@ class Tracker(AbstractContextManager["Tracker"]):
             if numbers != self._on_front:
                 self._log_front(records, members)
                 self._tag_front(numbers)
-                self._on_front = numbers
+
+    def log_finalists(self, finalists: Sequence[Finalist], models: Mapping[int, Path]) -> None:
+        """Logs the closing round; its front takes the place of the search's.
+
+        Args:
+            finalists: In the order of their table.
+            models: ONNX file of every finalist, by trial number.
+        """
+        self._finalists = finalists
+        # The same round logged again, by the same command, adds nothing.
+        now_ms = _milliseconds(self._records[-1].finished_at)
+        with self._answering():
+            for run in self._search("tags.finalist = 'true'"):
+                if _trial_number(run) not in {finalist.number for finalist in finalists}:
+                    self._client.set_tag(run.info.run_id, "finalist", "false")
+            for finalist in finalists:
+                run_id = self._children[finalist.number]
+                metrics = [Metric(name, v, now_ms, 0) for name, v in _confirmed(finalist).items()]
+                self._client.log_batch(run_id, metrics=metrics)
+                self._client.set_tag(run_id, "finalist", "true")
+                self._log_file(run_id, models[finalist.number], "model.onnx", "final")
+            self._log_front(self._records, front(self._records, self._objectives))
+            self._tag_front(frozenset(f.number for f in finalists if f.stands))
 
     def _log_trial(self, record: TrialRecord, model: Path | None) -> str:
         end_ms = _milliseconds(record.finished_at)
@@ -258,6 +295,7 @@ class Tracker(AbstractContextManager["Tracker"]):
                 "pareto": "false",
                 **({"reason": record.reason} if record.reason else {}),
                 **({"measuring": record.figures.measuring} if record.figures.measuring else {}),
+                **({"energy": record.figures.energy_note} if record.figures.energy_note else {}),
             },
         )
         run_id: str = run.info.run_id
@@ -265,11 +303,15 @@ class Tracker(AbstractContextManager["Tracker"]):
         params = [Param(name, str(value)) for name, value in asdict(record.point).items()]
         self._client.log_batch(run_id, metrics=metrics, params=params)
         if model is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                named = Path(folder) / "model.onnx"
-                named.write_bytes(model.read_bytes())
-                self._client.log_artifact(run_id, str(named))
+            self._log_file(run_id, model, "model.onnx")
         return run_id
+
+    def _log_file(self, run_id: str, path: Path, name: str, folder: str | None = None) -> None:
+        """Keeps a copy of a file with a run, under another name."""
+        with tempfile.TemporaryDirectory() as aside:
+            named = Path(aside) / name
+            named.write_bytes(path.read_bytes())
+            self._client.log_artifact(run_id, str(named), folder)
 
     def _log_progress(self, records: Sequence[TrialRecord], latest: TrialRecord) -> None:
         now_ms = _milliseconds(latest.finished_at)
@@ -287,6 +329,7 @@ class Tracker(AbstractContextManager["Tracker"]):
         for number, run_id in self._children.items():
             if known is None or (number in known) != (number in numbers):
                 self._client.set_tag(run_id, "pareto", str(number in numbers).lower())
+        self._on_front = numbers
 
     def _log_front(self, records: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> None:
         numbers, first = [record.number for record in members], original(records)
@@ -296,21 +339,25 @@ class Tracker(AbstractContextManager["Tracker"]):
             "hypervolume": hypervolume(records, self._objectives),
             "original": None if first is None else self._summarise(first),
             "front": [self._summarise(record) for record in members],
+            "finalists": [self._summarise(finalist) for finalist in self._finalists],
         }
-        picture = front_png(self._study, records, numbers)
+        picture = front_png(self._study, records, numbers, self._finalists)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "front.json").write_text(json.dumps(summary, indent=1))
             (folder / "front.png").write_bytes(picture)
             (folder / "front-small.png").write_bytes(halved(picture))
             (folder / "front.html").write_text(
-                front_page(self._study, records, numbers, self._noise)
+                front_page(self._study, records, numbers, self._noise(), self._finalists)
             )
             self._client.log_artifacts(self._parent, str(folder))
         self._client.set_tag(self._parent, NOTE, self._describe_front(len(records), members, first))
         self._drawn = len(records)
 
-    def _summarise(self, record: TrialRecord) -> dict[str, Any]:
+    def _noise(self) -> str:
+        return describe_noise(self._canaries, self._records)
+
+    def _summarise(self, record: TrialRecord | Finalist) -> dict[str, Any]:
         return {**asdict(record), "run_id": self._children[record.number]}
 
     def _describe_front(
@@ -319,6 +366,9 @@ class Tracker(AbstractContextManager["Tracker"]):
         """Writes the parent's description, of which MLflow shows two lines until asked for more."""
         if not members:
             return markdown_table(members)
+        standing = {finalist.number for finalist in self._finalists if finalist.stands}
+        if standing:
+            members = [record for record in members if record.number in standing]
         shown = members[:POINTS_DESCRIBED]
         links = ", ".join(
             f"[{label(record.number)}]({self._page(self._children[record.number])})"
@@ -326,15 +376,17 @@ class Tracker(AbstractContextManager["Tracker"]):
         )
         runs = f"#/experiments/{self._experiment}/runs?viewStateShareKey=front&{FOR_MODELS}"
         page = self._page(self._parent, "front.html")
-        omitted = len(members) - len(shown)
+        omitted, noise = len(members) - len(shown), self._noise()
         return "\n".join(
             [
                 f"**Front of {len(members)} after {format_counted(trials, 'trial')}**: "
                 f"[interactive page]({page}), [table of its runs]({runs})",
-                *([f"**{self._noise}**"] if self._noise else []),
+                *([f"**{noise}**"] if noise else []),
                 f"Fastest first: trials {links}; each holds its `model.onnx` under *Artifacts*.",
                 "",
-                markdown_table(shown, first),
+                finalist_markdown(self._finalists)
+                if self._finalists
+                else markdown_table(shown, first),
                 *([f"The slower {omitted} are on the interactive page."] if omitted else []),
                 "",
                 "In any table of runs the filter `tags.pareto = 'true'` leaves the front.",
@@ -377,6 +429,18 @@ def _metrics(record: TrialRecord) -> dict[str, float]:
     known = {name: float(value) for name, value in figures.items() if value is not None}
     stages = {f"{stage}_s": seconds for stage, seconds in record.stage_s.items()}
     return {**known, **stages, "wall_s": record.wall_s, "reused_steps": record.reused_steps}
+
+
+def _confirmed(finalist: Finalist) -> dict[str, float]:
+    """Returns what the closing round found out about a point."""
+    figures = finalist.figures
+    found = {
+        "test_accuracy": finalist.test_accuracy,
+        "test_accuracy_low": finalist.test_low,
+        "test_accuracy_high": finalist.test_high,
+        **{f"final_{name}": getattr(figures, name) for name in FINAL_FIGURES},
+    }
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def check_tracking(config: TrackingConfig, state: Path, study: str) -> None:

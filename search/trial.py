@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from itertools import pairwise
+from typing import Any, Protocol, TypeVar
 
 from search.config import DeviceConfig, ObjectiveConfig, TrainConfig
 from search.errors import StageFailed
@@ -80,13 +81,32 @@ class Lab:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a trial's recipe ended."""
+    """How a trial's recipe ended; ``point`` is where, after its deployment was chosen."""
 
+    point: Point
     outcome: Outcome
     reason: str
     figures: Figures
     violations: Mapping[str, float]
     deployable: Deployable | None
+
+
+class Referee(Protocol):
+    """Judges a trial beside all others while it runs; its reasons to stop are one line."""
+
+    def deployment(self, point: Point, network: Network) -> Point:
+        """Returns the point with the bits and threads that its pruned network is deployed with."""
+
+    def before_training(self, point: Point, figures: Figures) -> str | None:
+        """Returns why a trial with these figures should not be trained, or None."""
+
+    def at_rung(self, end: float, figures: Figures) -> str | None:
+        """Returns why training should stop at the share ``end``, or None.
+
+        Args:
+            end: Share of the training that is done, 0..1.
+            figures: Known so far; ``float_accuracy`` is the student's at this rung.
+        """
 
 
 def prepare(bench: Bench) -> Recipe[Lab]:
@@ -116,7 +136,7 @@ def prepare(bench: Bench) -> Recipe[Lab]:
     score: Score = yield Evaluate(reference, bench.data, "validation")
     base, against_base = bench.thread_counts[0], {}
     for threads in bench.thread_counts:
-        measured: Measurement = yield _measure(bench, reference, threads, reference, base)
+        measured: Measurement = yield measure(bench, reference, threads, reference, base)
         if threads == base:  # a network is exactly as fast as itself, whatever was measured
             measured = replace(measured, ratio=1.0, ratio_low=1.0, ratio_high=1.0)
         against_base[threads] = measured
@@ -127,31 +147,40 @@ def prepare(bench: Bench) -> Recipe[Lab]:
 def canary(lab: Lab, study: str, after_trials: int) -> Recipe[Canary]:
     """Measures the uncompressed network against itself, once for that moment of that study."""
     bench, threads = lab.bench, lab.bench.thread_counts[0]
-    against_itself = _measure(bench, lab.reference, threads, lab.reference, threads)
+    against_itself = measure(bench, lab.reference, threads, lab.reference, threads)
     measured: Measurement = yield replace(
         against_itself, launches=CANARY_LAUNCHES, occasion=f"{study}, {after_trials} trials"
     )
     return Canary(after_trials, measured.interval, measured.quality)
 
 
-def trial(point: Point, lab: Lab) -> Recipe[Ending]:
+def trial(point: Point, lab: Lab, referee: Referee) -> Recipe[Ending]:
     """Compresses the teacher as ``point`` says; latency is known before anything is trained."""
     bench = lab.bench
     pruned: Pruned = yield Prune(lab.teacher.network, point.prune_ratio, bench.device.round_to)
+    point = referee.deployment(point, pruned.network)
     untrained = yield from deploy(pruned.network, point.bits, bench)
-    speed: Measurement = yield _measure(
-        bench, untrained, point.threads, lab.reference, point.threads
-    )
+    if untrained == lab.reference:  # measured with the other thread counts, and as fast as itself
+        speed = replace(
+            lab.yardstick.against_base[point.threads], ratio=1.0, ratio_low=1.0, ratio_high=1.0
+        )
+    else:
+        speed = yield measure(bench, untrained, point.threads, lab.reference, point.threads)
     figures = speed_figures(
         pruned.network, pruned.channels_removed, untrained, point.threads, speed, lab.yardstick
     )
-    violations = violated(figures, lab)
-    needs_training = pruned.channels_removed > 0
-    if needs_training and any(excess > 0 for excess in violations.values()):
-        return _infeasible(figures, violations, None)
     network, float_accuracy = pruned.network, lab.teacher.val_accuracy
-    if needs_training:  # an untouched network has nothing to recover from
-        student = yield from finetune(pruned.network, point, lab)
+    if pruned.channels_removed > 0:  # an untouched network has nothing to recover from
+        violations = violated(figures, lab)
+        if any(excess > 0 for excess in violations.values()):
+            return _infeasible(point, figures, violations, None)
+        reason, student = referee.before_training(point, figures), Student(network, None, 0.0, 0.0)
+        for begin, end in pairwise((0.0, *bench.train.rungs)):
+            if reason is not None:
+                return Ending(point, "stopped", reason, figures, violations, None)
+            student = yield finetune(student, begin, end, point, lab)
+            figures = replace(figures, float_accuracy=student.val_accuracy)
+            reason = referee.at_rung(end, figures) if end < 1 else None
         network, float_accuracy = student.network, student.val_accuracy
     deployable = yield from deploy(network, point.bits, bench)
     score: Score = yield Evaluate(deployable, bench.data, "validation")
@@ -163,8 +192,8 @@ def trial(point: Point, lab: Lab) -> Recipe[Ending]:
     )
     violations = violated(figures, lab)
     if any(excess > 0 for excess in violations.values()):
-        return _infeasible(figures, violations, deployable)
-    return Ending("complete", "", figures, violations, deployable)
+        return _infeasible(point, figures, violations, deployable)
+    return Ending(point, "complete", "", figures, violations, deployable)
 
 
 def deploy(network: Network, bits: int, bench: Bench) -> Recipe[Deployable]:
@@ -204,33 +233,28 @@ def export(network: Network, bench: Bench) -> Recipe[Exported]:
     )
 
 
-def finetune(pruned: Network, point: Point, lab: Lab) -> Recipe[Student]:
-    """Trains a pruned network rung by rung."""
+def finetune(student: Student, begin: float, end: float, point: Point, lab: Lab) -> Finetune:
+    """Returns the step that trains a student from one share of its budget to the next."""
     train = lab.bench.train
-    student = Student(pruned, None, 0.0, 0.0)
-    begin = 0.0
-    for end in train.rungs:
-        student = yield Finetune(
-            start=student.network,
-            state=student.state,
-            begin=begin,
-            end=end,
-            teacher_logits=lab.teacher.logits,
-            data=lab.bench.data,
-            distill_temperature=point.distill_temperature,
-            distill_weight=point.distill_weight,
-            optimizer=point.optimizer,
-            learning_rate=point.learning_rate,
-            schedule=point.schedule,
-            weight_decay=train.weight_decay,
-            epochs=train.epochs,
-            batch_size=train.batch_size,
-            precision=lab.placement.precision,
-            device=lab.placement.device,
-            seed=lab.bench.seed,
-        )
-        begin = end
-    return student
+    return Finetune(
+        start=student.network,
+        state=student.state,
+        begin=begin,
+        end=end,
+        teacher_logits=lab.teacher.logits,
+        data=lab.bench.data,
+        distill_temperature=point.distill_temperature,
+        distill_weight=point.distill_weight,
+        optimizer=point.optimizer,
+        learning_rate=point.learning_rate,
+        schedule=point.schedule,
+        weight_decay=train.weight_decay,
+        epochs=train.epochs,
+        batch_size=train.batch_size,
+        precision=lab.placement.precision,
+        device=lab.placement.device,
+        seed=lab.bench.seed,
+    )
 
 
 def violated(figures: Figures, lab: Lab) -> dict[str, float]:
@@ -250,19 +274,23 @@ def violated(figures: Figures, lab: Lab) -> dict[str, float]:
 
 
 def _infeasible(
-    figures: Figures, violations: Mapping[str, float], deployable: Deployable | None
+    point: Point,
+    figures: Figures,
+    violations: Mapping[str, float],
+    deployable: Deployable | None,
 ) -> Ending:
     broken = ", ".join(f"{name} by {v:.4g}" for name, v in violations.items() if v > 0)
-    return Ending("infeasible", f"exceeds {broken}", figures, violations, deployable)
+    return Ending(point, "infeasible", f"exceeds {broken}", figures, violations, deployable)
 
 
-def _measure(
+def measure(
     bench: Bench,
     deployable: Deployable,
     threads: int,
     reference: Deployable,
     reference_threads: int,
 ) -> Measure:
+    """Returns the step that times a model beside another one."""
     return Measure(
         deployable=deployable,
         threads=threads,

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from search.config import DigitsConfig, LocalDeviceConfig, ObjectiveConfig, TrainConfig
+import numpy as np
+
+from search.config import (
+    DigitsConfig,
+    LocalDeviceConfig,
+    ObjectiveConfig,
+    PolicyConfig,
+    TrainConfig,
+)
 from search.engine.base import Done
 from search.figures import Yardstick
 from search.records import (
     Dataset,
     Deployable,
     DeviceProfile,
+    Figures,
     File,
     Measurement,
     Network,
     NetworkSpec,
+    Point,
+    Session,
     Student,
     Teacher,
 )
 from search.steps import (
     ChosenPlacement,
+    Confirm,
     Evaluate,
     Export,
     Exported,
@@ -127,6 +140,26 @@ def measure_step(deployable: Deployable, **changes: Any) -> Measure:
     return replace(step, **changes)
 
 
+POLICY = PolicyConfig(latency_first=True, eta=3.0, deployments=3)
+PLAIN = PolicyConfig(latency_first=False, eta=None, deployments=0)
+
+
+class Lenient:
+    """A referee that stops nothing."""
+
+    def deployment(self, point: Point, _: Network) -> Point:
+        """Deploys as the point says."""
+        return point
+
+    def before_training(self, _point: Point, _: Figures) -> str | None:
+        """Lets every trial be trained."""
+        return None
+
+    def at_rung(self, _end: float, _: Figures) -> str | None:
+        """Lets every training go on."""
+        return None
+
+
 def limits(**changes: Any) -> ObjectiveConfig:
     """The default objectives, without limits but for ``changes``."""
     given = {
@@ -175,6 +208,12 @@ def lab(**changes: Any) -> Lab:
     )
 
 
+def score(accuracy: float, images: int) -> Score:
+    """A score whose first images were recognised, and none of the others."""
+    right = np.arange(images) < round(accuracy * images)
+    return Score(accuracy, images, np.packbits(right).tobytes().hex())
+
+
 class FakeEngine:
     """Answers every step at once by formula: pruning makes faster and less accurate.
 
@@ -219,7 +258,13 @@ class FakeEngine:
                 return Deployable(file(f"{model.sha256}{bits}", size_bytes=size), bits, ())
             case Measure(deployable=deployable):
                 return measurement(max(0.05, deployable.model.size_bytes / 100_000))
-            case Evaluate(deployable=deployable):
+            case Evaluate(deployable=deployable, data=data, split=split):
                 loss = 1e-6 * (100_000 - deployable.model.size_bytes)
-                return Score(TEACHER_ACCURACY - loss, 20)
+                images = data.sizes[1 if split == "validation" else 2]
+                return score(TEACHER_ACCURACY - loss, images)
+            case Confirm(comparisons=comparisons, launches=launches):
+                told = [self._answer(comparison) for comparison in comparisons]
+                return Session(
+                    tuple(told), tuple((math.log(one.ratio),) * launches for one in told)
+                )
         raise AssertionError(f"no answer for {step}")

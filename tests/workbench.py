@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from search.config import DigitsConfig
 from search.data import describe
+from search.driving import Effort, drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.factory import load_factory, source_sha256
 from search.records import File, Network, NetworkSpec, Teacher
 from search.steps import Exported, Finetune, Prune, Pruned, Quantize, Step, Teach
-from search.study import Effort, drive
 from search.trial import export
 from tests.fakes import lab
 

@@ -98,7 +98,7 @@ def hold(device: Device, timeout_s: float) -> None:
         if reply["held"]:
             return
         if not told:
-            log.info("the device is busy (%s): waiting for it", reply["holder"])
+            log.info("the device is busy (%s there): waiting for it", reply["holder"])
             told = True
 
 

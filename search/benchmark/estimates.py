@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,9 @@ from numpy.typing import NDArray
 # Runs without which a percentile means nothing. Source: MLPerf Inference, LoadGen's early stopping
 # for a single stream.
 RUNS_FOR_PERCENTILE: Mapping[int, int] = {50: 11, 90: 64, 95: 130, 99: 662}
+
+SPARE_LAUNCHES = 3
+MOST_SUMMED = 2000  # terms of a binomial sum; the normal approximation is as good by then
 
 
 def log_ratios(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -67,3 +72,94 @@ def percentile(times: Sequence[float], percent: int) -> float | None:
     if len(times) < RUNS_FOR_PERCENTILE[percent]:
         return None
     return sorted(times)[math.ceil(percent / 100 * len(times)) - 1]
+
+
+def signed_rank_interval(values: NDArray[np.float64], level: float) -> tuple[float, float]:
+    """Interval of the centre of independent values whose distributions are symmetric.
+
+    It lies between the ``r``-th smallest and the ``r``-th largest mean of two values (a value with
+    itself included), with the largest ``r`` that the signed-rank test allows.
+
+    Args:
+        values: ``[n]``, any unit.
+        level: Least probability, 0..1, with which the interval covers the centre.
+
+    Returns:
+        Its ends; infinite when ``n`` values can give no interval of this level.
+
+    Source: M. Hollander, D. A. Wolfe and E. Chicken, Nonparametric Statistical Methods, 3rd
+    edition, section 3.3 (Tukey's interval).
+    """
+    means = walsh_means(values)
+    rank = signed_rank_rank(len(values), level)
+    if rank == 0:
+        return -math.inf, math.inf
+    return float(means[rank - 1]), float(means[-rank])
+
+
+def walsh_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means ``[n (n + 1) / 2]`` of all pairs of ``values`` ``[n]``, rising.
+
+    Their median is the estimate of Hodges and Lehmann.
+    """
+    one, other = np.triu_indices(len(values))
+    means: NDArray[np.float64] = np.sort((values[one] + values[other]) / 2)
+    return means
+
+
+@functools.cache
+def signed_rank_rank(count: int, level: float) -> int:
+    """Largest ``r`` with ``P(W < r) <= (1 - level) / 2`` for the signed-rank sum of ``count``."""
+    ways = [1]  # of making each sum from a subset of 1..count
+    for number in range(1, count + 1):
+        longer = ways + [0] * number
+        for total, many in enumerate(ways):
+            longer[total + number] += many
+        ways = longer
+    allowed, below = (1.0 - level) / 2.0 * 2.0**count, 0
+    for rank, many in enumerate(ways):
+        below += many
+        if below > allowed:
+            return rank
+    raise AssertionError("all outcomes together exceed half of them")
+
+
+def launches_needed(level: float) -> int:
+    """Returns the fewest values whose signed-rank interval has ``level``, and some to spare.
+
+    With the fewest possible a single value on the other side would undo any difference.
+    """
+    least = next(n for n in itertools.count(2) if signed_rank_rank(n, level) > 0)
+    return least + SPARE_LAUNCHES
+
+
+def wilson_interval(right: int, count: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a share that was seen ``right`` times in ``count``.
+
+    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference,
+    1927.
+    """
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    share, width = right / count, z * z / count
+    centre = (share + width / 2) / (1 + width)
+    reach = z * math.sqrt(share * (1 - share) / count + width / (4 * count)) / (1 + width)
+    return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def worse_by_chance(only_one: int, only_other: int) -> float:
+    """Returns how probable it is to see one answer this much worse than an equal other.
+
+    Args:
+        only_one: Questions that only the one got right.
+        only_other: Questions that only the other got right.
+
+    Returns:
+        The one-sided p-value of McNemar's exact test that the one is worse.
+
+    Source: Q. McNemar, Note on the sampling error of the difference between correlated
+    proportions, 1947.
+    """
+    count = only_one + only_other
+    if count > MOST_SUMMED:
+        return NormalDist().cdf((only_one + 0.5 - count / 2) / (math.sqrt(count) / 2))
+    return float(sum(math.comb(count, k) for k in range(only_one + 1)) / 2**count)

@@ -101,8 +101,8 @@ def _user(config: SshDeviceConfig) -> str:
 
 def _silent(where: str, why: str) -> DeviceLost:
     return DeviceLost(
-        f"no ssh server can be reached at {where} ({why}); is the device on, and are device.host "
-        "and device.port right?"
+        f"no ssh server can be reached at {where} ({why}); see that the device is on, and correct "
+        "device.host and device.port (names of ~/.ssh/config are not known here)"
     )
 
 
@@ -146,7 +146,9 @@ def _identify(config: SshDeviceConfig) -> dict[str, Any]:
         asyncssh.read_private_key(path)
     except asyncssh.KeyImportError as error:
         if "passphrase" not in str(error).lower():
-            raise ConfigError(f"device.key={config.key} is no private key ({error})") from error
+            raise ConfigError(
+                f"device.key={config.key} is no private key ({error}); give the file without .pub"
+            ) from error
         if not os.environ.get("SSH_AUTH_SOCK"):
             raise ConfigError(
                 f"device.key={config.key} is encrypted and no ssh agent runs; start one and add "

@@ -186,10 +186,10 @@ def compare(
         if poor:
             launches = everything  # no burst, but how this device is
     # Of what the last pair of processes holds: figures of the candidate alone.
-    alone = _measure_alone(ask, plan, launches)
-    conditions = _conditions(launches[-1], before, ask({"request": "conditions"}))
+    alone = measure_alone(ask, plan, launches)
+    conditions = conditions_of(launches[-1], before, ask({"request": "conditions"}))
     ask({"request": "close"})
-    return _summarise(launches, everything, alone, conditions, poor)
+    return summarise(launches, everything, alone, conditions, poor)
 
 
 def interval(launches: Sequence[Launch]) -> tuple[float, float]:
@@ -227,7 +227,7 @@ def _attempt(ask: Ask, plan: Plan, wanted: int, before: int, clock: Clock) -> li
     while len(launches) < most:
         begun = clock()
         share = (until - begun) / (most - len(launches))
-        launches.append(_launch(ask, plan, before + len(launches), begun + share, clock))
+        launches.append(launch_pair(ask, plan, before + len(launches), begun + share, clock))
         if len(launches) < plan.launches:
             continue
         enough = len(launches) >= wanted and half_width(launches) <= LOG_HALF_WIDTH
@@ -236,7 +236,7 @@ def _attempt(ask: Ask, plan: Plan, wanted: int, before: int, clock: Clock) -> li
     return launches
 
 
-def _launch(ask: Ask, plan: Plan, number: int, until: float, clock: Clock) -> Launch:
+def launch_pair(ask: Ask, plan: Plan, number: int, until: float, clock: Clock) -> Launch:
     """Opens both models in fresh processes and measures them until the clock says ``until``."""
     seed = plan.seed * SEEDS_APART + number
     # Whoever starts first may get the better memory: take turns in that as well.
@@ -318,7 +318,7 @@ def _more_rounds(
 
 
 @dataclass(frozen=True)
-class _Alone:
+class Alone:
     """What the candidate does by itself: times of single runs, throughput, executed operators."""
 
     times_ms: tuple[float, ...]
@@ -326,7 +326,7 @@ class _Alone:
     operators: Mapping[str, int]
 
 
-def _measure_alone(ask: Ask, plan: Plan, launches: Sequence[Launch]) -> _Alone:
+def measure_alone(ask: Ask, plan: Plan, launches: Sequence[Launch]) -> Alone:
     """Completes the single-stream pass, then saturates the candidate and counts its operators."""
     times = [t for launch in launches for t in launch.single["candidate"]["times_ms"]]
     role = {"role": "candidate"}
@@ -340,16 +340,25 @@ def _measure_alone(ask: Ask, plan: Plan, launches: Sequence[Launch]) -> _Alone:
     }
     images_per_s = ask({"request": "throughput", **role, **saturated})["images_per_s"]
     operators = ask({"request": "operators", **role})["operators"]
-    return _Alone(tuple(times), images_per_s, operators)
+    return Alone(tuple(times), images_per_s, operators)
 
 
-def _summarise(
+def summarise(
     launches: Sequence[Launch],
     everything: Sequence[Launch],
-    alone: _Alone,
+    alone: Alone,
     conditions: Mapping[str, Any],
     poor: bool,
 ) -> Measurement:
+    """Gathers what launches of one comparison told.
+
+    Args:
+        launches: Those that the answer rests on.
+        everything: These, and those of an attempt that was given up.
+        alone: What the candidate did by itself.
+        conditions: What the figures depend on.
+        poor: Whether the launches disagree too much.
+    """
     low, high = interval(launches)
     resolved = (high - low) / 2 <= LOG_HALF_WIDTH
     opened = [launch.opened["candidate"] for launch in launches]
@@ -390,7 +399,7 @@ def _energy_mj(single: Sequence[Reply]) -> float | None:
     return _median(known) if len(known) == len(single) else None
 
 
-def _conditions(launch: Launch, before: Reply, after: Reply) -> Mapping[str, Any]:
+def conditions_of(launch: Launch, before: Reply, after: Reply) -> Mapping[str, Any]:
     """Gathers what figures depend on beside the models: device, runtime, options, neighbours."""
     rising = ("stolen_ticks", "throttled_us")
     sides = {

@@ -150,6 +150,10 @@ class SshDevice:
         finally:
             self._loop.stop()
 
+    @property
+    def _python(self) -> str:
+        return self._config.python.removeprefix("~/")  # commands start at home
+
     def _last_error(self) -> str:
         return format_hint(self._errors)
 
@@ -168,7 +172,7 @@ class SshDevice:
     def _lost(self, error: Exception) -> DeviceLost:
         return DeviceLost(
             f"the connection to {self._target} broke ({one_line(error)}); "
-            "is the device on, and the network up?"
+            "see that the device is on and the network up"
         )
 
     # ---- what follows runs in the loop's thread
@@ -180,14 +184,15 @@ class SshDevice:
         except asyncssh.ChannelOpenError as error:
             if connection.is_closed():
                 raise
-            reason = f"{self._target} offers no SFTP ({one_line(error)}); enable it there"
+            reason = f"{self._target} offers no SFTP ({one_line(error)}); have sshd_config say "
+            reason += "Subsystem sftp internal-sftp there, or install the device's sftp-server"
             raise ConfigError(reason) from error
-        folder = self._config.folder.removeprefix("~/")  # where SFTP starts anyway
+        folder = self._config.folder.removeprefix("~/") or "."  # SFTP starts at home
         await self._sftp.makedirs(folder, asyncssh.SFTPAttrs(permissions=0o700), exist_ok=True)
         self._folder = await self._sftp.realpath(folder)
 
     async def _check_python(self) -> None:
-        python = self._config.python
+        python = self._python
         found = await self._run(python, "-c", CHECK)
         if found.returncode == 0:
             return
@@ -205,12 +210,13 @@ class SshDevice:
         install = [python, "-m", "pip", "install", "numpy", "onnxruntime"]
         raise ConfigError(
             f"{python} on {self._target} needs numpy and onnxruntime ({why}); install them: "
-            f"{shell_command(self._config, *install)}"
+            f"{shell_command(self._config, *install)} (where pip refuses: in a virtual "
+            "environment there, and set device.python to its bin/python)"
         )
 
     async def _start_agent(self, path: str) -> None:
         # In the shell's place: its status is then the agent's own.
-        command = "exec " + shlex.join([self._config.python, path, "--own-group"])
+        command = "exec " + shlex.join([self._python, path, "--own-group"])
         self._process = await self._reach().create_process(
             command, encoding=None, request_pty=False
         )
@@ -245,7 +251,7 @@ class SshDevice:
 
     async def _holds(self, path: str, digest: str) -> bool:
         """Has the device hash a file: cheaper than sending it."""
-        found = await self._run(self._config.python, "-c", HASH, path)
+        found = await self._run(self._python, "-c", HASH, path)
         return found.returncode == 0 and str(found.stdout).split()[-1:] == [digest]
 
     async def _run(self, *words: str) -> asyncssh.SSHCompletedProcess:
@@ -289,7 +295,7 @@ class SshDevice:
     async def _kill_group(self) -> None:
         if self._group is None:
             return  # it has not said hello: nothing was asked of it
-        words = (self._config.python, "-c", KILL, str(self._group))
+        words = (self._python, "-c", KILL, str(self._group))
         try:
             await _within(KILL_S, self._execute(words))
         except _TooSlow:

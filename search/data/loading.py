@@ -8,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search.config import (
     CustomDataConfig,
@@ -36,6 +37,7 @@ class _Opened:
     splits: Splits
 
 
+SAMPLES = 8
 # A study uses one data set; a second place spares reloading where two are compared.
 _PLACES = 2
 _opened: OrderedDict[str, _Opened] = OrderedDict()
@@ -180,3 +182,9 @@ def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...], channels:
             f"data.std=null: channel {std.index(0.0)} is the same in all training pixels, so its "
             "deviation is 0; correct the images, or set data.std"
         )
+
+
+def read_samples(data: Dataset) -> NDArray[np.float32]:
+    """Reads a few real images ``[8, C, H, W]`` in 0..1: zeros would make some kernels faster."""
+    images = load(data).validation.read(np.arange(min(SAMPLES, data.sizes[1])))
+    return np.asarray(images, dtype=np.float32) / np.float32(255)

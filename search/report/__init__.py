@@ -7,11 +7,18 @@ from search.report.description import describe_trial
 from search.report.page import front_page
 from search.report.plot import front_png, halved
 from search.report.profile import describe_noise
-from search.report.table import front_table, markdown_table
+from search.report.table import (
+    finalist_markdown,
+    finalist_table,
+    front_table,
+    markdown_table,
+)
 
 __all__ = [
     "describe_noise",
     "describe_trial",
+    "finalist_markdown",
+    "finalist_table",
     "front_page",
     "front_png",
     "front_table",

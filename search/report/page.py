@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from search.front import original
-from search.records import TrialRecord
+from search.records import Finalist, TrialRecord
 from search.report.formats import (
     format_bits,
     format_bytes,
@@ -22,14 +22,26 @@ from search.report.formats import (
     format_share,
     format_speedup,
 )
-from search.report.points import EMPTY, Dot, View, frame, place, staircase
-from search.report.table import HEADINGS, NO_FRONT, caption, front_rows
+from search.report.points import EMPTY, Dot, View, frame, place, place_finalists, staircase
+from search.report.table import (
+    FINALIST_HEADINGS,
+    HEADINGS,
+    NO_FRONT,
+    caption,
+    finalist_caption,
+    finalist_rows,
+    front_rows,
+)
 
 HOVER_WIDTH = 48  # letters; what a phone can show
 
 
 def front_page(
-    study: str, records: Iterable[TrialRecord], front: Collection[int], remark: str = ""
+    study: str,
+    records: Iterable[TrialRecord],
+    front: Collection[int],
+    remark: str = "",
+    finalists: Sequence[Finalist] = (),
 ) -> str:
     """Returns a self-contained HTML page with the plot and the table of the front.
 
@@ -38,12 +50,14 @@ def front_page(
         records: Finished trials.
         front: Numbers of the trials on the front.
         remark: Shown above the plot.
+        finalists: Where there are some, they alone are drawn and listed.
     """
     # Imported here: it reads 5 MB of JavaScript that only the page needs.
     from plotly.offline import get_plotlyjs
 
     records = list(records)
-    dots = place(records, front)
+    dots = place_finalists(records, finalists) if finalists else place(records, front)
+    split = "Test" if finalists else "Validation"
     template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     return _fill(
         template,
@@ -51,9 +65,11 @@ def front_page(
             "study": html.escape(study),
             "outcomes": html.escape(format_outcomes(records)),
             "remark": f"<p><strong>{html.escape(remark)}</strong></p>" if remark else "",
-            "chart": _chart(dots),
-            "table": _table([r for r in records if r.number in front], original(records)),
-            "data": _script_json(_data(dots)),
+            "chart": _chart(dots, split),
+            "table": _finalists(finalists)
+            if finalists
+            else _front([r for r in records if r.number in front], original(records)),
+            "data": _script_json({**_data(dots), "split": split}),
             "plotly": get_plotlyjs() if dots else "",
         },
     )
@@ -69,7 +85,7 @@ def _script_json(value: object) -> str:
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
 
 
-def _chart(dots: Sequence[Dot]) -> str:
+def _chart(dots: Sequence[Dot], split: str) -> str:
     if not dots:
         return f"<p>{EMPTY}</p>"
     view = frame(dots)
@@ -79,25 +95,31 @@ def _chart(dots: Sequence[Dot]) -> str:
         hint += " 1 trial lies" if hidden == 1 else f" {hidden} trials lie"
         hint += " below this view."
     hint += ' <span class="mouse">Drag to zoom; double-click to see all, or this view again.</span>'
-    label = "Scatter plot of validation accuracy against latency; the table below holds the front"
+    label = f"Scatter plot of {split.lower()} accuracy against latency; the table holds the front"
     return f'<div id="chart" role="img" aria-label="{label}"></div>\n<p class="quiet">{hint}</p>'
 
 
-def _table(front: Sequence[TrialRecord], original: TrialRecord | None) -> str:
+def _front(front: Sequence[TrialRecord], original: TrialRecord | None) -> str:
     rows = front_rows(front, original)
-    if not rows:
-        return f"<p>{NO_FRONT}</p>"
-    head = "".join(f'<th scope="col">{html.escape(heading)}</th>' for heading in HEADINGS)
+    return _table(HEADINGS, rows, caption(rows)) if rows else f"<p>{NO_FRONT}</p>"
+
+
+def _finalists(finalists: Sequence[Finalist]) -> str:
+    return _table(FINALIST_HEADINGS, finalist_rows(finalists), finalist_caption(finalists))
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> str:
+    head = "".join(f'<th scope="col">{html.escape(heading)}</th>' for heading in headings)
     body = []
     for row in rows:
         trial, *cells = (html.escape(cell) for cell in row)
         columns = "".join(f"<td>{cell}</td>" for cell in cells)
-        dot = trial.strip("()")
+        dot = trial.strip("()").partition(" ")[0].replace("orig.", "original")
         body.append(f'<tr data-trial="{dot}"><th scope="row">{trial}</th>{columns}</tr>')
     lines = "\n".join(body)
     return (
         f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n'
-        f'</table></div>\n<p class="quiet">{html.escape(caption(rows))}</p>'
+        f'</table></div>\n<p class="quiet">{html.escape(note)}</p>'
     )
 
 
@@ -114,6 +136,8 @@ def _data(dots: Sequence[Dot]) -> Mapping[str, Any]:
                 "latency_ms": dot.latency_ms,
                 "low_ms": dot.low_ms,
                 "high_ms": dot.high_ms,
+                "accuracy_low": dot.accuracy_low,
+                "accuracy_high": dot.accuracy_high,
                 "hover": _hover(dot),
             }
             for dot in dots

@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from search.records import TrialRecord
+from search.records import Finalist, TrialRecord
 from search.report.formats import format_outcomes
 from search.report.labels import Box, place_labels
-from search.report.points import EMPTY, Dot, View, frame, place, staircase
+from search.report.points import EMPTY, Dot, View, frame, place, place_finalists, staircase
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,13 +37,19 @@ def halved(png: bytes) -> bytes:
     return small.getvalue()
 
 
-def front_png(study: str, records: Iterable[TrialRecord], front: Collection[int]) -> bytes:
+def front_png(
+    study: str,
+    records: Iterable[TrialRecord],
+    front: Collection[int],
+    finalists: Sequence[Finalist] = (),
+) -> bytes:
     """Draws accuracy against latency with the front.
 
     Args:
         study: Name of the study, the title.
         records: Finished trials.
         front: Numbers of the trials on the front.
+        finalists: Where there are some, they alone are drawn.
 
     Returns:
         A PNG picture of ``WIDTH_PX`` by ``HEIGHT_PX``.
@@ -57,9 +63,9 @@ def front_png(study: str, records: Iterable[TrialRecord], front: Collection[int]
     figure = Figure(figsize=(WIDTH_PX / DPI, HEIGHT_PX / DPI), dpi=DPI)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    dots = place(records, front)
+    dots = place_finalists(records, finalists) if finalists else place(records, front)
     if dots:
-        _draw(axes, dots)
+        _draw(axes, dots, "Test" if finalists else "Validation")
         figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9.5)
     else:
         axes.set_axis_off()
@@ -84,9 +90,9 @@ def _settle(figure: Figure, axes: Axes, study: str) -> None:
     title.set_x(axes.get_position().x0)
 
 
-def _draw(axes: Axes, dots: Sequence[Dot]) -> None:
+def _draw(axes: Axes, dots: Sequence[Dot], split: str) -> None:
     view = frame(dots)
-    _style_axes(axes, view)
+    _style_axes(axes, view, split)
     _draw_line(axes, staircase(dots))
     _draw_kinds(axes, [dot for dot in dots if dot.accuracy >= view.lowest])
     _draw_outliers(axes, [dot for dot in dots if dot.accuracy < view.lowest], view)
@@ -94,7 +100,7 @@ def _draw(axes: Axes, dots: Sequence[Dot]) -> None:
     axes.set_ylim(view.lowest, view.highest)
 
 
-def _style_axes(axes: Axes, view: View) -> None:
+def _style_axes(axes: Axes, view: View, split: str) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     if view.log_latency:
@@ -104,7 +110,7 @@ def _style_axes(axes: Axes, view: View) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
     scale = ", log scale" if view.log_latency else ""
     axes.set_xlabel(f"Latency (ms{scale}) with its interval", fontsize=10.5, color=INK)
-    axes.set_ylabel("Validation accuracy", fontsize=10.5, color=INK)
+    axes.set_ylabel(f"{split} accuracy", fontsize=10.5, color=INK)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g} %"))
     axes.tick_params(which="both", labelsize=9.5, labelcolor=INK, color=GREY, length=3)
     axes.grid(color="#e2e6ea", linewidth=0.7)
@@ -127,6 +133,8 @@ def _draw_kinds(axes: Axes, dots: Sequence[Dot]) -> None:
     for dot in dots:
         color, alpha = (BLUE, 0.85) if dot.kind == "front" else (GREY, 0.4)
         axes.hlines(dot.accuracy, dot.low_ms, dot.high_ms, color=color, alpha=alpha, lw=1.3)
+        ends = dot.accuracy_low, dot.accuracy_high
+        axes.vlines(dot.latency_ms, *ends, color=color, alpha=0.5 * alpha, lw=1.0)
     front = [dot for dot in dots if dot.kind == "front"]
     draw(front, "front", s=46, color=BLUE, edgecolor="white", lw=0.8, zorder=5)
     original = [dot for dot in dots if dot.is_original]

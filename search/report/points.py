@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from search.records import Figures, TrialRecord
+from search.records import Figures, Finalist, TrialRecord
 
 ORIGINAL = 0  # every study measures the uncompressed network first
 EMPTY = "No trial has both an accuracy and a latency yet."
@@ -22,10 +22,12 @@ class Dot:
     Attributes:
         record: The trial.
         kind: Where it stands; an infeasible trial cannot be on the front.
-        accuracy: On the validation split, 0..1.
+        accuracy: On the validation split, or a finalist's on the test split, 0..1.
         latency_ms: Comparable latency.
         low_ms: Lower end of its interval; the latency itself where no interval is known.
         high_ms: Upper end.
+        accuracy_low: Lower end of the accuracy's interval; the accuracy where none is known.
+        accuracy_high: Upper end.
     """
 
     record: TrialRecord
@@ -34,6 +36,8 @@ class Dot:
     latency_ms: float
     low_ms: float
     high_ms: float
+    accuracy_low: float
+    accuracy_high: float
 
     @property
     def number(self) -> int:
@@ -85,6 +89,28 @@ def place(records: Iterable[TrialRecord], front: Collection[int]) -> list[Dot]:
     return sorted(dots, key=lambda dot: (dot.latency_ms, -dot.accuracy, dot.number))
 
 
+def place_finalists(records: Iterable[TrialRecord], finalists: Sequence[Finalist]) -> list[Dot]:
+    """Returns a dot for every finalist, by latency: test accuracy at confirmed latency."""
+    known = {record.number: record for record in records}
+    dots = []
+    for finalist in finalists:
+        figures = finalist.figures
+        record = replace(known[finalist.number], figures=figures, deployable=finalist.deployable)
+        latency_ms = figures.latency_ms or 0.0
+        dots.append(
+            Dot(
+                record,
+                "front" if finalist.stands else "dominated",
+                finalist.test_accuracy,
+                latency_ms,
+                *_interval(figures, latency_ms),
+                finalist.test_low,
+                finalist.test_high,
+            )
+        )
+    return sorted(dots, key=lambda dot: (dot.latency_ms, -dot.accuracy, dot.number))
+
+
 def staircase(dots: Sequence[Dot]) -> list[Dot]:
     """Returns the front's dots that a rising line can join, by latency.
 
@@ -109,9 +135,9 @@ def frame(dots: Sequence[Dot]) -> View:
     Args:
         dots: At least one.
     """
-    accuracies = sorted(dot.accuracy for dot in dots)
-    focus = [dot.accuracy for dot in dots if dot.kind == "front" or dot.is_original]
-    highest = accuracies[-1]
+    accuracies = sorted(dot.accuracy_low for dot in dots)
+    focus = [dot.accuracy_low for dot in dots if dot.kind == "front" or dot.is_original]
+    highest = max(dot.accuracy_high for dot in dots)
     lowest = min([*focus, accuracies[len(accuracies) // 4]])
     reach = lowest - (highest - lowest)
     lowest = min(accuracy for accuracy in accuracies if accuracy >= reach)
@@ -132,7 +158,7 @@ def _place_one(record: TrialRecord, front: frozenset[int]) -> Dot | None:
     kind: Kind = "front" if record.number in front else "dominated"
     if record.outcome == "infeasible":
         kind = "infeasible"
-    return Dot(record, kind, accuracy, latency_ms, low_ms, high_ms)
+    return Dot(record, kind, accuracy, latency_ms, low_ms, high_ms, accuracy, accuracy)
 
 
 def _interval(figures: Figures, latency_ms: float) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search.records import Canary, DeviceProfile, Interval
+from search.records import Canary, DeviceProfile, Interval, TrialRecord
 from search.report.formats import DASH, TIMES, format_counted, format_ms
 
 # A format that saves less than this share of the time is not called faster.
@@ -42,18 +42,30 @@ def describe_formats(device: DeviceProfile) -> str:
     return f"on a wide network {gain}{storage}"
 
 
-def describe_noise(canaries: Sequence[Canary]) -> str:
-    """Warns where the device told copies of one model apart, or could not tell; empty elsewhere."""
+def describe_noise(canaries: Sequence[Canary], records: Sequence[TrialRecord] = ()) -> str:
+    """Warns where the device told copies of one model apart, or could not tell; else empty.
+
+    It also warns where most trials were measured poorly.
+    """
     noisy = [canary for canary in canaries if canary.is_noisy]
-    if not noisy:
-        return ""
-    found = ", ".join(
-        f"{_interval(c.interval)} after {format_counted(c.after_trials, 'trial')}" for c in noisy
-    )
-    return (
-        f"The device is noisy: the original against itself gave {found}. Latencies that differ by "
-        "less than such an interval reaches from 1 may be equal."
-    )
+    measured = [r.figures.measuring for r in records if r.figures.measuring is not None]
+    poor = measured.count("poor")
+    found = []
+    if noisy:
+        times = ", ".join(
+            f"{_interval(c.interval)} after {format_counted(c.after_trials, 'trial')}"
+            for c in noisy
+        )
+        reach = max(max(c.interval.high - 1, 1 - c.interval.low) for c in noisy)
+        found.append(
+            f"the original against itself gave {times}: differences below {reach:.0%} may be noise"
+        )
+    if 2 * poor > len(measured):
+        found.append(
+            f"{poor} of {format_counted(len(measured), 'trial')} could not be measured within "
+            "±5 %; a quieter machine or a larger device.budget_s helps"
+        )
+    return f"The device is noisy: {'; '.join(found)}." if found else ""
 
 
 def _is_faster(interval: Interval) -> bool:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
+from string import ascii_lowercase
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from search.records import TrialRecord
+from search.records import Finalist, TrialRecord
 from search.report.formats import (
     ARROW,
+    DASH,
     format_bits,
     format_bytes,
     format_ms,
@@ -57,7 +59,7 @@ def front_rows(front: Sequence[TrialRecord], original: TrialRecord | None = None
 
 def caption(rows: Sequence[FrontRow]) -> str:
     """Explains what the columns of ``rows`` cannot say themselves."""
-    lines = ["Speed-up: against the original at its own best thread count, with its interval."]
+    lines = ["Speed-up: against the original at its own best thread count, with its 95 % interval."]
     arrow = next((row.bits for row in rows if ARROW in row.bits), None)
     if arrow is not None:
         stored, _, computed = arrow.split()
@@ -72,33 +74,97 @@ def caption(rows: Sequence[FrontRow]) -> str:
     return " ".join(lines)
 
 
+class FinalistRow(NamedTuple):
+    """One finalist in display strings."""
+
+    trial: str
+    test: str
+    validation: str
+    latency: str
+    speedup: str
+    size: str
+    bits: str
+    threads: str
+    channels_removed: str
+
+
+FINALIST_HEADINGS = FinalistRow(
+    "Trial", "Test accuracy", "On val.", "Latency", "Speed-up", "Size", "Bits", "Threads", "Pruned"
+)
+# They may go into two lines each, the interval below its value.
+INTERVALS = (HEADINGS.speedup, FINALIST_HEADINGS.test)
+
+
+def finalist_rows(finalists: Sequence[Finalist]) -> list[FinalistRow]:
+    """Returns a row for every finalist that stands, in their order, and for the original."""
+    shown = [f for f in finalists if f.stands or f.number == ORIGINAL]
+    return [_finalist_row(finalist) for finalist in shown]
+
+
+def finalist_caption(finalists: Sequence[Finalist]) -> str:
+    """Explains what the columns of the finalists' table cannot say themselves."""
+    lines = [
+        "Measured together; scored once on the test split, beside it validation. "
+        "Speed-up: against the original at its "
+        "best thread count; the intervals hold for all points together with 95 %, an accuracy's "
+        "for itself."
+    ]
+    if any(f.tie is not None for f in finalists):
+        lines.append(
+            "Trials with the same letter tie: neither latency nor accuracy tells them apart."
+        )
+    left = [f for f in finalists if not f.stands and f.number != ORIGINAL]
+    if left:
+        reasons = "; ".join(f"{label(f.number)} ({f.reason})" for f in left)
+        lines.append(f"Left the front: {reasons}.")
+    beaten = next((f for f in finalists if not f.stands and f.number == ORIGINAL), None)
+    if beaten is not None:
+        lines.append(f"{BESIDE}: the uncompressed network, not on the front: {beaten.reason}.")
+    return " ".join(lines)
+
+
 def markdown_table(front: Sequence[TrialRecord], original: TrialRecord | None = None) -> str:
     """Returns ``front_rows`` as a Markdown table with its caption."""
     rows = front_rows(front, original)
-    if not rows:
-        return NO_FRONT
-    lines = [_markdown_line(HEADINGS), "|" + " ---: |" * len(HEADINGS)]
-    lines += [_markdown_line(row) for row in rows]
-    return "\n".join([*lines, "", caption(rows)])
+    return _markdown(HEADINGS, rows, caption(rows)) if rows else NO_FRONT
+
+
+def finalist_markdown(finalists: Sequence[Finalist]) -> str:
+    """Returns ``finalist_rows`` as a Markdown table with its caption."""
+    return _markdown(FINALIST_HEADINGS, finalist_rows(finalists), finalist_caption(finalists))
 
 
 def front_table(front: Sequence[TrialRecord], original: TrialRecord | None = None) -> Table:
     """Returns ``front_rows`` as a table for the terminal."""
     rows = front_rows(front, original)
-    note = caption(rows) if rows else NO_FRONT
+    return _terminal(HEADINGS, rows, caption(rows) if rows else NO_FRONT)
+
+
+def finalist_table(finalists: Sequence[Finalist]) -> Table:
+    """Returns ``finalist_rows`` as a table for the terminal."""
+    return _terminal(FINALIST_HEADINGS, finalist_rows(finalists), finalist_caption(finalists))
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> str:
+    lines = [_markdown_line(headings), "|" + " ---: |" * len(headings)]
+    lines += [_markdown_line(row) for row in rows]
+    return "\n".join([*lines, "", note])
+
+
+def _terminal(headings: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> Table:
     table = Table(
         box=SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=(0, 1 if len(headings) == len(HEADINGS) else 0, 0, 0),  # 80 columns
         caption=Text(note),
         caption_justify="left",
     )
-    for heading, *cells in zip(HEADINGS, *rows, strict=True):
+    for heading, *cells in zip(headings, *rows, strict=True):
         words = max(len(word) for text in (heading, *cells) for word in text.split())
         width = max([words, *map(len, cells)])
-        # In 80 columns a speed-up goes above its interval; nothing is cut.
-        fixed = None if heading == HEADINGS.speedup else width
+        # In 80 columns an interval goes below its value; nothing is cut.
+        fixed = None if heading in INTERVALS else width
         table.add_column(heading, justify="right", width=fixed, min_width=words, max_width=width)
     for row in rows:
         # Text, because a plain string is read as markup and [..] may be taken for a tag.
@@ -126,10 +192,36 @@ def _row(record: TrialRecord) -> FrontRow:
     )
 
 
+def _finalist_row(finalist: Finalist) -> FinalistRow:
+    figures = finalist.figures
+    low, high = 100 * finalist.test_low, 100 * finalist.test_high
+    return FinalistRow(
+        trial=_finalist_label(finalist),
+        test=f"{format_share(finalist.test_accuracy)} [{low:.1f}{DASH}{high:.1f}]",
+        validation=format_share(figures.val_accuracy),
+        latency=format_ms(figures.latency_ms),
+        speedup=format_speedup(figures),
+        size=format_bytes(figures.size_bytes),
+        bits=format_bits(finalist.point.bits, figures.effective_bits),
+        threads=str(finalist.point.threads),
+        channels_removed=format_share(figures.channels_removed, decimals=0),
+    )
+
+
+def _finalist_label(finalist: Finalist) -> str:
+    if not finalist.stands:
+        return BESIDE
+    name = label(finalist.number)
+    if finalist.tie is None:
+        return name
+    short = name[:4] + "." if finalist.number == ORIGINAL else name  # for 80 columns
+    return f"{short} {ascii_lowercase[finalist.tie - 1]}"
+
+
 def _by_latency(record: TrialRecord) -> tuple[float, int]:
     latency_ms = record.figures.latency_ms
     return (float("inf") if latency_ms is None else latency_ms), record.number
 
 
-def _markdown_line(row: FrontRow) -> str:
+def _markdown_line(row: Sequence[str]) -> str:
     return "| " + " | ".join(escape_markdown(cell) for cell in row) + " |"

@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 
 from search import cli
 from search.config import parse
+from search.driving import Effort, drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.setup import make_bench
 from search.steps import Evaluate
-from search.study import Effort, drive
 from search.trial import Lab, Recipe, prepare
 
 

@@ -24,8 +24,9 @@ import models
 from search import cli
 from search.config import parse
 from search.engine.store import Store
+from search.journal import Journal
 from search.setup import make_bench, settings_of
-from search.study import Journal, Study
+from search.study import Study
 from tests.fakes import FakeEngine, lab
 
 ROOT = Path(__file__).parents[2]
@@ -191,7 +192,19 @@ OVERRIDES = [
 VALUES = [
     refused("study.n_trials=abc", says=["study.n_trials='abc': input should be a whole number"]),
     refused("model.width=2.5", says=["model.width=2.5: input should be a whole number"]),
-    refused("study.n_trials=0", says=["study.n_trials=0: ", "greater than or equal to 1"]),
+    refused("study.n_trials=-1", says=["study.n_trials=-1: ", "greater than or equal to 0"]),
+    refused(
+        "study.n_trials=0", says=["study.n_trials=0: holds the closing round", "no trials yet"]
+    ),
+    refused("study.warm_start=[gone]", says=["study.warm_start=gone: there is no such study"]),
+    refused("study.warm_start=gone", says=["study.warm_start='gone': ", "list in brackets"]),
+    refused("policy.eta=1", says=["policy.eta=1: ", "greater than 1"]),
+    refused(
+        "policy.deployments=-1", says=["policy.deployments=-1: ", "greater than or equal to 0"]
+    ),
+    refused("finalists.count=13", says=["finalists.count=13: ", "less than or equal to 12"]),
+    refused("finalists.budget_s=0", says=["finalists.budget_s=0: ", "greater than 0"]),
+    refused("device=ssh", "device.host=me@board", says=["device.host='me@board': ", "device.user"]),
     refused("model.width=0", says=["model.width=0: ", "greater than or equal to 1"]),
     refused("train.rungs=[0.5]", says=["train.rungs=[0.5]: ", "rise and end with 1, such as [0."]),
     refused("train.epochs=nan", says=["train.epochs=nan: input should be a finite number"]),
@@ -224,11 +237,11 @@ VALUES = [
         says=["data.factory is not given; add data.factory=", "; model.factory is not given; add"],
     ),
     refused(
-        "study.n_trials=0",
+        "study.n_trials=-1",
         "study.n_trial=3",
         "model.width=0",
         "train.epochs=-1",
-        says=["study.n_trials=0: ", "; study.n_trial=3: ", "model.width=0: ", "train.epochs=-1: "],
+        says=["study.n_trials=-1: ", "; study.n_trial=3: ", "model.width=0: ", "train.epochs=-1: "],
         name="four faults",
     ),
 ]
@@ -562,7 +575,9 @@ def test_study_begun_with_other_settings(
         bench, space = make_bench(config, Store(cli.STATE / "store"))
         with Journal(cli.STATE / "studies", config.study.name) as journal:
             names, settings = config.objective.names, settings_of(config, bench, space)
-            study = Study(journal, config.study, config.sampler, space, names, settings)
+            study = Study(
+                journal, config.study, config.sampler, config.policy, space, names, settings
+            )
             next(study.trials(lab(), FakeEngine()))
         return 0
 

@@ -23,6 +23,8 @@ SMOKE = (
     "train.epochs=0.5",
     "device.budget_s=0.2",
     "space.threads=1",
+    "policy.deployments=0",
+    "finalists.count=0",
 )
 
 

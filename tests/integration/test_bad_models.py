@@ -16,12 +16,13 @@ import pytest
 from search.config import RandomConfig, StudyConfig
 from search.data import describe
 from search.engine.store import Store
+from search.journal import Journal
 from search.records import Deployable
 from search.space import parse_space
 from search.stages import measure
 from search.steps import Measure, Quantize, Step
-from search.study import Journal, Study
-from tests.fakes import DATA, LOCAL, FakeEngine, lab
+from search.study import Study
+from tests.fakes import DATA, LOCAL, PLAIN, FakeEngine, lab
 from tests.onnx_files import save_conv_net, save_endless, save_huge, save_unknown
 
 SPACE: dict[str, Any] = {
@@ -121,11 +122,12 @@ def test_bad_models_fail_their_trials_and_nothing_else(
     bench = replace(given.bench, measuring=measuring, data=describe(DATA.config))
     given = replace(given, bench=bench, reference=engine.run(quantize(32)).result)
     with Journal(tmp_path, "s") as journal:
-        config = StudyConfig(name="s", n_trials=12, timeout_s=None, seed=1)
+        config = StudyConfig(name="s", n_trials=12, timeout_s=None, warm_start=(), seed=1)
         study = Study(
             journal,
             config,
             RandomConfig(name="random"),
+            PLAIN,
             parse_space(SPACE, usable_cores=1),
             ("accuracy", "latency"),
             {},

@@ -33,7 +33,7 @@ from search.benchmark.device import AGENT, LocalDevice, describe_device, hold, m
 from search.benchmark.protocol import Plan, Side, compare
 from search.benchmark.stillness import give_way, working
 from search.config import DigitsConfig
-from search.data import describe
+from search.data import describe, read_samples
 from search.errors import StageFailed
 from search.records import Dataset, Deployable, DeviceProfile, File
 from search.stages import measure
@@ -534,7 +534,7 @@ def make_step(model: str, data: Dataset, profile: DeviceProfile, timeout_s: floa
 def test_stage_measures_on_real_images(
     folder: Path, digits: Dataset, profile: DeviceProfile
 ) -> None:
-    samples = measure.read_samples(digits)
+    samples = read_samples(digits)
     assert samples.shape == (8, *digits.image_shape)
     assert samples.dtype == np.float32
     assert 0.0 <= samples.min() < 0.5 < samples.max() <= 1.0

@@ -30,6 +30,7 @@ from search.records import (
     Deployable,
     Figures,
     File,
+    Finalist,
     Interval,
     Outcome,
     Point,
@@ -88,6 +89,7 @@ def trial(number: int, accuracy: float, latency_ms: float, **changes: Any) -> Tr
         figures=Figures(**known),  # type: ignore[arg-type]  # every field by its own name
         violations={},
         deployable=Deployable(model, 8, (("session.some_entry", "1"),)),
+        student_of=None,
         stage_s={"finetune": 3.0, "measure": 1.5},
         reused_steps=2,
         wall_s=5.0,
@@ -113,6 +115,22 @@ INFEASIBLE = broken(5, "infeasible", "prune_ratio 0.9 leaves no channel")
 RECORDS = [ORIGINAL, FASTER, BETTER, DOMINATED, FAILED, INFEASIBLE]
 HYPERVOLUMES = [0.0, 0.4 * 0.5, 0.4 * 0.5 + 0.6 * 0.2 - 0.4 * 0.2, 0.24, 0.24, 0.24]
 
+
+def finalist(record: TrialRecord, test: float, latency_ms: float, **changes: Any) -> Finalist:
+    """A point that stands after the closing round."""
+    assert record.deployable is not None
+    model = replace(record.deployable, model=File(f"f{record.number:063x}", ".onnx", 1024))
+    figures = replace(record.figures, latency_ms=latency_ms, speedup=1 / latency_ms)
+    found = Finalist(
+        record.number, record.point, model, figures, test, test - 0.01, test + 0.01, True, "", None
+    )
+    return replace(found, **changes)
+
+
+FINALISTS = [
+    finalist(FASTER, 0.87, 0.6),
+    finalist(ORIGINAL, 0.89, 1.0, stands=False, reason="1 is faster and no less accurate"),
+]
 Open = Callable[..., Tracker]
 
 
@@ -233,6 +251,52 @@ def test_parent_run_holds_the_study(
         (2, ids[2]),
     ]
     assert (summary["original"]["number"], summary["original"]["run_id"]) == (0, ids[0])
+
+
+def test_the_closing_round_takes_the_front_over(
+    open_tracker: Open, client: MlflowClient, models: dict[int, Path], tmp_path: Path
+) -> None:
+    tracker = open_tracker()
+    tracker.log_trials(RECORDS, models)
+    assert on_front(client) == {1, 2}
+    tracker.log_finalists(FINALISTS, models)
+    tracker.__exit__(None)
+    assert on_front(client) == {1}
+    metrics = children(client)[1].data.metrics
+    assert metrics["test_accuracy"] == 0.87
+    assert (metrics["test_accuracy_low"], metrics["test_accuracy_high"]) == (0.86, 0.88)
+    assert metrics["final_latency_ms"] == 0.6
+    assert metrics["latency_ms"] == 0.5  # as the search saw it
+    assert read(client, children(client)[1], "final/model.onnx", tmp_path) == b"model of 1\0\n"
+    summary = json.loads(read(client, parent(client), "front.json", tmp_path))
+    assert [(row["number"], row["stands"]) for row in summary["finalists"]] == [
+        (1, True),
+        (0, False),
+    ]
+    note = parent(client).data.tags[NOTE]
+    assert "87.00 % [86.0" in note.replace("\\", "")
+    assert "1 is faster and no less accurate" in note
+    page = read(client, parent(client), "front.html", tmp_path).decode()
+    assert "Test accuracy" in page
+    before = {n: run.to_dictionary() for n, run in children(client).items()}
+    again = open_tracker()
+    again.log_trials(RECORDS, models)
+    again.log_finalists(FINALISTS, models)
+    again.__exit__(None)
+    assert {n: run.to_dictionary() for n, run in children(client).items()} == before
+
+
+def test_who_is_no_finalist_any_more_is_not_called_one(
+    open_tracker: Open, client: MlflowClient, models: dict[int, Path]
+) -> None:
+    tracker = open_tracker()
+    tracker.log_trials(RECORDS, models)
+    tracker.log_finalists(FINALISTS, models)
+    later = [finalist(BETTER, 0.91, 0.8)]
+    tracker.log_finalists(later, models | {2: models[2]})
+    tags = {n: run.data.tags.get("finalist") for n, run in children(client).items()}
+    assert tags == {0: "false", 1: "false", 2: "true", 3: None, 4: None, 5: None}
+    assert on_front(client) == {2}
 
 
 def test_artifacts_lie_beside_the_database(

@@ -9,11 +9,11 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from search.pareto import (
-    crowding_distance,
     hypervolume,
     knee,
     non_dominated,
     non_dominated_ranks,
+    spread_order,
 )
 
 Points = NDArray[np.float64]
@@ -119,15 +119,19 @@ def test_only_the_front_has_hypervolume(losses: Points) -> None:
 
 
 @given(points(least=1))
-def test_crowding_keeps_the_ends(losses: Points) -> None:
-    front = losses[non_dominated(losses)]
-    distances = crowding_distance(front)
-    assert distances.shape == (len(front),)
-    assert (distances >= 0).all()
-    for values in front.T:
-        if np.ptp(values) > 0:
-            assert np.isinf(distances[values == values.min()]).any()
-            assert np.isinf(distances[values == values.max()]).any()
+def test_spread_order_takes_the_point_farthest_from_all_before(losses: Points) -> None:
+    order = spread_order(losses)
+    assert sorted(order) == list(range(len(losses)))
+    span = np.ptp(losses, axis=0)
+    scaled = losses / np.where(span > 0, span, 1)
+
+    def distance(index: int, chosen: list[int]) -> float:
+        return min(float(np.linalg.norm(scaled[index] - scaled[other])) for other in chosen)
+
+    for count in range(1, len(order)):
+        chosen, rest = list(order[:count]), order[count:]
+        farthest = max(distance(index, chosen) for index in rest)
+        assert np.isclose(distance(order[count], chosen), farthest)
 
 
 @given(points(least=1), st.floats(0.001, 1000), st.floats(-100, 100))

@@ -93,11 +93,11 @@ def test_description_survives_json(space: Space) -> None:
     assert parse_space(json.loads(json.dumps(space.describe())), CORES) == space
 
 
-@given(SPACES)
-def test_starting_points_differ_and_begin_uncompressed(space: Space) -> None:
-    points = starting_points(space, 1)
+@given(SPACES, st.booleans())
+def test_starting_points_differ_and_begin_uncompressed(space: Space, alone: bool) -> None:
+    points = starting_points(space, 1, alone)
     assert (points[0].prune_ratio, points[0].bits) == (0.0, 32)
-    assert len(set(points)) == len(points) <= 9
+    assert len(set(points)) == len(points) <= 10
     assert all(space.contains(point) for point in points[1:])
 
 
@@ -106,7 +106,7 @@ def test_starting_points_differ_and_begin_uncompressed(space: Space) -> None:
 def test_optuna_stays_inside(space: Space, seed: int) -> None:
     sampler = optuna.samplers.RandomSampler(seed=seed)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
-    for wanted in starting_points(space, 1):
+    for wanted in starting_points(space, 1, alone=True):
         if space.contains(wanted):
             study.enqueue_trial(space.params(wanted))
             assert space.point(study.ask(space.distributions()).params) == wanted

@@ -58,6 +58,7 @@ def _plant(
         figures=Figures(**(known | figures)),
         violations={},
         deployable=None,
+        student_of=None,
         stage_s={},
         reused_steps=0,
         wall_s=1.0,

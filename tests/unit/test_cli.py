@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from search import cli
-from search.errors import ConfigError, SearchError, StageFailed
+from search.errors import ConfigError, DeviceLost, SearchError, StageFailed
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "mlflow", "optuna", "onnx", "onnxruntime", "sklearn", "matplotlib", "numpy"}
@@ -111,7 +111,7 @@ def test_help_is_quick(elsewhere: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--cfg", "job"], ["--info", "defaults-tree"], ["study.n_trials=0"]],
+    [["--help"], ["--cfg", "job"], ["--info", "defaults-tree"], ["study.n_trials=-1"]],
 )
 def test_nothing_heavy_is_imported(arguments: list[str], elsewhere: Path) -> None:
     script = (
@@ -156,6 +156,11 @@ def test_a_new_key_needs_no_plus() -> None:
     assert compose("model=custom", "model.factory=a:b", "+model.arguments.x=1")["model"][
         "arguments"
     ]
+
+
+@pytest.mark.parametrize("path", ["~/some/where", "~", "~other/with space"])
+def test_a_home_folder_needs_no_quotes(path: str) -> None:
+    assert compose("data=image_folder", f"data.root={path}")["data"]["root"] == path
 
 
 def test_a_range_becomes_a_list() -> None:
@@ -203,7 +208,7 @@ def test_settings_are_the_configuration_resolved() -> None:
         (["model=null"], "model=null: no such choice; give one of cnn, custom, ds_cnn, resnet8"),
         (["space=3"], "space=3: no such choice; give one of default"),
         (["foo=3"], "foo=3: there is no such key; there are data, device, engine, experiment, "
-         "model, objective, sampler, space, tracking, train, study"),
+         "finalists, model, objective, policy, sampler, space, tracking, train, study"),
         (["modell=cnn"], "modell=cnn: there is no such key (did you mean model?); there are "),
         (["model/x=3"], "model/x=3: there is no such key"),
         (["hydra.foo=3"], "hydra.foo=3: there is no such key"),
@@ -243,6 +248,7 @@ def test_refusal(arguments: list[str], said: str, capsys: pytest.CaptureFixture[
         (ConfigError("two\n  lines"), 2, "error: two lines\n"),
         (StageFailed("teacher", "no luck"), 1, "error: teacher: no luck\n"),
         (SearchError("no luck"), 1, "error: no luck\n"),
+        (DeviceLost("gone"), 1, "error: gone; the same command goes on from here\n"),
         (KeyboardInterrupt(), 130, "error: interrupted; the same command goes on from here\n"),
     ],
 )

@@ -208,7 +208,7 @@ def test_every_choice_of_a_comment_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("study.n_trials", 0, "study.n_trials=0: input should be greater than or equal to 1"),
+        ("study.n_trials", -1, "study.n_trials=-1: input should be greater than or equal to 0"),
         ("study.n_trials", 2.5, "study.n_trials=2.5: input should be a whole number"),
         ("study.n_trials", "abc", "study.n_trials='abc': input should be a whole number"),
         ("study.n_trials", True, "study.n_trials=true: input should be a number"),
@@ -267,7 +267,7 @@ def test_message(key: str, value: Any, said: str) -> None:
         ("model=cnn", "model.factory", "a:b", "; model=cnn has checkpoint, name, title, width"),
         ("model=cnn", "model.widht", 3, " (did you mean model.width?); model=cnn has "),
         ("model=cnn", "study.n_trial", 3, " (did you mean study.n_trials?); study has n_trials, "),
-        ("model=cnn", "modle", {}, " (did you mean model?); there are data, device, engine, mod"),
+        ("model=cnn", "modle", {}, " (did you mean model?); there are data, device, engine, fin"),
         ("data=digits", "data.root", "pets", "; data=digits has mean, memory_limit_bytes, name"),
     ],
 )

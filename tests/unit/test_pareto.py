@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from search.pareto import (
-    crowding_distance,
     hypervolume,
     knee,
     non_dominated,
     non_dominated_ranks,
+    spread_order,
 )
 
 NAN, INF = np.nan, np.inf
@@ -43,7 +43,7 @@ def test_empty_input_has_no_front() -> None:
     assert non_dominated(empty).shape == (0,)
     assert non_dominated([]).shape == (0,)
     assert non_dominated_ranks(empty).shape == (0,)
-    assert crowding_distance(empty).shape == (0,)
+    assert spread_order(empty).shape == (0,)
     assert hypervolume(empty, [1, 1]) == hypervolume([], [1, 1]) == 0.0
 
 
@@ -114,16 +114,14 @@ def test_hypervolume_refuses_shapes_that_do_not_fit(front: object, reference: ob
         hypervolume(front, reference)  # type: ignore[arg-type]
 
 
-def test_crowding_distance() -> None:
-    # Spans 4 and 8: the second has neighbours 0..3 and 8..2, the third 1..4 and 4..0.
-    distances = crowding_distance([[0, 8], [1, 4], [3, 2], [4, 0]])
-    assert distances.tolist() == [INF, 3 / 4 + 6 / 8, 3 / 4 + 4 / 8, INF]
+def test_spread_order_covers_the_front_early() -> None:
+    # The middle has the lowest sum; then the far ends, the first of equals first; then the rest.
+    assert spread_order([[0, 8], [1, 6], [3, 2], [8, 0]]).tolist() == [2, 0, 3, 1]
 
 
-def test_crowding_distance_without_span_or_neighbours() -> None:
-    assert crowding_distance([[1, 1], [2, 0]]).tolist() == [INF, INF]
-    assert crowding_distance([[1, 1]] * 3).tolist() == [0, 0, 0]
-    assert crowding_distance([[0, 5], [1, 5], [4, 5]]).tolist() == [INF, 1, INF]
+def test_spread_order_of_copies_and_without_span() -> None:
+    assert spread_order([[1, 1]] * 3).tolist() == [0, 1, 2]
+    assert spread_order([[0, 5], [4, 5], [1, 5]]).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

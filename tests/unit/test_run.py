@@ -41,7 +41,7 @@ def test_a_continued_study_says_where_it_stands(
     n_trials: int | None, said: str, plant: Plant, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    config = StudyConfig(name="s", n_trials=n_trials, timeout_s=60.0, seed=0)
+    config = StudyConfig(name="s", n_trials=n_trials, timeout_s=60.0, warm_start=(), seed=0)
     progress = Progress(Console(), config, ("accuracy", "latency"))
     progress.begin([plant(0), plant(1)])
     assert caplog.messages == [said]

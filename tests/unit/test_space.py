@@ -14,7 +14,15 @@ from optuna.trial import TrialState
 
 from search.errors import ConfigError
 from search.records import Point
-from search.space import Choice, Range, Space, legal_domains, parse_space, starting_points
+from search.space import (
+    SWEEP,
+    Choice,
+    Range,
+    Space,
+    legal_domains,
+    parse_space,
+    starting_points,
+)
 
 DECLARED = Path(__file__).parents[2] / "conf" / "space" / "default.yaml"
 POINT = Point(0.25, 8, 2.0, 0.5, "adam", 0.001, "cosine", 2)
@@ -276,7 +284,7 @@ def test_description_is_canonical() -> None:
 
 
 def test_starting_points_of_the_declared_space() -> None:
-    points = starting_points(space(), 1)
+    points = starting_points(space(), 1, alone=True)
     assert [(point.prune_ratio, point.bits) for point in points] == [
         (0.0, 32),
         (0.0, 8),
@@ -293,7 +301,7 @@ def test_starting_points_of_the_declared_space() -> None:
 
 
 def test_shares_of_the_channels_start_with_the_fewest_threads() -> None:
-    points = starting_points(space(cores=4, threads={"low": 2, "high": "cores"}), 4)
+    points = starting_points(space(cores=4, threads={"low": 2, "high": "cores"}), 4, True)
     assert [(point.prune_ratio, point.bits, point.threads) for point in points] == [
         *((0.0, bits, 4) for bits in (32, 8)),
         *((0.5, bits, 4) for bits in (32, 8)),
@@ -317,9 +325,33 @@ def test_starting_points_stay_in_the_space_but_for_the_first(
     overrides: dict[str, Any], expected: list[tuple[float, int]]
 ) -> None:
     found = space(**overrides)
-    points = starting_points(found, 1)
+    points = starting_points(found, 1, alone=True)
     assert [(point.prune_ratio, point.bits) for point in points] == expected
     assert all(found.contains(point) for point in points[1:])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({}, [(0.0, 32), *((ratio, 32) for ratio in SWEEP)]),
+        ({"bits": [4, 8]}, [(0.0, 32), *((ratio, 8) for ratio in SWEEP)]),
+        ({"prune_ratio": [0.0, 0.3, 0.6]}, [(0.0, 32), (0.3, 32), (0.6, 32)]),
+    ],
+)
+def test_where_students_are_deployed_in_many_ways_the_sweep_is_of_channels_alone(
+    overrides: dict[str, Any], expected: list[tuple[float, int]]
+) -> None:
+    points = starting_points(space(**overrides), 2, alone=False)
+    assert [(point.prune_ratio, point.bits) for point in points] == expected
+    assert {point.threads for point in points} == {2}
+
+
+def test_fixing_dimensions_leaves_the_others() -> None:
+    fixed = space().fix(bits=8, threads=2)
+    assert set(space().distributions()) - set(fixed.distributions()) == {"bits", "threads"}
+    assert fixed.bit_widths() == (8,)
+    assert fixed.thread_counts() == (2,)
+    assert space().bit_widths() == (32, 16, 8, 4)
 
 
 def test_starting_recipes_move_into_the_space() -> None:
@@ -332,7 +364,7 @@ def test_starting_recipes_move_into_the_space() -> None:
         threads=2,
     )
     expected = Point(0.0, 32, 1.0, 0.5, "sgd", 0.01, "constant", 2)
-    assert starting_points(found, 1)[0] == expected
+    assert starting_points(found, 1, alone=True)[0] == expected
 
 
 def test_a_yardstick_outside_does_not_end_joint_sampling() -> None:
@@ -341,7 +373,7 @@ def test_a_yardstick_outside_does_not_end_joint_sampling() -> None:
     sampler = optuna.samplers.TPESampler(seed=0, multivariate=True)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     study.tell(study.ask(), state=TrialState.FAIL)
-    for point in starting_points(found, 1)[1:]:
+    for point in starting_points(found, 1, alone=True)[1:]:
         study.enqueue_trial(found.params(point))
         trial = study.ask(found.distributions())
         assert found.point(trial.params) == point

@@ -18,17 +18,19 @@ from optuna.trial import TrialState
 from search.config import (
     GpConfig,
     NsgaConfig,
+    PolicyConfig,
     RandomConfig,
     SamplerConfig,
     StudyConfig,
     TpeConfig,
 )
 from search.errors import ConfigError, InfeasiblePoint, StageFailed
-from search.records import TrialRecord
+from search.journal import Journal
+from search.records import Figures, TrialRecord
 from search.space import Space, parse_space
 from search.steps import Evaluate, Finetune, Measure, Prune, Step
-from search.study import Journal, Study
-from tests.fakes import FakeEngine, lab
+from search.study import RUNGS, Study, earlier_points
+from tests.fakes import PLAIN, POLICY, FakeEngine, lab, measurement
 
 SPACE: dict[str, Any] = {
     "prune_ratio": {"low": 0.0, "high": 0.9},
@@ -59,11 +61,12 @@ def open_study(
     where: Space | None = None,
     settings: dict[str, Any] | None = None,
     timeout_s: float | None = None,
+    policy: PolicyConfig = PLAIN,
 ) -> Study:
-    config = StudyConfig(name="s", n_trials=n_trials, timeout_s=timeout_s, seed=3)
+    config = StudyConfig(name="s", n_trials=n_trials, timeout_s=timeout_s, warm_start=(), seed=3)
     where = where or space()
     given = {"space": where.describe()} if settings is None else settings
-    return Study(journal, config, sampler, where, ("accuracy", "latency"), given)
+    return Study(journal, config, sampler, policy, where, ("accuracy", "latency"), given)
 
 
 @pytest.fixture
@@ -119,10 +122,13 @@ def test_the_same_seed_draws_the_same_points(tmp_path: Path) -> None:
     assert len(set(points[0])) == len(points[0])
 
 
+@pytest.mark.parametrize("policy", [PLAIN, POLICY], ids=["plain", "thrifty"])
 @pytest.mark.parametrize("stop_at", [1, 5, 9, 14, 23, 40])
-def test_an_interrupted_study_ends_like_an_uninterrupted_one(tmp_path: Path, stop_at: int) -> None:
+def test_an_interrupted_study_ends_like_an_uninterrupted_one(
+    tmp_path: Path, stop_at: int, policy: PolicyConfig
+) -> None:
     with Journal(tmp_path / "whole", "s") as journal:
-        whole = list(open_study(journal).trials(lab(), FakeEngine()))
+        whole = list(open_study(journal, policy=policy).trials(lab(), FakeEngine()))
         wanted = told(journal)
     steps = 0
 
@@ -135,9 +141,9 @@ def test_an_interrupted_study_ends_like_an_uninterrupted_one(tmp_path: Path, sto
     engine = FakeEngine(interrupt)
     folder = tmp_path / "cut"
     with Journal(folder, "s") as journal, pytest.raises(KeyboardInterrupt):
-        list(open_study(journal).trials(lab(), engine))
+        list(open_study(journal, policy=policy).trials(lab(), engine))
     with Journal(folder, "s") as journal:
-        study = open_study(journal)
+        study = open_study(journal, policy=policy)
         list(study.trials(lab(), engine))
         assert told(journal) == wanted
         assert [essence(r) for r in study.records] == [essence(r) for r in whole]
@@ -145,10 +151,11 @@ def test_an_interrupted_study_ends_like_an_uninterrupted_one(tmp_path: Path, sto
     assert len(keys) == len(set(keys)), "a finished step was computed again"
 
 
-def test_a_study_goes_on_from_any_line_of_its_journal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("policy", [PLAIN, POLICY], ids=["plain", "thrifty"])
+def test_a_study_goes_on_from_any_line_of_its_journal(tmp_path: Path, policy: PolicyConfig) -> None:
     limited = lab(max_accuracy_drop=0.06, max_latency_ms=0.5)
     with Journal(tmp_path / "whole", "s") as journal:
-        whole = list(open_study(journal, n_trials=7).trials(limited, FakeEngine()))
+        whole = list(open_study(journal, 7, policy=policy).trials(limited, FakeEngine()))
         wanted = told(journal)
     lines = journal.path.read_bytes().splitlines(keepends=True)
     for cut in range(0, len(lines), 11):
@@ -156,7 +163,7 @@ def test_a_study_goes_on_from_any_line_of_its_journal(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "s.journal").write_bytes(b"".join(lines[:cut]))
         with Journal(folder, "s") as journal:
-            study = open_study(journal, n_trials=7)
+            study = open_study(journal, 7, policy=policy)
             list(study.trials(limited, FakeEngine()))
             assert told(journal) == wanted, cut
             assert [essence(r) for r in study.records] == [essence(r) for r in whole]
@@ -291,7 +298,7 @@ def test_the_original_is_the_yardstick_even_outside_the_space(journal: Journal) 
 
 def test_two_coordinators_on_one_study_are_refused(journal: Journal, tmp_path: Path) -> None:
     script = (
-        "from pathlib import Path; from search.study import Journal\n"
+        "from pathlib import Path; from search.journal import Journal\n"
         f"Journal(Path({str(tmp_path)!r}), 's').__enter__()"
     )
     second = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -301,7 +308,7 @@ def test_two_coordinators_on_one_study_are_refused(journal: Journal, tmp_path: P
 
 def test_the_lock_of_a_dead_coordinator_does_not_live_on_in_its_children(tmp_path: Path) -> None:
     script = (
-        "import os, time\nfrom pathlib import Path\nfrom search.study import Journal\n"
+        "import os, time\nfrom pathlib import Path\nfrom search.journal import Journal\n"
         f"Journal(Path({str(tmp_path)!r}), 's').__enter__()\n"
         "child = os.fork()\n"  # as a data loader starts its workers
         "time.sleep(60) if child == 0 else print(child, flush=True)"
@@ -353,11 +360,168 @@ def test_trials_that_end_before_their_accuracy_is_known_do_not_confuse_samplers(
     journal: Journal, sampler: SamplerConfig
 ) -> None:
     limits = {"max_latency_ms": 0.5, "max_accuracy_drop": 0.2}
-    config = StudyConfig(name="s", n_trials=14, timeout_s=None, seed=3)
-    study = Study(journal, config, sampler, space(), ("latency", "size"), {})
+    config = StudyConfig(name="s", n_trials=14, timeout_s=None, warm_start=(), seed=3)
+    study = Study(journal, config, sampler, PLAIN, space(), ("latency", "size"), {})
     records = list(study.trials(lab(**limits), FakeEngine()))
     assert {r.outcome for r in records} == {"complete", "infeasible"}
     unknown = {r.number for r in records if r.figures.val_accuracy is None}
     assert unknown
     pruned = {t.number for t in _trials(journal) if t.state == TrialState.PRUNED}
     assert pruned == unknown
+
+
+# ---- saving training
+
+
+def asked_and_others(records: list[TrialRecord]) -> tuple[list[TrialRecord], list[TrialRecord]]:
+    asked = [record for record in records if record.student_of is None]
+    return asked, [record for record in records if record.student_of is not None]
+
+
+def test_a_student_is_deployed_otherwise_without_further_training(journal: Journal) -> None:
+    policy = PolicyConfig(latency_first=False, eta=None, deployments=3)
+    engine = FakeEngine()
+    records = list(open_study(journal, 12, policy=policy).trials(lab(), engine))
+    asked, others = asked_and_others(records)
+    assert len(asked) == 12
+    assert others
+    assert [record.number for record in records] == list(range(len(records)))
+    for record in others:
+        trained = records[record.student_of or 0]
+        assert trained.student_of is None
+        assert replace(record.point, bits=trained.point.bits, threads=trained.point.threads) == (
+            trained.point
+        )
+        assert record.point != trained.point
+        assert sum(r.student_of == trained.number for r in others) <= 3
+    trainings = [s for s in engine.computed if isinstance(s, Finetune) and s.end == 1]
+    recipes = {(r.point.prune_ratio, r.point.learning_rate) for r in asked if r.point.prune_ratio}
+    assert len(trainings) <= len(recipes)
+    # Samplers pass over what they did not ask for.
+    states = {t.number: t.state for t in _trials(journal)}
+    assert {states[record.number] for record in others} == {TrialState.FAIL}
+    assert all(record.outcome == "complete" for record in others)
+
+
+def test_what_only_saves_storage_is_deployed_only_where_size_counts(tmp_path: Path) -> None:
+    policy = PolicyConfig(latency_first=False, eta=None, deployments=9)
+    found = {}
+    for objectives in (("accuracy", "latency"), ("accuracy", "latency", "size")):
+        with Journal(tmp_path / objectives[-1], "s") as journal:
+            config = StudyConfig(name="s", n_trials=1, timeout_s=None, warm_start=(), seed=3)
+            study = Study(journal, config, SAMPLERS[0], policy, space(), objectives, {})
+            found[objectives[-1]] = {r.point.bits for r in study.trials(lab(), Sized())}
+    assert 4 not in found["latency"]
+    assert 4 in found["size"]
+
+
+class Sized(FakeEngine):
+    """A device on which bits change the size alone."""
+
+    def _answer(self, step: Step[Any]) -> Any:
+        return measurement(1.0) if isinstance(step, Measure) else super()._answer(step)
+
+
+class SlowInIntegers(FakeEngine):
+    """A device on which 8 bits take twice as long as the original."""
+
+    def _answer(self, step: Step[Any]) -> Any:
+        if isinstance(step, Measure) and step.deployable.bits == 8:
+            return measurement(2.0)
+        return super()._answer(step)
+
+
+def test_what_is_too_slow_whatever_its_accuracy_is_not_trained(journal: Journal) -> None:
+    policy = PolicyConfig(latency_first=True, eta=None, deployments=0)
+    engine = SlowInIntegers()
+    records = list(open_study(journal, 9, policy=policy).trials(lab(), engine))
+    slow = [r for r in records if r.point.bits == 8 and r.point.prune_ratio > 0]
+    assert {r.outcome for r in slow} == {"stopped"}
+    assert {r.reason for r in slow} == {"not trained: cannot reach the front whatever its accuracy"}
+    assert all(r.figures.latency_ms is not None for r in slow)
+    trained = {step.start.parameters for step in engine.computed if isinstance(step, Finetune)}
+    fast = [r for r in records if r.outcome == "complete" and r.point.prune_ratio > 0]
+    assert trained == {r.figures.parameters for r in fast}
+    pruned = {t.number for t in _trials(journal) if t.state == TrialState.PRUNED}
+    assert pruned == {r.number for r in slow}
+
+
+class Erratic(FakeEngine):
+    """Students are as accurate at every rung as their learning rate says."""
+
+    def _answer(self, step: Step[Any]) -> Any:
+        answer = super()._answer(step)
+        if isinstance(step, Finetune):
+            return replace(answer, val_accuracy=0.9 - abs(step.learning_rate - 0.01))
+        return answer
+
+
+def test_early_stopping_keeps_the_best_of_every_rung(journal: Journal) -> None:
+    policy = PolicyConfig(latency_first=False, eta=2.0, deployments=0)
+    records = list(open_study(journal, 30, policy=policy).trials(lab(), Erratic()))
+    stopped = [r for r in records if r.outcome == "stopped"]
+    assert stopped
+    assert all(r.reason.startswith("behind at 50% of its training") for r in stopped)
+    assert all(r.figures.float_accuracy is not None for r in stopped)
+    assert all(r.deployable is None for r in stopped)
+    reached = {
+        t.number: dict(map(tuple, t.user_attrs[RUNGS]))
+        for t in _trials(journal)
+        if RUNGS in t.user_attrs
+    }
+    assert {r.number for r in stopped} <= set(reached)
+    # Whatever was stopped, somebody dominated it or stood in its front.
+    for record in stopped:
+        assert len(reached) > 4
+        assert list(reached[record.number]) == [0.5]
+
+
+def test_early_stopping_has_a_switch(journal: Journal) -> None:
+    records = list(open_study(journal, 20, policy=PLAIN).trials(lab(), Erratic()))
+    assert {record.outcome for record in records} == {"complete"}
+
+
+def test_other_studies_fronts_are_tried_early(tmp_path: Path) -> None:
+    with Journal(tmp_path, "s") as journal:
+        first = list(open_study(journal, 25).trials(lab(), FakeEngine()))
+    earlier = earlier_points(tmp_path, ["s"], ("accuracy", "latency"))
+    assert earlier
+    assert set(earlier) <= {record.point for record in first}
+    with Journal(tmp_path / "later", "s") as journal:
+        config = StudyConfig(name="s", n_trials=40, timeout_s=None, warm_start=("s",), seed=99)
+        narrow = space(bits=[32], threads=[1])
+        study = Study(
+            journal, config, SAMPLERS[0], PLAIN, narrow, ("accuracy", "latency"), {}, earlier
+        )
+        second = [record.point for record in study.trials(lab(), FakeEngine())]
+    moved = [narrow.nearest(point) for point in earlier]
+    assert set(moved) <= set(second[: len(moved) + 9])
+
+
+def test_a_study_that_is_not_there_cannot_warm_another(tmp_path: Path) -> None:
+    with Journal(tmp_path, "s") as journal:
+        open_study(journal, 1)
+    with pytest.raises(ConfigError, match=r"study\.warm_start=t: .*no such study; there are s"):
+        earlier_points(tmp_path, ["t"], ("accuracy", "latency"))
+
+
+def test_hopeless_needs_a_point_that_is_nowhere_worse(journal: Journal) -> None:
+    policy = PolicyConfig(latency_first=True, eta=None, deployments=0)
+    study = open_study(journal, 1, policy=policy)
+    (first,) = study.trials(lab(), FakeEngine())  # the original: 0.95 at 0.8 ms
+    assert study.stop_untrained(first.point, Figures(latency_ms=0.79), lab()) is None
+    assert study.stop_untrained(first.point, Figures(latency_ms=0.81), lab()) is not None
+
+
+def test_a_smaller_network_that_is_slower_is_not_trained(journal: Journal) -> None:
+    policy = PolicyConfig(latency_first=True, eta=None, deployments=0)
+    study = open_study(journal, 3, policy=policy)
+    half = list(study.trials(lab(), FakeEngine()))[2]
+    assert half.point.prune_ratio == 0.5
+    smaller = replace(half.figures, parameters=1, latency_ms=0.4 + 1e-9)
+    assert half.figures.latency_ms == pytest.approx(0.4)
+    said = study.stop_untrained(half.point, smaller, lab())
+    assert said == "not trained: the larger network of trial 2 is as fast"
+    assert study.stop_untrained(half.point, replace(smaller, latency_ms=0.39), lab()) is None
+    larger = replace(smaller, parameters=10**9)
+    assert study.stop_untrained(half.point, larger, lab()) is None

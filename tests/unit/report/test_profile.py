@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from search.records import Canary, Interval
+from search.records import Canary, Interval, TrialRecord
 from search.report.profile import describe_device, describe_formats, describe_noise
 from tests.fakes import PROFILE
 
@@ -43,3 +44,12 @@ def test_only_a_canary_that_excludes_one_is_noise() -> None:
     said = describe_noise([calm, noisy])
     assert "1.050× [1.020–1.080] after 10 trials" in said  # noqa: RUF001 - as shown
     assert "after 0 trials" not in said
+
+
+def test_many_poor_trials_are_noise(plant: Callable[..., TrialRecord]) -> None:
+    records = [
+        plant(n, measuring=quality) for n, quality in enumerate(["poor", "poor", "resolved"])
+    ]
+    said = describe_noise([], records)
+    assert said.startswith("The device is noisy: 2 of 3 trials could not be measured within ±5 %")
+    assert describe_noise([], records[1:]) == ""

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from search.records import TrialRecord
+from search.records import Deployable, File, Finalist, TrialRecord
 from search.report.formats import ARROW, DASH, TIMES
 from search.report.table import (
     NO_FRONT,
     FrontRow,
     escape_markdown,
+    finalist_caption,
+    finalist_markdown,
+    finalist_rows,
+    finalist_table,
     front_rows,
     front_table,
     markdown_table,
@@ -55,7 +61,7 @@ def test_markdown_of_a_planted_front(plant: Plant) -> None:
         f"| 3 | 91.42 % | 0.250 ms | {interval} | 431 KiB | 4 {ARROW} 32 | 2 | 38 % |",
         f"| 7 | 91.42 % | 0.500 ms | {interval} | 431 KiB | 8 | 2 | 38 % |",
         "",
-        "Speed-up: against the original at its own best thread count, with its interval."
+        "Speed-up: against the original at its own best thread count, with its 95 % interval."
         f" Bits 4 {ARROW} 32: weights stored in 4 bits, computed in 32 (the mean over convolutions"
         " and matrix products).",
     ]
@@ -109,3 +115,51 @@ def test_empty_front_says_so() -> None:
         console.print(front_table([]))
     assert NO_FRONT in shown.get()
     assert markdown_table([]) == NO_FRONT
+
+
+# ---- finalists
+
+
+def confirmed(record: TrialRecord, **changes: Any) -> Finalist:
+    """A finalist that stands."""
+    model = Deployable(File("ab", ".onnx", 100), 8, ())
+    found = Finalist(
+        record.number, record.point, model, record.figures, 0.9, 0.894, 0.906, True, "", None
+    )
+    return replace(found, **changes)
+
+
+def test_finalists_in_their_order_with_ties_and_who_left(plant: Plant) -> None:
+    finalists = [
+        confirmed(plant(12), tie=1),
+        confirmed(plant(3), tie=1, test_accuracy=0.88),
+        confirmed(plant(0), stands=False, reason="12 is faster and no less accurate"),
+        confirmed(plant(7), stands=False, reason="3 is faster and no less accurate"),
+    ]
+    rows = finalist_rows(finalists)
+    assert [row.trial for row in rows] == ["12 a", "3 a", "(original)"]
+    assert rows[0].test == f"90.00 % [89.4{DASH}90.6]"
+    assert rows[0].validation == "91.42 %"
+    note = finalist_caption(finalists)
+    assert "Left the front: 7 (3 is faster and no less accurate)." in note
+    assert "same letter tie" in note
+    assert "(original): the uncompressed network, not on the front" in note
+
+
+def test_without_ties_nothing_is_said_of_them(plant: Plant) -> None:
+    finalists = [confirmed(plant(1)), confirmed(plant(0))]
+    assert [row.trial for row in finalist_rows(finalists)] == ["1", "original"]
+    assert "tie" not in finalist_caption(finalists)
+    assert "Left" not in finalist_caption(finalists)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_finalists_fit_a_terminal(plant: Plant, width: int) -> None:
+    stream = io.StringIO()
+    finalists = [confirmed(plant(118), tie=1), confirmed(plant(0), tie=1)]
+    Console(file=stream, width=width).print(finalist_table(finalists))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for cell in ("118 a", "orig. a", "91.42 %", "0.500 ms", "431 KiB", "38 %", "Threads", "Pruned"):
+        assert any(cell in line for line in lines)
+    assert finalist_markdown(finalists).splitlines()[0].startswith("| Trial | Test accuracy |")

@@ -1,0 +1,46 @@
+"""Turns a step into a plan: what of it must lie on the device, and how sessions are opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from search.benchmark.agent import SPINNING
+from search.benchmark.device import Device
+from search.benchmark.protocol import Plan, Side
+from search.records import Deployable
+from search.steps import Measure, Shelf
+
+
+def make_plan(step: Measure, shelf: Shelf, inputs: Path, device: Device) -> Plan:
+    """Brings both models and the inputs to the device.
+
+    Args:
+        step: The comparison.
+        shelf: Where the models lie.
+        inputs: A float32 ``.npy`` file ``[k, C, H, W]``.
+        device: Where to compare.
+    """
+    return Plan(
+        candidate=_side(step, step.deployable, step.threads, shelf, device),
+        reference=_side(step, step.reference, step.reference_threads, shelf, device),
+        inputs=device.deliver(inputs),
+        batch_size=step.batch_size,
+        throughput_batch_size=step.throughput_batch_size,
+        memory_limit_bytes=step.memory_limit_bytes,
+        launches=step.launches,
+        retry=True,
+        budget_s=step.budget_s,
+        timeout_s=step.connection.timeout_s,
+        seed=step.seed,
+    )
+
+
+def _side(
+    step: Measure, deployable: Deployable, threads: int, shelf: Shelf, device: Device
+) -> Side:
+    spinning = ((SPINNING, "1"),) if step.spinning else ()
+    return Side(
+        model=device.deliver(shelf.path(deployable.model)),
+        threads=threads,
+        session_entries=(*deployable.session_entries, *spinning),
+    )

@@ -1,0 +1,168 @@
+"""In which bits and at which threads a network is worth deploying; predicts from records alone.
+
+It does not know how networks are trained or measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from search.figures import Yardstick
+from search.front import front, loss_matrix, losses
+from search.records import DeviceProfile, Figures, Point, TrialRecord
+from search.space import Space
+from search.stopping import is_hopeless
+
+Deployment = tuple[int, int]  # bits and threads
+Structure = tuple[int, int]  # multiply-accumulates and parameters
+# As the probe calls what is stored in so many bits.
+FORMATS = {16: "16-bit weights", 4: "4-bit weights"}
+# Of float's time where nobody has probed the device: 8 bits are worth a try.
+UNPROBED = {32: 1.0, 16: 1.0, 8: 0.5, 4: 1.0}
+# Another deployment must promise to save this share of the time, or chance would choose.
+LEAST_GAIN = 0.05
+# The smaller a network, the less it gains from threads: fewer may take so much less of the time in
+# a network of less than half the size than the larger one has shown.
+MUCH_SMALLER, FEWER_THREADS = 0.5, 0.7
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is known of a device's latencies, and what can be hoped for.
+
+    Attributes:
+        device: Where networks are measured.
+        yardstick: The uncompressed network's latencies.
+        measured: Latency by structure and deployment.
+    """
+
+    device: DeviceProfile
+    yardstick: Yardstick
+    measured: Mapping[Structure, Mapping[Deployment, float]]
+
+    def hope_ms(self, structure: Structure, wanted: Deployment) -> float:
+        """Returns a measured structure's latency, or what others let one hope for it."""
+        own = self.measured[structure]
+        if wanted in own:
+            return own[wanted]
+        shown = [
+            ms * share for d, ms in own.items() if (share := self._shown(structure, d, wanted))
+        ]
+        if shown:
+            return min(shown)
+        bits, threads = wanted
+        if bits != 32:  # what the format does to it, at as many threads
+            return (
+                self.hope_ms(structure, (32, threads))
+                * self._guess(wanted)
+                / self._guess((32, threads))
+            )
+        return min(ms * self._guess(wanted) / self._guess(here) for here, ms in own.items())
+
+    def _shown(self, structure: Structure, here: Deployment, wanted: Deployment) -> float | None:
+        """Returns the latency of ``wanted`` over ``here`` in the most similar structure."""
+        known = [s for s, cells in self.measured.items() if {here, wanted} <= cells.keys()]
+        if not known:
+            return None
+        other = min(known, key=lambda s: _unlikeness(structure, s))
+        share = self.measured[other][wanted] / self.measured[other][here]
+        is_much_smaller = structure[0] < MUCH_SMALLER * other[0]
+        return share * (FEWER_THREADS if is_much_smaller and wanted[1] < here[1] else 1.0)
+
+    def _guess(self, deployment: Deployment) -> float:
+        bits, threads = deployment
+        name = FORMATS.get(bits, f"8 bits {self.device.int8_format}")
+        probed = bits != 32 and name in self.device.speeds
+        share = self.device.speeds[name].ratio if probed else UNPROBED[bits]
+        return share * self.yardstick.latency_ms(threads)
+
+
+def _unlikeness(one: Structure, other: Structure) -> float:
+    return abs(math.log((one[0] + 1) / (other[0] + 1)))
+
+
+def look_out(
+    records: Sequence[TrialRecord], original: Structure, device: DeviceProfile, yardstick: Yardstick
+) -> Outlook:
+    """Gathers what trials so far have measured, and the yardstick of the original."""
+    measured: dict[Structure, dict[Deployment, float]] = {
+        original: {(32, n): yardstick.latency_ms(n) for n in yardstick.against_base}
+    }
+    for record in records:
+        if record.figures.latency_ms is not None:
+            cells = measured.setdefault(_structure(record.figures), {})
+            cells[record.point.bits, record.point.threads] = record.figures.latency_ms
+    return Outlook(device, yardstick, measured)
+
+
+def most_promising(point: Point, structure: Structure, outlook: Outlook) -> Point:
+    """Moves a point to the bits and threads that are fastest for a network of its size.
+
+    Args:
+        point: As sampled.
+        structure: Of its pruned network.
+        outlook: What was measured so far.
+    """
+    cells = outlook.measured[min(outlook.measured, key=lambda s: _unlikeness(structure, s))]
+
+    def price(deployment: Deployment) -> float:  # fewer bits cost accuracy
+        return cells[deployment] / (1.0 if deployment[0] == 32 else 1 - LEAST_GAIN)
+
+    bits, threads = min(sorted(cells, reverse=True), key=price)
+    return replace(point, bits=bits, threads=threads)
+
+
+def worth_deploying(
+    trained: TrialRecord,
+    records: Sequence[TrialRecord],
+    outlook: Outlook,
+    space: Space,
+    objectives: Sequence[str],
+) -> list[Point]:
+    """Chooses points that share a student and may reach the front, the fastest first.
+
+    A point is left out where a point of the front is at least as good in everything as can be
+    hoped for: the student's float accuracy at the most favourable latency.
+
+    Args:
+        trained: A complete trial.
+        records: All trials so far.
+        outlook: What they have measured.
+        space: Where points may lie.
+        objectives: Names of what the front trades.
+    """
+    tried = {record.point for record in records}
+    beaten = loss_matrix(front(records, objectives), objectives)
+    hopes = []
+    for bits, threads in product(space.bit_widths(), space.thread_counts()):
+        point = replace(trained.point, bits=bits, threads=threads)
+        hope = _hope(trained, point, outlook)
+        hoped = losses(hope, objectives)
+        if point not in tried and hoped is not None and not is_hopeless(hoped, beaten):
+            hopes.append((hope.latency_ms, point))
+    return [point for _, point in sorted(hopes, key=lambda pair: pair[0] or 0.0)]
+
+
+def _hope(trained: TrialRecord, point: Point, outlook: Outlook) -> Figures:
+    """Returns the best that can be expected of a student at ``point``."""
+    own = trained.figures
+    structure, wanted = _structure(own), (point.bits, point.threads)
+    hope_ms = outlook.hope_ms(structure, wanted)
+    if wanted not in outlook.measured[structure]:
+        hope_ms /= 1 - LEAST_GAIN
+    # What was lost in few bits comes back in more; float's own model shows already what it can.
+    recovered = (own.float_accuracy or 0.0) if trained.point.bits < point.bits else 0.0
+    return replace(
+        own,
+        val_accuracy=max(own.val_accuracy or 0.0, recovered),
+        latency_ms=hope_ms,
+        cpu_ms=(own.cpu_ms or 0.0) * min(hope_ms / (own.latency_ms or hope_ms), 1.0),
+        size_bytes=round((own.size_bytes or 0) * point.bits / trained.point.bits),
+    )
+
+
+def _structure(figures: Figures) -> Structure:
+    return figures.macs or 0, figures.parameters or 0

@@ -1,0 +1,301 @@
+"""The closing round: the best points are trained on, measured together and scored on test data.
+
+It decides which of them stand, and which cannot be told apart. It does not know how the search
+came by them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search import pareto
+from search.benchmark.estimates import (
+    launches_needed,
+    signed_rank_interval,
+    walsh_means,
+    wilson_interval,
+    worse_by_chance,
+)
+from search.config import FinalistsConfig
+from search.errors import StageFailed
+from search.front import front, loss_matrix, losses, original
+from search.records import Deployable, Figures, Finalist, Network, Session, Student, TrialRecord
+from search.steps import Confirm, Evaluate, Prune, Pruned, Score
+from search.trial import Lab, Recipe, deploy, finetune, measure
+
+ERROR = 0.05  # of all statements about latencies together, and of each about accuracies
+# What was trained once is trained on gently: by this share of its learning rate, falling to zero.
+FURTHER_RATE = 0.3
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A point of the front after its further training.
+
+    Attributes:
+        record: As the search saw it.
+        deployable: The better of its models, by validation accuracy.
+        float_accuracy: Its student's, in PyTorch.
+        validation: Its score on the validation split.
+        test: Its score on the test split.
+    """
+
+    record: TrialRecord
+    deployable: Deployable
+    float_accuracy: float
+    validation: Score
+    test: Score
+
+
+def close(
+    records: Sequence[TrialRecord], lab: Lab, config: FinalistsConfig, objectives: Sequence[str]
+) -> Recipe[tuple[Finalist, ...]]:
+    """Trains the front on, measures it together and scores it once on the test split.
+
+    Returns:
+        The finalists: those that stand by latency, tied ones together, then those that left.
+    """
+    contenders = []
+    for record in choose(records, objectives, config.count):
+        contenders.append((yield from improve(record, lab, config.epochs)))
+    if not contenders:
+        return ()
+    best = lab.yardstick.best_threads
+    launches = launches_needed(1 - ERROR / statements(len(contenders)))
+    session: Session = yield Confirm(
+        tuple(
+            replace(
+                measure(lab.bench, c.deployable, c.record.point.threads, lab.reference, best),
+                budget_s=config.budget_s,
+                launches=launches,
+            )
+            for c in contenders
+        ),
+        launches,
+    )
+    return judge(contenders, session, lab.yardstick.latency_ms(best), objectives)
+
+
+def choose(
+    records: Sequence[TrialRecord], objectives: Sequence[str], count: int
+) -> list[TrialRecord]:
+    """Returns at most ``count`` points that cover the front, by latency, and the original."""
+    members = front(records, objectives)
+    kept = pareto.spread_order(loss_matrix(members, objectives))[:count]
+    chosen = [members[index] for index in sorted(kept)]
+    first = original(records)
+    if chosen and first is not None and first.outcome == "complete" and first not in chosen:
+        chosen.append(first)
+    return chosen
+
+
+def statements(finalists: int) -> int:
+    """Number of comparisons that are to hold together: with the reference and in pairs."""
+    return finalists + math.comb(finalists, 2)
+
+
+def improve(record: TrialRecord, lab: Lab, epochs: float) -> Recipe[Contender]:
+    """Trains a point's student on, and keeps what is more accurate on validation."""
+    bench, point = lab.bench, record.point
+    pruned: Pruned = yield Prune(lab.teacher.network, point.prune_ratio, bench.device.round_to)
+    candidates = [(pruned.network, lab.teacher.val_accuracy)]
+    if pruned.channels_removed > 0:
+        student = Student(pruned.network, None, 0.0, 0.0)
+        for begin, end in pairwise((0.0, *bench.train.rungs)):
+            student = yield finetune(student, begin, end, point, lab)
+        candidates = [(student.network, student.val_accuracy)]
+        if epochs > 0:
+            gentle = replace(
+                point, learning_rate=FURTHER_RATE * point.learning_rate, schedule="cosine"
+            )
+            further = finetune(replace(student, state=None), 0.0, 1.0, gentle, lab)
+            with suppress(StageFailed):  # it did without before
+                longer: Student = yield replace(further, epochs=epochs)
+                candidates.append((longer.network, longer.val_accuracy))
+    best: tuple[Deployable, float, Score] | None = None
+    for network, float_accuracy in candidates:
+        deployable, score = yield from _score(network, point.bits, lab)
+        if best is None or score.accuracy > best[2].accuracy:
+            best = deployable, float_accuracy, score
+    assert best is not None
+    test: Score = yield Evaluate(best[0], bench.data, "test")
+    return Contender(record, *best, test)
+
+
+def _score(network: Network, bits: int, lab: Lab) -> Recipe[tuple[Deployable, Score]]:
+    deployable = yield from deploy(network, bits, lab.bench)
+    score: Score = yield Evaluate(deployable, lab.bench.data, "validation")
+    return deployable, score
+
+
+def judge(
+    contenders: Sequence[Contender],
+    session: Session,
+    reference_ms: float,
+    objectives: Sequence[str],
+) -> tuple[Finalist, ...]:
+    """Decides who stands and who ties.
+
+    A point leaves when a faster one that stands is no worse in accuracy and in all else that the
+    front trades: faster by an interval that excludes 1, no worse by McNemar's test. All intervals
+    of latencies hold together with 95 %, by Bonferroni's correction for their number.
+
+    Args:
+        contenders: With their scores.
+        session: Of the same length and order.
+        reference_ms: Latency of the uncompressed network at its best thread count.
+        objectives: Names of what the front trades.
+    """
+    logs = np.array(session.log_ratios)
+    level = 1 - ERROR / statements(len(contenders))
+    finalists = [
+        _confirm(contender, measurement_figures(contender, session, index, level, reference_ms))
+        for index, contender in enumerate(contenders)
+    ]
+    right = [_right(contender.test) for contender in contenders]
+    rivals = _Rivals(finalists, logs, right, level, objectives)
+    order = sorted(range(len(finalists)), key=lambda i: (finalists[i].figures.latency_ms, i))
+    standing: list[int] = []
+    for index in order:
+        winner = next((other for other in standing if rivals.beats(other, index)), None)
+        if winner is None:
+            standing.append(index)
+        else:
+            reason = f"{finalists[winner].number} is faster and no less accurate"
+            finalists[index] = replace(finalists[index], stands=False, reason=reason)
+    groups = _group(standing, rivals.are_alike)
+    arranged = []
+    for tie, group in enumerate(groups, 1):
+        for index in sorted(group, key=lambda i: rivals.rank(i)):
+            arranged.append(replace(finalists[index], tie=tie if len(group) > 1 else None))
+    return (*arranged, *(finalists[i] for i in order if i not in standing))
+
+
+def _group(order: Sequence[int], alike: Callable[[int, int], bool]) -> list[list[int]]:
+    """Puts each index into the first group all of whose members it is like."""
+    groups: list[list[int]] = []
+    for index in order:
+        home = next((g for g in groups if all(alike(index, other) for other in g)), None)
+        if home is None:
+            groups.append([index])
+        else:
+            home.append(index)
+    return groups
+
+
+@dataclass(frozen=True)
+class _Rivals:
+    """Finalists with what tells them apart.
+
+    Attributes:
+        finalists: All of them.
+        logs: Log ratios ``[n, launches]`` to the reference.
+        right: Images of the test split that each recognised, ``[n][images]``.
+        level: Of an interval.
+        objectives: Names of what the front trades.
+    """
+
+    finalists: Sequence[Finalist]
+    logs: NDArray[np.float64]
+    right: Sequence[NDArray[np.bool_]]
+    level: float
+    objectives: Sequence[str]
+
+    def beats(self, one: int, other: int) -> bool:
+        """Whether ``one`` is faster, and nowhere worse."""
+        return (
+            self._slower(one, other)[1] < 0
+            and not self._is_less_accurate(one, other)
+            and all(a <= b for a, b in zip(self._rest(one), self._rest(other), strict=True))
+        )
+
+    def are_alike(self, one: int, other: int) -> bool:
+        """Whether neither latency nor accuracy tells the two apart."""
+        low, high = self._slower(one, other)
+        return (
+            low <= 0 <= high
+            and not self._is_less_accurate(one, other)
+            and not self._is_less_accurate(other, one)
+        )
+
+    def rank(self, index: int) -> tuple[float, int]:
+        """Sorts tied points by accuracy, then size."""
+        finalist = self.finalists[index]
+        return -finalist.test_accuracy, finalist.figures.size_bytes or 0
+
+    def _slower(self, one: int, other: int) -> tuple[float, float]:
+        return signed_rank_interval(self.logs[one] - self.logs[other], self.level)
+
+    def _is_less_accurate(self, one: int, other: int) -> bool:
+        here, there = self.right[one], self.right[other]
+        return worse_by_chance(int((here & ~there).sum()), int((there & ~here).sum())) < ERROR
+
+    def _rest(self, index: int) -> list[float]:
+        rest = [name for name in self.objectives if name not in ("accuracy", "latency")]
+        return losses(self.finalists[index].figures, rest) or []
+
+
+def measurement_figures(
+    contender: Contender, session: Session, index: int, level: float, reference_ms: float
+) -> Figures:
+    """Returns the search's figures of a point with what the session and the scores replace."""
+    measured, logs = session.measurements[index], np.array(session.log_ratios[index])
+    low, high = signed_rank_interval(logs, level)
+    ratio = math.exp(float(np.median(walsh_means(logs))))
+    return replace(
+        contender.record.figures,
+        val_accuracy=contender.validation.accuracy,
+        float_accuracy=contender.float_accuracy,
+        latency_ms=reference_ms * ratio,
+        latency_ratio=ratio,
+        latency_ratio_low=math.exp(low),
+        latency_ratio_high=math.exp(high),
+        speedup=1 / ratio,
+        speedup_low=math.exp(-high),
+        speedup_high=math.exp(-low),
+        p50_ms=measured.p50_ms,
+        p90_ms=measured.p90_ms,
+        p95_ms=measured.p95_ms,
+        p99_ms=measured.p99_ms,
+        images_per_s=measured.images_per_s,
+        measuring=measured.quality,
+        launches=measured.launches,
+        disturbed_rounds=measured.disturbed_rounds,
+        warm=measured.warm,
+        size_bytes=contender.deployable.model.size_bytes,
+        peak_rss_bytes=measured.peak_rss_bytes,
+        model_rss_bytes=measured.model_rss_bytes,
+        energy_mj=measured.energy_mj,
+        energy_note=measured.energy_note,
+        cpu_ms=measured.cpu_ms,
+        cold_start_ms=measured.cold_start_ms,
+    )
+
+
+def _confirm(contender: Contender, figures: Figures) -> Finalist:
+    test = contender.test
+    low, high = wilson_interval(round(test.accuracy * test.images), test.images)
+    return Finalist(
+        number=contender.record.number,
+        point=contender.record.point,
+        deployable=contender.deployable,
+        figures=figures,
+        test_accuracy=test.accuracy,
+        test_low=low,
+        test_high=high,
+        stands=True,
+        reason="",
+        tie=None,
+    )
+
+
+def _right(score: Score) -> NDArray[np.bool_]:
+    bits = np.frombuffer(bytes.fromhex(score.right), dtype=np.uint8)
+    return np.unpackbits(bits)[: score.images].astype(bool)

@@ -1,0 +1,99 @@
+"""A study's file, held by one process at a time; knows nothing of what is in it."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import IO, Self
+
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+from search.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+class Journal(AbstractContextManager["Journal"]):
+    """A study's file, held by one process at a time.
+
+    Args:
+        folder: Where studies are kept; the journal is ``<name>.journal`` in it.
+        name: The study's name.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / f"{name}.journal"
+        self._lock_path = folder / f"{name}.lock"
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = self._hold()
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+        self._drop_torn_line()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            if not self.path.exists():  # refused before it was begun
+                self._lock_path.unlink(missing_ok=True)
+            self._lock.close()
+
+    def _hold(self) -> IO[str]:
+        """Opens the lock file and takes its lock.
+
+        Raises:
+            ConfigError: When another process has it; names that process.
+        """
+        while True:
+            lock = self._lock_path.open("a+")
+            try:
+                # Not flock, which forked processes, such as a data loader's, would hold on to.
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                holder = lock.read().strip() or "unknown"
+                lock.close()
+                raise ConfigError(
+                    f"study.name={self.path.stem} is being searched by process {holder}; wait for "
+                    "it, stop it, or choose another study.name"
+                ) from None
+            with suppress(FileNotFoundError):
+                if os.path.samestat(self._lock_path.stat(), os.fstat(lock.fileno())):
+                    return lock
+            lock.close()  # its last holder removed it in the meantime
+
+    def storage(self) -> JournalStorage:
+        """Opens the journal for Optuna."""
+        return JournalStorage(JournalFileBackend(str(self.path), _AlreadyHeld(str(self.path))))
+
+    def _drop_torn_line(self) -> None:
+        """Cuts off a last line that a killed process left half written."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb+") as stream:
+            content = stream.read()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                log.warning("dropping a half-written line at the end of %s", self.path)
+                stream.truncate(whole)
+
+
+class _AlreadyHeld(JournalFileOpenLock):
+    """Optuna's lock of the journal: nothing to do, the whole study is held by this process.
+
+    Optuna's own lock files outlive a killed process and make the next one wait.
+    """
+
+    def acquire(self) -> bool:
+        """Succeeds."""
+        return True
+
+    def release(self) -> None:
+        """Does nothing."""

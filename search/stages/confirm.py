@@ -1,0 +1,45 @@
+"""Stage ``confirm``: times finalists in one session; knows nothing of which of them is better."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from search.benchmark.device import Device, on_device
+from search.benchmark.plans import make_plan
+from search.benchmark.session import compare_together
+from search.data import read_samples
+from search.records import Session
+from search.steps import Confirm, Shelf
+
+log = logging.getLogger(__name__)
+# A launch may take so long beside its share of the budget, and sending the models a time-out.
+START_S, HOLDS = 5.0, 2
+
+
+def run(step: Confirm, shelf: Shelf) -> Session:
+    """Does the step; it takes up to the comparisons' budgets together.
+
+    Raises:
+        StageFailed: If a model does not load or crashes, or the device's time-out runs out.
+        DeviceLost: If the connection to the device breaks again and again.
+    """
+    first = step.comparisons[0]
+    with tempfile.TemporaryDirectory(prefix="confirm-") as folder:
+        inputs = Path(folder) / "inputs.npy"
+        np.save(inputs, read_samples(first.data))
+
+        def confirm(device: Device) -> Session:
+            plans = [make_plan(one, shelf, inputs, device) for one in step.comparisons]
+
+            def tell(number: int) -> None:
+                log.debug("launches %d of %d", number + 1, step.launches)
+
+            return compare_together(device, plans, step.launches, on_round=tell)
+
+        each_s = first.budget_s + step.launches * START_S
+        hold_s = len(step.comparisons) * each_s + HOLDS * first.connection.timeout_s
+        return on_device(first.connection, confirm, hold_s)

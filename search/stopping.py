@@ -1,0 +1,56 @@
+"""Which trials are worth going on with; knows losses and the Pareto mathematics alone.
+
+Optuna refuses to prune trials of a study with several objectives, so these rules are the
+project's own. All losses are minimised, and all functions are pure.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from search import pareto
+
+# Trials of a rung that go on whatever they look like: there is too little to compare them with.
+GRACE = 4
+
+
+def is_hopeless(best_case: ArrayLike, front: ArrayLike) -> bool:
+    """Tells whether even the best that a trial can become would not join the front.
+
+    Args:
+        best_case: ``[m]``, losses that the trial cannot fall below.
+        front: ``[n, m]``, losses of the points to beat.
+
+    Returns:
+        Whether some point is nowhere worse than the best case.
+    """
+    points = np.asarray(front, dtype=np.float64).reshape(-1, np.size(best_case))
+    return bool((points <= np.asarray(best_case)).all(axis=1).any())
+
+
+def survives(losses: ArrayLike, index: int, eta: float) -> bool:
+    """Tells whether a trial is among the best ``1 / eta`` of those that reached its rung.
+
+    Trials are ranked by fronts, and within a front so that the earlier ones cover it well. The
+    first ``GRACE`` trials of a rung go on, and so does one that alone makes up the first front.
+
+    Args:
+        losses: ``[n, m]``, of the trials that reached the rung so far, this one included.
+        index: Row of the trial in question.
+        eta: Above 1; one in ``eta`` goes on.
+
+    Source:
+        Schmucker et al., "Multi-objective asynchronous successive halving", 2021
+        (arXiv 2106.12639).
+    """
+    points = np.asarray(losses, dtype=np.float64)
+    if len(points) <= GRACE:
+        return True
+    ranks = pareto.non_dominated_ranks(points)
+    peers = np.flatnonzero(ranks == ranks[index])
+    position = int(np.flatnonzero(peers[pareto.spread_order(points[peers])] == index)[0])
+    better = int((ranks < ranks[index]).sum())
+    return better + position < math.ceil(len(points) / eta)

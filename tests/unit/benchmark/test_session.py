@@ -1,0 +1,154 @@
+"""Several models in one session: turns, corrected intervals, and what they find."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search.benchmark.estimates import (
+    launches_needed,
+    signed_rank_interval,
+    signed_rank_rank,
+    walsh_means,
+    wilson_interval,
+    worse_by_chance,
+)
+from search.benchmark.protocol import Plan, Side
+from search.benchmark.session import compare_together
+from search.records import Session
+from tests.unit.benchmark.test_protocol import FakeClock, FakeLink, plan
+
+SESSIONS = 200
+
+
+class ModelLink(FakeLink):
+    """A device on which every model has its own latency, and every launch its own luck.
+
+    Args:
+        latencies_ms: By the model's path.
+        luck: Standard deviation of the logarithm of a launch, for each side.
+        seed: Of the luck.
+    """
+
+    def __init__(self, latencies_ms: dict[str, float], luck: float, seed: int) -> None:
+        super().__init__(FakeClock(), self._time, 0.004, self._draw)
+        self._latencies_ms, self._luck = latencies_ms, luck
+        self._rng = np.random.default_rng(seed)
+        self._models = ["", ""]
+        self._factors = [1.0, 1.0]
+        self.opened: list[str] = []
+
+    def _draw(self) -> None:
+        self._factors = list(np.exp(self._rng.normal(0.0, self._luck, 2)))
+
+    def _open(self, request: dict[str, Any]) -> dict[str, Any]:
+        side = 0 if request["role"] == "candidate" else 1
+        self._models[side] = request["model"]
+        if side == 0:
+            self.opened.append(request["model"])
+        return super()._open(request)
+
+    def _time(self, _: int, side: int) -> float:
+        own = math.exp(self._rng.normal(0.0, 0.02))
+        return self._latencies_ms[self._models[side]] * self._factors[side] * own
+
+
+def plans(models: Sequence[str], seed: int = 0) -> list[Plan]:
+    sides = [replace(plan(seed, 30.0), candidate=Side(model, 1, ())) for model in models]
+    return [replace(one, reference=Side("original", 1, ())) for one in sides]
+
+
+def hold_session(link: ModelLink, models: Sequence[str], launches: int) -> Session:
+    return compare_together(link, plans(models), launches, link.clock)
+
+
+def test_every_round_launches_every_model_once_in_changing_order() -> None:
+    models = ["a", "b", "c", "d"]
+    link = ModelLink(dict.fromkeys([*models, "original"], 1.0), 0.0, 0)
+    session = hold_session(link, models, 8)
+    rounds = [link.opened[i : i + 4] for i in range(0, 32, 4)]
+    assert all(sorted(turn) == models for turn in rounds)
+    assert len({tuple(turn) for turn in rounds}) > 3
+    assert [len(logs) for logs in session.log_ratios] == [8] * 4
+    assert [m.launches for m in session.measurements] == [8] * 4
+
+
+def test_ratios_are_the_models_own() -> None:
+    link = ModelLink({"fast": 0.5, "slow": 2.0, "original": 1.0}, 0.0, 0)
+    session = hold_session(link, ["slow", "fast"], 9)
+    assert [m.ratio for m in session.measurements] == pytest.approx([2.0, 0.5], rel=0.02)
+    assert np.median(session.log_ratios[0]) == pytest.approx(math.log(2.0), abs=0.02)
+
+
+def test_equal_models_are_rarely_told_apart_and_three_percent_are_found() -> None:
+    launches, level = launches_needed(1 - 0.05 / 6), 1 - 0.05 / 6
+    false_alarms = found = 0
+    for seed in range(SESSIONS):
+        latencies = {"a": 1.0, "b": 1.0, "c": 1.03, "original": 2.0}
+        session = hold_session(ModelLink(latencies, 0.005, seed), ["a", "b", "c"], launches)
+        a, b, c = np.array(session.log_ratios)
+        low, high = signed_rank_interval(a - b, level)
+        false_alarms += not low <= 0 <= high
+        found += signed_rank_interval(c - a, level)[0] > 0
+    assert false_alarms / SESSIONS <= 0.05
+    assert found / SESSIONS >= 0.95
+
+
+# ---- closed forms
+
+
+@pytest.mark.parametrize("count", range(1, 11))
+def test_signed_rank_agrees_with_all_signs(count: int) -> None:
+    sums = [
+        sum(rank for rank, sign in enumerate(signs, 1) if sign)
+        for signs in itertools.product((False, True), repeat=count)
+    ]
+    for level in (0.5, 0.9, 0.95, 0.99):
+        rank = signed_rank_rank(count, level)
+        allowed = (1 - level) / 2 * len(sums)
+        assert sum(total < rank for total in sums) <= allowed < sum(total <= rank for total in sums)
+
+
+def test_signed_rank_intervals_are_the_tabled_ones() -> None:
+    # Hollander, Wolfe and Chicken, table A.4: n = 8 at 95 %: the fourth smallest mean of pairs.
+    assert signed_rank_rank(8, 0.95) == 4
+    values = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
+    means = sorted((a + b) / 2 for a, b in itertools.combinations_with_replacement(values, 2))
+    assert walsh_means(values).tolist() == means
+    assert signed_rank_interval(values, 0.95) == (means[3], means[-4])
+
+
+def test_too_few_launches_give_an_infinite_interval() -> None:
+    assert signed_rank_interval(np.ones(5), 0.95) == (-math.inf, math.inf)
+    assert launches_needed(0.95) == 6 + 3
+
+
+@pytest.mark.parametrize("noise", ["normal", "laplace", "standard_cauchy"])
+def test_signed_rank_interval_covers_the_centre(noise: str) -> None:
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(1000):
+        low, high = signed_rank_interval(getattr(rng, noise)(size=12) + 5.0, 0.95)
+        covered += low <= 5.0 <= high
+    assert covered / 1000 >= 0.94
+
+
+def test_wilson_interval() -> None:
+    # Newcombe 1998, table I: 81 of 263 and 0 of 20.
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert wilson_interval(20, 20)[1] == 1.0
+
+
+def test_mcnemar_by_hand() -> None:
+    assert worse_by_chance(1, 5) == pytest.approx(7 / 64)
+    assert worse_by_chance(0, 0) == 1.0
+    assert worse_by_chance(10, 2) > 0.99
+    # Beyond what can be summed in time, the normal approximation.
+    assert worse_by_chance(4900, 5100) == pytest.approx(0.0233, abs=0.0005)

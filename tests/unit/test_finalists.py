@@ -1,0 +1,217 @@
+"""The closing round: who is chosen, trained on, stands, ties or leaves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search.config import FinalistsConfig, RandomConfig, StudyConfig
+from search.driving import Effort, drive
+from search.errors import StageFailed
+from search.finalists import FURTHER_RATE, Contender, choose, close, judge
+from search.front import front
+from search.journal import Journal
+from search.records import Deployable, Finalist, Session, Student, TrialRecord
+from search.space import parse_space
+from search.steps import Confirm, Evaluate, Finetune, Score, Step
+from search.study import Study
+from tests.fakes import PLAIN, FakeEngine, file, lab, measurement, score
+from tests.unit.test_study import SPACE
+
+OBJECTIVES = ("accuracy", "latency")
+CONFIG = FinalistsConfig(count=12, epochs=1.5, budget_s=20.0)
+IMAGES = 1000
+LAUNCHES = 14
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Iterator[list[TrialRecord]]:
+    with Journal(tmp_path, "s") as journal:
+        config = StudyConfig(name="s", n_trials=20, timeout_s=None, warm_start=(), seed=1)
+        space = parse_space(SPACE, usable_cores=2)
+        study = Study(journal, config, RandomConfig(name="random"), PLAIN, space, OBJECTIVES, {})
+        yield list(study.trials(lab(), FakeEngine()))
+
+
+def held(records: list[TrialRecord], engine: FakeEngine, **changes: Any) -> tuple[Finalist, ...]:
+    config = replace(CONFIG, **changes)
+    return drive(close(records, lab(), config, OBJECTIVES), engine, Effort())
+
+
+# ---- the round
+
+
+def test_the_front_and_the_original_are_measured_together_and_tested_once(
+    records: list[TrialRecord],
+) -> None:
+    engine = FakeEngine()
+    found = held(records, engine)
+    members = {r.number for r in front(records, OBJECTIVES)}
+    expected = {finalist.number for finalist in found}
+    assert expected <= members | {0}
+    assert 0 in expected
+    assert len(expected - {0}) >= min(len(members), CONFIG.count) - 1
+    (session,) = [step for step in engine.computed if isinstance(step, Confirm)]
+    assert len(session.comparisons) == len(expected)
+    assert {c.reference for c in session.comparisons} == {lab().reference}
+    assert {c.reference_threads for c in session.comparisons} == {2}  # its best
+    assert {c.budget_s for c in session.comparisons} == {CONFIG.budget_s}
+    tested = [s for s in engine.computed if isinstance(s, Evaluate) and s.split == "test"]
+    assert len(tested) == len({step.deployable for step in tested})
+
+
+def test_at_most_so_many_points_cover_the_front(records: list[TrialRecord]) -> None:
+    members = front(records, OBJECTIVES)
+    assert len(members) > 3
+    chosen = choose(records, OBJECTIVES, 3)
+    assert len([r for r in chosen if r.number != 0]) <= 3
+    by_latency = sorted(members, key=lambda r: r.figures.latency_ms or 0.0)
+    assert by_latency[0] in chosen or by_latency[-1] in chosen
+    assert choose([], OBJECTIVES, 12) == []
+
+
+def test_students_go_on_gently_from_where_they_stand(records: list[TrialRecord]) -> None:
+    engine = FakeEngine()
+    held(records, engine)
+    further = [s for s in engine.computed if isinstance(s, Finetune) and s.epochs == 1.5]
+    assert further
+    rates = {r.point.learning_rate for r in records}
+    for step in further:
+        assert (step.begin, step.end, step.state) == (0.0, 1.0, None)
+        assert step.schedule == "cosine"
+        assert any(step.learning_rate == FURTHER_RATE * rate for rate in rates)
+
+
+class Worse(FakeEngine):
+    """Further training does harm, or diverges."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        self._fails = fails
+
+    def _answer(self, step: Step[Any]) -> Any:
+        if isinstance(step, Finetune) and step.epochs == CONFIG.epochs:
+            if self._fails:
+                raise StageFailed("finetune", "the loss is not finite")
+            student: Student = super()._answer(step)
+            spoilt = replace(student.network, parameters=student.network.parameters - 1)
+            return replace(student, network=spoilt)
+        return super()._answer(step)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_further_training_spoils_stays_as_it_was(
+    records: list[TrialRecord], fails: bool
+) -> None:
+    known = {record.number: record for record in records}
+    for finalist in held(records, Worse(fails)):
+        assert finalist.deployable == known[finalist.number].deployable
+
+
+def test_figures_are_against_the_original_at_its_best_thread_count(
+    records: list[TrialRecord],
+) -> None:
+    for finalist in held(records, FakeEngine(), epochs=0):
+        ratio = max(0.05, (finalist.figures.size_bytes or 0) / 100_000)
+        assert finalist.figures.latency_ms == pytest.approx(0.8 * ratio)
+        assert finalist.figures.speedup == pytest.approx(1 / ratio)
+        assert finalist.test_low <= finalist.test_accuracy <= finalist.test_high
+
+
+def test_the_same_round_again_computes_nothing(records: list[TrialRecord]) -> None:
+    engine = FakeEngine()
+    first = held(records, engine)
+    engine.computed.clear()
+    assert held(records, engine) == first
+    assert engine.computed == []
+
+
+# ---- the verdict
+
+
+def contender(number: int, record: TrialRecord, test: Score, size_bytes: int = 1000) -> Contender:
+    model = Deployable(file(f"model {number}", size_bytes=size_bytes), 32, ())
+    return Contender(replace(record, number=number), model, 0.9, score(0.9, IMAGES), test)
+
+
+Judge = Callable[..., tuple[Finalist, ...]]
+
+
+@pytest.fixture
+def verdict(records: list[TrialRecord]) -> Judge:
+    """Judges models given as (latency ratio, test score, size)."""
+
+    def give(*models: tuple[float, Score, int], objectives: tuple[str, ...] = OBJECTIVES) -> Any:
+        rng = np.random.default_rng(0)
+        logs = [tuple(math.log(r) + rng.normal(0, 0.004, LAUNCHES)) for r, _, _ in models]
+        session = Session(tuple(measurement(r) for r, _, _ in models), tuple(logs))
+        contenders = [
+            contender(number, records[0], test, size)
+            for number, (_, test, size) in enumerate(models)
+        ]
+        return judge(contenders, session, 0.8, objectives)
+
+    return give
+
+
+def accuracy(share: float) -> Score:
+    return score(share, IMAGES)
+
+
+def test_two_equal_models_tie_and_a_slower_one_leaves(verdict: Judge) -> None:
+    found = verdict(
+        (1.03, accuracy(0.9), 500), (1.0, accuracy(0.9), 1000), (1.0, accuracy(0.9), 900)
+    )
+    assert [(f.number, f.stands, f.tie) for f in found] == [
+        (2, True, 1),  # as accurate, but smaller
+        (1, True, 1),
+        (0, False, None),
+    ]
+    assert found[2].reason in (
+        "1 is faster and no less accurate",
+        "2 is faster and no less accurate",
+    )
+
+
+def test_a_slower_and_more_accurate_point_stands(verdict: Judge) -> None:
+    found = verdict((0.5, accuracy(0.88), 1000), (1.0, accuracy(0.92), 1000))
+    assert [(f.number, f.stands, f.tie) for f in found] == [(0, True, None), (1, True, None)]
+
+
+def test_an_accuracy_that_may_be_chance_does_not_save_a_slower_point(verdict: Judge) -> None:
+    found = verdict((0.5, accuracy(0.900), 1000), (1.0, accuracy(0.902), 1000))
+    assert [(f.number, f.stands) for f in found] == [(0, True), (1, False)]
+
+
+def test_who_left_drives_nobody_out(verdict: Judge) -> None:
+    # 0 is no worse than 1 and 1 no worse than 2, but 0 is worse than 2.
+    found = verdict(
+        (0.5, accuracy(0.900), 10), (0.7, accuracy(0.903), 10), (1.0, accuracy(0.906), 10)
+    )
+    assert [(f.number, f.stands) for f in found] == [(0, True), (2, True), (1, False)]
+
+
+def test_a_smaller_point_stands_where_size_is_traded(verdict: Judge) -> None:
+    models = ((0.5, accuracy(0.9), 1000), (1.0, accuracy(0.9), 500))
+    assert [f.stands for f in verdict(*models)] == [True, False]
+    assert [f.stands for f in verdict(*models, objectives=(*OBJECTIVES, "size"))] == [True, True]
+
+
+def test_intervals_widen_with_the_number_of_finalists(verdict: Judge) -> None:
+    few = verdict((1.0, accuracy(0.9), 10), (2.0, accuracy(0.9), 10))
+    many = verdict((1.0, accuracy(0.9), 10), *((2.0, accuracy(0.9), 10) for _ in range(8)))
+
+    def width(finalist: Finalist) -> float:
+        return (finalist.figures.speedup_high or 0) - (finalist.figures.speedup_low or 0)
+
+    assert width(next(f for f in many if f.number == 0)) > width(few[0])
+
+
+def test_without_a_front_there_is_no_round() -> None:
+    assert held([], FakeEngine()) == ()
