@@ -98,20 +98,25 @@ def look_out(
     return Outlook(device, yardstick, measured)
 
 
-def most_promising(point: Point, structure: Structure, outlook: Outlook) -> Point:
+def most_promising(point: Point, structure: Structure, outlook: Outlook, space: Space) -> Point:
     """Moves a point to the bits and threads that are fastest for a network of its size.
 
     Args:
         point: As sampled.
         structure: Of its pruned network.
         outlook: What was measured so far.
+        space: Where points may lie; if it holds nothing of that, the point stays.
     """
-    cells = outlook.measured[min(outlook.measured, key=lambda s: _unlikeness(structure, s))]
+    allowed = set(product(space.bit_widths(), space.thread_counts()))
+    known = [s for s, cells in outlook.measured.items() if allowed & cells.keys()]
+    if not known:
+        return point
+    cells = outlook.measured[min(known, key=lambda s: _unlikeness(structure, s))]
 
     def price(deployment: Deployment) -> float:  # fewer bits cost accuracy
         return cells[deployment] / (1.0 if deployment[0] == 32 else 1 - LEAST_GAIN)
 
-    bits, threads = min(sorted(cells, reverse=True), key=price)
+    bits, threads = min(sorted(allowed & cells.keys(), reverse=True), key=price)
     return replace(point, bits=bits, threads=threads)
 
 

@@ -66,6 +66,7 @@ def search(config: SearchConfig, settings: str) -> int:
                 f"study.n_trials=0: holds the closing round of a study, and {config.study.name} "
                 "has no trials yet; give study.n_trials above 0, or study.name of one that has"
             )
+        earlier = earlier_points(journal.path.parent, config.study.warm_start, objectives)
         bench, space = make_bench(config, store)
         _check(config, bench, store)
         study = Study(
@@ -76,7 +77,7 @@ def search(config: SearchConfig, settings: str) -> int:
             space,
             objectives,
             settings_of(config, bench, space),
-            earlier_points(journal.path.parent, config.study.warm_start, objectives),
+            earlier,
         )
         log.info(
             "study %s: %s on %s, measured on %s (%s, %s)",

@@ -97,12 +97,7 @@ class Study:
         self._policy = policy
         self._earlier = earlier
         self._space = space
-        # Bits and threads need no sampler where every student is deployed in several ways.
-        self._sampled = (
-            space
-            if policy.deployments == 0
-            else space.fix(bits=space.bit_widths()[0], threads=space.thread_counts()[0])
-        )
+        self._alone, self._sampled = True, space
         self._objectives = objectives
         with _explained(journal):
             self._optuna = optuna.create_study(
@@ -146,6 +141,11 @@ class Study:
 
         After each trial that Optuna asked for come those that deploy its student otherwise.
         """
+        self._alone = self._policy.deployments == 0 or self._prices_bits(lab)
+        if not self._alone:  # bits and threads need no sampler
+            self._sampled = self._space.fix(
+                bits=self._space.bit_widths()[0], threads=self._space.thread_counts()[0]
+            )
         planned = self._plan(lab.yardstick.best_threads)
         deadline = time.monotonic() + (self._config.timeout_s or float("inf"))
         while True:
@@ -165,12 +165,17 @@ class Study:
             self.records.append(record)
             yield record
 
+    def _prices_bits(self, lab: Lab) -> bool:
+        """Whether bits count for more than the latency by which deployments are chosen."""
+        others = set(self._objectives) - {"accuracy", "latency"}
+        return bool(others) or lab.bench.limits.max_size_bytes is not None
+
     def _plan(self, threads: int) -> list[Point]:
         """Returns the points that need no sampler, as the study's first run chose them."""
         if PLANNED not in self._optuna.user_attrs:
             earlier = [self._space.nearest(point) for point in self._earlier]
-            alone = self._policy.deployments == 0
-            points = dict.fromkeys([*starting_points(self._space, threads, alone), *earlier])
+            starting = starting_points(self._space, threads, self._alone)
+            points = dict.fromkeys([*starting, *earlier])
             self._optuna.set_user_attr(PLANNED, [asdict(point) for point in points])
         return [Point(**point) for point in self._optuna.user_attrs[PLANNED]]
 
@@ -203,9 +208,7 @@ class Study:
 
     def _training(self, point: Point) -> Point:
         """Returns what of a point counts, where deployments are chosen: not bits and threads."""
-        if self._policy.deployments == 0:
-            return point
-        return replace(point, bits=0, threads=0)
+        return point if self._alone else replace(point, bits=0, threads=0)
 
     def _enqueue(self, point: Point) -> None:
         params = self._space.params(point) if self._space.contains(point) else {}
@@ -275,10 +278,10 @@ class Study:
 
     def choose_deployment(self, point: Point, network: Network, lab: Lab) -> Point:
         """Moves a sampled point to the bits and threads that promise most for its structure."""
-        if self._policy.deployments == 0:
+        if self._alone:
             return point
         structure = (network.macs, network.parameters)
-        return most_promising(point, structure, self._look_out(lab))
+        return most_promising(point, structure, self._look_out(lab), self._space)
 
     def _look_out(self, lab: Lab) -> Outlook:
         original = lab.teacher.network

@@ -525,3 +525,17 @@ def test_a_smaller_network_that_is_slower_is_not_trained(journal: Journal) -> No
     assert study.stop_untrained(half.point, replace(smaller, latency_ms=0.39), lab()) is None
     larger = replace(smaller, parameters=10**9)
     assert study.stop_untrained(half.point, larger, lab()) is None
+
+
+@pytest.mark.parametrize("changes", [{"bits": 8}, {"bits": [8, 4], "threads": 1}])
+def test_chosen_deployments_stay_in_the_space(journal: Journal, changes: dict[str, Any]) -> None:
+    where = space(**changes)
+    records = list(open_study(journal, 15, where=where, policy=POLICY).trials(lab(), FakeEngine()))
+    assert all(where.contains(record.point) for record in records[1:])
+
+
+def test_bits_are_sampled_where_they_count_for_more_than_latency(journal: Journal) -> None:
+    small = lab(max_size_bytes=20_000)
+    records = list(open_study(journal, 30, policy=POLICY).trials(small, FakeEngine()))
+    assert len({record.point.bits for record in records}) > 2
+    assert any(record.outcome == "complete" for record in records)
