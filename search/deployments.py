@@ -6,14 +6,12 @@ It does not know how networks are trained or measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 
 from search.figures import Yardstick
 from search.front import front, loss_matrix, losses
 from search.records import DeviceProfile, Figures, Point, TrialRecord
-from search.space import Space
 from search.stopping import is_hopeless
 
 Deployment = tuple[int, int]  # bits and threads
@@ -98,17 +96,18 @@ def look_out(
     return Outlook(device, yardstick, measured)
 
 
-def most_promising(point: Point, structure: Structure, outlook: Outlook, space: Space) -> Point:
+def most_promising(
+    point: Point, structure: Structure, outlook: Outlook, allowed: Collection[Deployment]
+) -> Point:
     """Moves a point to the bits and threads that are fastest for a network of its size.
 
     Args:
         point: As sampled.
         structure: Of its pruned network.
         outlook: What was measured so far.
-        space: Where points may lie; if it holds nothing of that, the point stays.
+        allowed: Deployments that the space holds; if none was measured, the point stays.
     """
-    allowed = set(product(space.bit_widths(), space.thread_counts()))
-    known = [s for s, cells in outlook.measured.items() if allowed & cells.keys()]
+    known = [s for s, cells in outlook.measured.items() if cells.keys() & allowed]
     if not known:
         return point
     cells = outlook.measured[min(known, key=lambda s: _unlikeness(structure, s))]
@@ -116,7 +115,7 @@ def most_promising(point: Point, structure: Structure, outlook: Outlook, space: 
     def price(deployment: Deployment) -> float:  # fewer bits cost accuracy
         return cells[deployment] / (1.0 if deployment[0] == 32 else 1 - LEAST_GAIN)
 
-    bits, threads = min(sorted(allowed & cells.keys(), reverse=True), key=price)
+    bits, threads = min(sorted(cells.keys() & allowed, reverse=True), key=price)
     return replace(point, bits=bits, threads=threads)
 
 
@@ -124,7 +123,7 @@ def worth_deploying(
     trained: TrialRecord,
     records: Sequence[TrialRecord],
     outlook: Outlook,
-    space: Space,
+    allowed: Collection[Deployment],
     objectives: Sequence[str],
 ) -> list[Point]:
     """Chooses points that share a student and may reach the front, the fastest first.
@@ -136,13 +135,13 @@ def worth_deploying(
         trained: A complete trial.
         records: All trials so far.
         outlook: What they have measured.
-        space: Where points may lie.
+        allowed: Deployments that the space holds.
         objectives: Names of what the front trades.
     """
     tried = {record.point for record in records}
     beaten = loss_matrix(front(records, objectives), objectives)
     hopes = []
-    for bits, threads in product(space.bit_widths(), space.thread_counts()):
+    for bits, threads in allowed:
         point = replace(trained.point, bits=bits, threads=threads)
         hope = _hope(trained, point, outlook)
         hoped = losses(hope, objectives)

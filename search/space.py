@@ -10,6 +10,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any, TypeAlias
 
 from optuna.distributions import (
@@ -178,6 +179,10 @@ class Space:
         """Returns every number of bits that a point may have."""
         axis = self.axes["bits"]
         return tuple(int(value) for value in axis.values) if isinstance(axis, Choice) else ()
+
+    def deployments(self) -> list[tuple[int, int]]:
+        """Returns every pair of bits and threads that a point may have."""
+        return list(product(self.bit_widths(), self.thread_counts()))
 
     def contains(self, point: Point) -> bool:
         """Tells whether a point is in the space in every dimension."""

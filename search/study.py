@@ -226,7 +226,9 @@ class Study:
         while time.monotonic() < deadline:
             done = [r for r in self.records if r.student_of == latest.number]
             outlook = self._look_out(lab)
-            points = worth_deploying(latest, self.records, outlook, self._space, self._objectives)
+            points = worth_deploying(
+                latest, self.records, outlook, self._space.deployments(), self._objectives
+            )
             if len(done) >= self._policy.deployments or not points:
                 return
             number = len(self._optuna.get_trials(deepcopy=False))
@@ -281,7 +283,7 @@ class Study:
         if self._alone:
             return point
         structure = (network.macs, network.parameters)
-        return most_promising(point, structure, self._look_out(lab), self._space)
+        return most_promising(point, structure, self._look_out(lab), self._space.deployments())
 
     def _look_out(self, lab: Lab) -> Outlook:
         original = lab.teacher.network
