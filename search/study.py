@@ -48,7 +48,7 @@ from search.front import front, loss_matrix, losses
 from search.journal import Journal
 from search.records import Figures, Network, Point, TrialRecord
 from search.space import Space, starting_points
-from search.trial import Ending, Lab, Referee, trial
+from search.trial import Ending, Lab, Referee, Unjudged, trial
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ class Study:
             if len(done) >= self._policy.deployments or not points:
                 return
             number = len(self._optuna.get_trials(deepcopy=False))
-            ending, effort, wall_s = _conduct(points[0], lab, engine, _NoReferee())
+            ending, effort, wall_s = _conduct(points[0], lab, engine, Unjudged())
             record = _write_record(number, ending, effort, wall_s, latest.number)
             attributes = {
                 POINT: asdict(points[0]),
@@ -414,19 +414,6 @@ class _Referee:
 
     def at_rung(self, end: float, figures: Figures) -> str | None:
         return self._study.stop_at_rung(self._asked, end, figures)
-
-
-class _NoReferee:
-    """Lets a student that is trained already pass."""
-
-    def deployment(self, point: Point, _: Network) -> Point:
-        return point
-
-    def before_training(self, _point: Point, _: Figures) -> str | None:
-        return None
-
-    def at_rung(self, _end: float, _: Figures) -> str | None:
-        return None
 
 
 def _conduct(

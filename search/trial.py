@@ -109,6 +109,22 @@ class Referee(Protocol):
         """
 
 
+class Unjudged:
+    """Lets a trial be what its point says, to its end."""
+
+    def deployment(self, point: Point, _: Network) -> Point:
+        """Deploys as the point says."""
+        return point
+
+    def before_training(self, _point: Point, _: Figures) -> str | None:
+        """Lets every trial be trained."""
+        return None
+
+    def at_rung(self, _end: float, _: Figures) -> str | None:
+        """Lets every training go on."""
+        return None
+
+
 def prepare(bench: Bench) -> Recipe[Lab]:
     """Obtains the teacher and measures the uncompressed network at every thread count."""
     train, data = bench.train, bench.data

@@ -23,12 +23,10 @@ from search.records import (
     Dataset,
     Deployable,
     DeviceProfile,
-    Figures,
     File,
     Measurement,
     Network,
     NetworkSpec,
-    Point,
     Session,
     Student,
     Teacher,
@@ -142,22 +140,6 @@ def measure_step(deployable: Deployable, **changes: Any) -> Measure:
 
 POLICY = PolicyConfig(latency_first=True, eta=3.0, deployments=3)
 PLAIN = PolicyConfig(latency_first=False, eta=None, deployments=0)
-
-
-class Lenient:
-    """A referee that stops nothing."""
-
-    def deployment(self, point: Point, _: Network) -> Point:
-        """Deploys as the point says."""
-        return point
-
-    def before_training(self, _point: Point, _: Figures) -> str | None:
-        """Lets every trial be trained."""
-        return None
-
-    def at_rung(self, _end: float, _: Figures) -> str | None:
-        """Lets every training go on."""
-        return None
 
 
 def limits(**changes: Any) -> ObjectiveConfig:

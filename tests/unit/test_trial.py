@@ -31,14 +31,13 @@ from search.steps import (
     Teach,
     Trace,
 )
-from search.trial import Ending, Lab, Recipe, canary, export, prepare, trial, violated
+from search.trial import Ending, Lab, Recipe, Unjudged, canary, export, prepare, trial, violated
 from tests.fakes import (
     LOCAL,
     NETWORK,
     PROFILE,
     TEACHER_ACCURACY,
     FakeEngine,
-    Lenient,
     file,
     lab,
     measurement,
@@ -72,7 +71,7 @@ class Recorder(FakeEngine):
         """Drives one trial; afterwards ``asked`` and ``computed`` hold its steps alone."""
         self.asked.clear()
         self.computed.clear()
-        return drive(trial(point, where or lab(), Lenient()), self, Effort())
+        return drive(trial(point, where or lab(), Unjudged()), self, Effort())
 
     def kinds(self) -> list[str]:
         return [step.kind for step in self.asked]
@@ -197,7 +196,7 @@ def test_a_recipe_of_the_unpruned_network_does_not_matter(point: Point) -> None:
 
 def test_effort_counts_seconds_by_stage() -> None:
     engine, effort = FakeEngine(), Effort()
-    drive(trial(POINT, lab(), Lenient()), engine, effort)
+    drive(trial(POINT, lab(), Unjudged()), engine, effort)
     assert effort.stage_s == {
         **{"prune": 0.5, "trace": 0.5, "export": 1.0, "quantize": 1.0},
         **{"measure": 0.5, "finetune": 1.0, "evaluate": 0.5},
