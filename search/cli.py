@@ -29,12 +29,15 @@ REFERENCE_NOT_FOUND = re.compile(r"Interpolation key '([^']+)' not found")
 KEY_LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_][\w.]*):(?: |$)")
 
 
-def main(job: Callable[[Any, str], int], arguments: Sequence[str] | None) -> int:
+def main(
+    job: Callable[[Any, str], int], arguments: Sequence[str] | None, config_name: str = "config"
+) -> int:
     """Runs one command line from its overrides to its exit status.
 
     Args:
         job: Takes the composed configuration as nested containers and as YAML.
         arguments: Hydra's overrides and flags; None for those of the process.
+        config_name: File of ``conf/``, without its ending, that the overrides are applied to.
 
     Returns:
         What ``job`` returned; 2 for a configuration or an input that cannot work, 1 when the
@@ -42,7 +45,8 @@ def main(job: Callable[[Any, str], int], arguments: Sequence[str] | None) -> int
         error.
     """
     try:
-        return _compose(job, list(sys.argv[1:] if arguments is None else arguments))
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        return _compose(job, given, config_name)
     except ConfigError as error:
         return _complain(error, USAGE_ERROR)
     except DeviceLost as error:
@@ -68,7 +72,7 @@ def _explain_os_error(error: OSError) -> str:
     )
 
 
-def _compose(job: Callable[[Any, str], int], arguments: list[str]) -> int:
+def _compose(job: Callable[[Any, str], int], arguments: list[str], config_name: str) -> int:
     """Lets Hydra compose the configuration and hands it to ``job``."""
     import hydra
     from hydra.errors import HydraException
@@ -77,7 +81,7 @@ def _compose(job: Callable[[Any, str], int], arguments: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra reports errors itself, in many lines
     composed: list[DictConfig] = []
 
-    @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+    @hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
     def keep(config: DictConfig) -> None:
         composed.append(config)
 
@@ -95,7 +99,7 @@ def _compose(job: Callable[[Any, str], int], arguments: list[str]) -> int:
     except Exception as error:  # an override that Hydra misunderstands raises whatever it hits
         if isinstance(error, SearchError | OSError) and not isinstance(error, HydraException):
             raise
-        raise ConfigError(explain(error, arguments)) from error
+        raise ConfigError(explain(error, arguments, config_name)) from error
     print(said.getvalue(), end="", file=sys.stderr)
     shows_config = {"--help", "-h", "--cfg", "-c"} & set(arguments)
     print(annotate(printed.getvalue()) if shows_config else printed.getvalue(), end="")
@@ -145,7 +149,7 @@ def _explain_flag(said: str) -> str:
     return f"{message}; --help shows what there is"
 
 
-def explain(error: Exception, arguments: Sequence[str]) -> str:
+def explain(error: Exception, arguments: Sequence[str], config_name: str) -> str:
     """Returns one line about an error of Hydra or OmegaConf: key, what was given, the remedy."""
     text = str(error)
     for group, given in [*OPTION_NOT_FOUND.findall(text), *_options(arguments)]:
@@ -155,7 +159,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
             return f"{group}={given}: no such choice; give one of {choices}"
     key = KEY_NOT_FOUND.search(text)
     if key:
-        return _explain_key(key[1], arguments)
+        return _explain_key(key[1], arguments, config_name)
     reference = REFERENCE_NOT_FOUND.search(text)
     if reference:
         owner = getattr(error, "full_key", None) or "the configuration"
@@ -188,14 +192,22 @@ def _mentioned(text: str, arguments: Sequence[str]) -> str:
     return next((a for a in overrides if a in text or a.startswith("=")), "")
 
 
-def _explain_key(key: str, arguments: Sequence[str]) -> str:
+def _explain_key(key: str, arguments: Sequence[str], config_name: str) -> str:
     given = next((a for a in arguments if a.partition("=")[0].lstrip("+~") == key), key)
-    known = [*sorted(path.name for path in CONF.iterdir() if path.is_dir()), "study"]
+    known = _sections(config_name)
     allowed = f"; there are {', '.join(known)}" if "." not in key else ""
     dotted = {name for option in comments().values() for name in option}
     inside = sorted(name for name in dotted if name.endswith(f".{key}"))
     near = f" (did you mean {' or '.join(inside)}?)" if inside else _near(key, known)
     return f"{given}: there is no such key{near}{allowed}"
+
+
+def _sections(config_name: str) -> list[str]:
+    """Returns the groups and sections that a file of ``conf/`` is composed of."""
+    raw = yaml.safe_load((CONF / f"{config_name}.yaml").read_text(encoding="utf-8"))
+    groups = {name for entry in raw["defaults"] if isinstance(entry, dict) for name in entry}
+    own = {name for name in raw if name not in ("defaults", "hydra")}
+    return sorted({name for name in groups if " " not in name} | own)
 
 
 def _near(given: str, known: Sequence[str]) -> str:

@@ -348,17 +348,25 @@ class SearchConfig:
     study: StudyConfig
 
 
-def parse(raw: object) -> SearchConfig:
+@dataclass(frozen=True, config=strict)
+class RegistrationConfig:
+    """A whole configuration of ``search.device``."""
+
+    device: DeviceConfig
+
+
+def parse(raw: object, shape: type[T]) -> T:
     """Checks a composed configuration.
 
     Args:
         raw: Nested dictionaries and lists, interpolations resolved.
+        shape: What it should be: ``SearchConfig`` or ``RegistrationConfig``.
 
     Raises:
         ConfigError: With every fault by its dotted key, joined in one line.
     """
     try:
-        return TypeAdapter(SearchConfig).validate_python(raw)
+        return TypeAdapter(shape).validate_python(raw)
     except ValidationError as error:
         faults = _telling(error.errors(include_url=False))
         strangers = {_key(f) for f in faults if f["type"] == "unexpected_keyword_argument"}

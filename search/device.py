@@ -6,16 +6,16 @@ import sys
 from collections.abc import Sequence
 
 from search import cli
-from search.config import SearchConfig, parse
+from search.config import RegistrationConfig, parse
 from search.errors import ConfigError, StageFailed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs ``search.device`` and returns its exit status."""
-    return cli.main(lambda raw, _: register(parse(raw)), arguments)
+    return cli.main(lambda raw, _: register(parse(raw, RegistrationConfig)), arguments, "register")
 
 
-def register(config: SearchConfig) -> int:
+def register(config: RegistrationConfig) -> int:
     """Probes the configured device, unless that is remembered, and prints what was found.
 
     Returns:

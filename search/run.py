@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from search.engine.store import Store
     from search.records import Canary, DeviceProfile, Finalist, TrialRecord
     from search.study import Study
-    from search.tracking import Tracker
+    from search.tracking.tracker import Tracker
     from search.trial import Bench, Lab
 
 log = logging.getLogger("search.run")  # started with -m its own name is __main__
@@ -31,7 +31,7 @@ PACKAGES = ("torch", "torch-pruning", "onnx", "onnxruntime", "optuna", "mlflow")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs ``search.run`` and returns its exit status."""
-    return cli.main(lambda raw, settings: search(parse(raw), settings), arguments)
+    return cli.main(lambda raw, settings: search(parse(raw, SearchConfig), settings), arguments)
 
 
 def search(config: SearchConfig, settings: str) -> int:
@@ -89,7 +89,7 @@ def search(config: SearchConfig, settings: str) -> int:
             format_counted(bench.device.usable_cores, "core"),
         )
         # Not at the top: it takes longer than all the refusals above.
-        from search.tracking import Tracker
+        from search.tracking.tracker import Tracker
 
         with (
             Tracker(
@@ -132,7 +132,7 @@ def _check(config: SearchConfig, bench: Bench, store: Store) -> None:
             such processor, or network, checkpoint and data do not suit one another.
     """
     if config.tracking.uri is not None or (cli.STATE / "mlflow.db").exists():
-        from search.tracking import check_tracking
+        from search.tracking.server import check_tracking
 
         check_tracking(config.tracking, cli.STATE, config.study.name)
     # Found by name, as engines find stages: the coordinator itself does not know torch.

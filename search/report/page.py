@@ -42,6 +42,7 @@ def front_page(
     front: Collection[int],
     remark: str = "",
     finalists: Sequence[Finalist] = (),
+    device: str = "",
 ) -> str:
     """Returns a self-contained HTML page with the plot and the table of the front.
 
@@ -51,6 +52,7 @@ def front_page(
         front: Numbers of the trials on the front.
         remark: Shown above the plot.
         finalists: Where there are some, they alone are drawn and listed.
+        device: What the latencies were measured on.
     """
     # Imported here: it reads 5 MB of JavaScript that only the page needs.
     from plotly.offline import get_plotlyjs
@@ -64,6 +66,7 @@ def front_page(
         {
             "study": html.escape(study),
             "outcomes": html.escape(format_outcomes(records)),
+            "device": html.escape(f"; measured on {device}" if device else ""),
             "remark": f"<p><strong>{html.escape(remark)}</strong></p>" if remark else "",
             "chart": _chart(dots, split),
             "table": _finalists(finalists)

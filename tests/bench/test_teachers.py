@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from search import cli
-from search.config import parse
+from search.config import SearchConfig, parse
 from search.driving import Effort, drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
@@ -27,7 +27,7 @@ def test_teacher(model: str, tmp_path: Path) -> None:
     with initialize_config_dir(str(cli.CONF), version_base="1.3"):
         raw: Any = OmegaConf.to_container(compose("config", [f"model={model}"]), resolve=True)
     store = Store(tmp_path / "store")
-    bench, _ = make_bench(parse(raw), store)
+    bench, _ = make_bench(parse(raw, SearchConfig), store)
 
     def recipe() -> Recipe[tuple[Lab, float]]:
         lab = yield from prepare(bench)

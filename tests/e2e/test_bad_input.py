@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 import models
 from search import cli
-from search.config import parse
+from search.config import SearchConfig, parse
 from search.engine.store import Store
 from search.journal import Journal
 from search.setup import make_bench, settings_of
@@ -571,7 +571,7 @@ def test_study_begun_with_other_settings(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def begin(raw: Any, _: str) -> int:
-        config = parse(raw)
+        config = parse(raw, SearchConfig)
         bench, space = make_bench(config, Store(cli.STATE / "store"))
         with Journal(cli.STATE / "studies", config.study.name) as journal:
             names, settings = config.objective.names, settings_of(config, bench, space)

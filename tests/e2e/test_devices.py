@@ -67,8 +67,12 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Away]:
 
 
 def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return command("search.run", folder, *SMOKE, *overrides)
+
+
+def command(module: str, folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "search.run", *SMOKE, *overrides],
+        [sys.executable, "-m", module, *overrides],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -120,3 +124,26 @@ def test_a_search_does_not_go_on_elsewhere(searched: Away) -> None:
         f"127.0.0.1:{searched.server.port}; latencies do not compare: go on there, or start "
         "another one with study.name=...\n"
     )
+
+
+def test_a_device_is_registered_once(away: Away) -> None:
+    first = command("search.device", away.folder, *away.overrides)
+    assert (first.returncode, first.stderr) == (0, "")
+    name = re.escape(f"127.0.0.1:{away.server.port}")
+    assert re.search(rf"Device +{name}\n", first.stdout)
+    assert re.search(
+        r"float against itself +[01]\.\d{3}. \[[\d.]+.[\d.]+\] of the time", first.stdout
+    )
+    again = command("search.device", away.folder, *away.overrides)
+    assert again.stdout.startswith("remembered; to measure it again, remove ")
+    assert first.stdout.partition("Device ")[2] == again.stdout.partition("Device ")[2]
+
+
+def test_registering_takes_the_device_alone(tmp_path: Path) -> None:
+    refused = command("search.device", tmp_path, "experiment=smoke")
+    said = "error: experiment=smoke: there is no such key; there are device\n"
+    assert (refused.returncode, refused.stderr) == (2, said)
+    shown = command("search.device", tmp_path, "--help")
+    assert shown.stdout.startswith("Shows what is fast on a device")
+    assert "  budget_s: 8.0 " in shown.stdout
+    assert list(tmp_path.iterdir()) == []

@@ -245,7 +245,7 @@ def test_logged_models_are_as_accurate_as_logged(
     folder, _ = finished
     tracked = Tracked(folder)
     settings = tracked.read(tracked.parent, "config.yaml", tmp_path).read_text()
-    splits = load(describe(parse(yaml.safe_load(settings)).data))
+    splits = load(describe(parse(yaml.safe_load(settings), SearchConfig).data))
     validation, test = splits.validation, splits.test
     assert isinstance(validation.images, np.ndarray)
     assert isinstance(test.images, np.ndarray)
@@ -434,7 +434,7 @@ def compose(
     seen: list[SearchConfig] = []
 
     def keep(raw: Any, _: str) -> int:
-        seen.append(parse(raw))
+        seen.append(parse(raw, SearchConfig))
         return 0
 
     assert cli.main(keep, list(overrides)) == 0

@@ -38,7 +38,7 @@ from search.records import (
 )
 from search.report.points import label
 from search.report.table import front_rows
-from search.tracking import Tracker
+from search.tracking.tracker import Tracker
 
 STUDY = "trial-study"
 OBJECTIVES = ("accuracy", "latency")

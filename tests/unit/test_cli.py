@@ -208,7 +208,7 @@ def test_settings_are_the_configuration_resolved() -> None:
         (["model=null"], "model=null: no such choice; give one of cnn, custom, ds_cnn, resnet8"),
         (["space=3"], "space=3: no such choice; give one of default"),
         (["foo=3"], "foo=3: there is no such key; there are data, device, engine, experiment, "
-         "finalists, model, objective, policy, sampler, space, tracking, train, study"),
+         "finalists, model, objective, policy, sampler, space, study, tracking, train"),
         (["modell=cnn"], "modell=cnn: there is no such key (did you mean model?); there are "),
         (["model/x=3"], "model/x=3: there is no such key"),
         (["hydra.foo=3"], "hydra.foo=3: there is no such key"),

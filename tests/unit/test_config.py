@@ -56,7 +56,7 @@ def put(tree: Any, key: str, value: Any) -> Any:
 
 def fault(tree: Any) -> str:
     with pytest.raises(ConfigError) as caught:
-        parse(tree)
+        parse(tree, SearchConfig)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -67,7 +67,7 @@ def fault(tree: Any) -> str:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_is_accepted(group: str, option: str) -> None:
-    parsed = parse(raw(f"{group}={option}"))
+    parsed = parse(raw(f"{group}={option}"), SearchConfig)
     parse_space(parsed.space, CORES)
     assert isinstance(parsed, SearchConfig)
 
@@ -149,7 +149,7 @@ def accepts(override: str, key: str, value: float) -> bool:
     whole = int(value) if value == int(value) else value
     put(tree, key, whole)
     try:
-        parse_space(parse(tree).space, CORES)
+        parse_space(parse(tree, SearchConfig).space, CORES)
     except ConfigError:
         return False
     return True
@@ -199,7 +199,7 @@ def test_every_choice_of_a_comment_is_accepted() -> None:
     assert remark.endswith("2 or more of " + ", ".join(names))
     tree = raw()
     put(tree, "objective.names", names)
-    assert parse(tree).objective.names == tuple(names)
+    assert parse(tree, SearchConfig).objective.names == tuple(names)
 
 
 # ---- what the messages say
@@ -299,7 +299,7 @@ def test_a_study_that_never_ends() -> None:
         "study.timeout_s=null: with study.n_trials=null too the study never ends; give one of them"
     )
     put(tree, "study.timeout_s", 60)
-    assert parse(tree).study.n_trials is None
+    assert parse(tree, SearchConfig).study.n_trials is None
 
 
 def test_all_faults_are_reported_at_once() -> None:
@@ -345,6 +345,6 @@ def test_taken(key: str, value: Any, taken: Any) -> None:
     tree = raw()
     put(tree, key, value)
     section, name = key.split(".")
-    found = getattr(getattr(parse(tree), section), name)
+    found = getattr(getattr(parse(tree, SearchConfig), section), name)
     assert found == taken
     assert type(found) is type(taken)

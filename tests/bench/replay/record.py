@@ -225,7 +225,7 @@ def main(folder: Path, overrides: Sequence[str]) -> int:
     """Records and writes the table."""
 
     def job(raw: Any, _: str) -> int:
-        table = Recorder(parse(raw), folder).record()
+        table = Recorder(parse(raw, SearchConfig), folder).record()
         text = json.dumps(table, separators=(",", ":"))
         (folder / "table.json.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
         return 0

@@ -90,6 +90,11 @@ def test_page_counts_what_it_does_not_draw(plant: Plant) -> None:
     assert "3 trials: 1 complete, 1 stopped, 1 infeasible, 0 failed" in text
 
 
+def test_page_names_the_device(plant: Plant) -> None:
+    page = front_page("study", [plant(1)], {1}, device="board (<8 cores>)")
+    assert "0 failed; measured on board (<8 cores>)" in _parse(page).text
+
+
 def test_page_owns_up_to_trials_out_of_view(plant: Plant) -> None:
     records = [plant(n, val_accuracy=0.9 + 0.01 * n) for n in range(4)]
     collapsed = plant(9, val_accuracy=0.1)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mlflow.entities import Metric, Param, Run
+
 from search.config import TrackingConfig
-from search.errors import ConfigError, TrackingLost, hide_passwords
+from search.errors import TrackingLost, hide_passwords
 from search.front import front, hypervolume, original
 from search.records import Canary, Finalist, TrialRecord
 from search.report import (
@@ -29,23 +29,9 @@ from search.report import (
 )
 from search.report.formats import format_counted
 from search.report.points import label
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
-# Or it prints two lines a trial, with the server's password in them.
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-
-from mlflow.entities import Metric, Param, Run
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
-from requests import RequestException
-from sqlalchemy.exc import SQLAlchemyError
+from search.tracking.server import address, answering, connect, explained
 
 log = logging.getLogger(__name__)
-# Both are chatty about creating a database, which is no news to a user.
-logging.getLogger("mlflow").setLevel(logging.WARNING)
-logging.getLogger("alembic").setLevel(logging.WARNING)
-
-DATABASE = "mlflow.db"
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 IDENTITY = "study.identity"
@@ -109,7 +95,7 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._config = config
         self._study = study
         self._objectives = objectives
-        self._uri = _address(config, state)
+        self._uri = address(config, state)
         artifacts = None if config.uri else (state.resolve() / "artifacts" / study).as_uri()
         self._on_front: frozenset[int] | None = None
         self._records: Sequence[TrialRecord] = ()
@@ -117,8 +103,9 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._canaries: list[Canary] = []
         self._canaries_logged = 0
         self._finalists: Sequence[Finalist] = ()
-        with _explained(config, state), _bounded(config, retries=0):
-            self._client = _connect(config, state)
+        self._device = f"{tags['device']} ({tags['device.cpu']})" if "device.cpu" in tags else ""
+        with explained(config, state):
+            self._client = connect(config, state)
             self._experiment = self._find_experiment(artifacts)
             named = {"kind": "study", "study": study, IDENTITY: identity}
             self._parent = self._open_parent({**named, **tags})
@@ -198,18 +185,6 @@ class Tracker(AbstractContextManager["Tracker"]):
             if not token:
                 return
 
-    @contextmanager
-    def _answering(self) -> Iterator[None]:
-        """Turns a server that went away in the middle of a study into one line."""
-        try:
-            with _bounded(self._config, retries=2):
-                yield
-        except (MlflowException, SQLAlchemyError, RequestException) as error:
-            raise TrackingLost(
-                f"tracking stopped answering ({_first_line(hide_passwords(str(error)))}); finished "
-                "trials are kept, and the same command logs them and goes on"
-            ) from error
-
     def log_device(self, tags: Mapping[str, str], canaries: Sequence[Canary]) -> None:
         """Logs what was found out about the device.
 
@@ -222,7 +197,7 @@ class Tracker(AbstractContextManager["Tracker"]):
             self._drawn = -1  # at the end the page is drawn anew
         noisy = any(canary.is_noisy for canary in canaries)
         verdict = {"device.noisy": str(noisy).lower()} if canaries else {}
-        with self._answering():
+        with answering(self._config):
             for key, value in {**tags, **verdict}.items():
                 self._client.set_tag(self._parent, key, value)
             now_ms = _milliseconds(time.time())
@@ -242,7 +217,7 @@ class Tracker(AbstractContextManager["Tracker"]):
             models: ONNX file of every trial that has one, by trial number.
         """
         self._records = list(records)
-        with self._answering():
+        with answering(self._config):
             for count, record in enumerate(records, 1):
                 if record.number not in self._children:
                     run_id = self._log_trial(record, models.get(record.number))
@@ -267,7 +242,7 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._finalists = finalists
         # The same round logged again, by the same command, adds nothing.
         now_ms = _milliseconds(self._records[-1].finished_at)
-        with self._answering():
+        with answering(self._config):
             for run in self._search("tags.finalist = 'true'"):
                 if _trial_number(run) not in {finalist.number for finalist in finalists}:
                     self._client.set_tag(run.info.run_id, "finalist", "false")
@@ -348,7 +323,9 @@ class Tracker(AbstractContextManager["Tracker"]):
             (folder / "front.png").write_bytes(picture)
             (folder / "front-small.png").write_bytes(halved(picture))
             (folder / "front.html").write_text(
-                front_page(self._study, records, numbers, self._noise(), self._finalists)
+                front_page(
+                    self._study, records, numbers, self._noise(), self._finalists, self._device
+                )
             )
             self._client.log_artifacts(self._parent, str(folder))
         self._client.set_tag(self._parent, NOTE, self._describe_front(len(records), members, first))
@@ -405,7 +382,7 @@ class Tracker(AbstractContextManager["Tracker"]):
         killed = kind is not None and issubclass(kind, KeyboardInterrupt)
         status = "KILLED" if killed else "FINISHED" if kind is None else "FAILED"
         try:
-            with self._answering():
+            with answering(self._config):
                 if self._drawn < len(self._records):
                     self._log_front(self._records, front(self._records, self._objectives))
                 self._client.set_terminated(self._parent, status)
@@ -441,108 +418,3 @@ def _confirmed(finalist: Finalist) -> dict[str, float]:
         **{f"final_{name}": getattr(figures, name) for name in FINAL_FIGURES},
     }
     return {name: float(value) for name, value in found.items() if value is not None}
-
-
-def check_tracking(config: TrackingConfig, state: Path, study: str) -> None:
-    """Looks for what would stop a ``Tracker``, without beginning an experiment or a run.
-
-    Raises:
-        ConfigError: When the server does not answer or the database cannot be opened.
-    """
-    with _explained(config, state), _bounded(config, retries=0):
-        _connect(config, state).get_experiment_by_name(study)
-
-
-def _address(config: TrackingConfig, state: Path) -> str:
-    return config.uri or f"sqlite:///{state.resolve() / DATABASE}"
-
-
-def _connect(config: TrackingConfig, state: Path) -> MlflowClient:
-    if config.uri is None and not (state / DATABASE).exists():
-        _make_database(state.resolve())
-    return MlflowClient(_address(config, state))
-
-
-def _make_database(state: Path) -> None:
-    """Makes MLflow's tables aside: half of them, which a kill may leave, it could not mend."""
-    folder = os.open(state, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # against another study's search
-        if not (state / DATABASE).exists():
-            part = state / f"{DATABASE}.part"
-            for left in state.glob(f"{part.name}*"):  # with SQLite's journal, or it were replayed
-                left.unlink()
-            MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)
-            part.rename(state / DATABASE)
-    finally:
-        os.close(folder)
-
-
-# What the libraries say in many words.
-PLAIN_REASONS = {
-    "Connection refused": "nothing listens there",
-    "Failed to resolve": "there is no such host",
-    "No module named": "its driver is not installed: {text}",
-    "file is not a database": "the file is no database",
-    "timed out": "no answer within {timeout_s:g} s",
-    "unable to open database file": "the file cannot be opened",
-}
-
-
-@contextmanager
-def _explained(config: TrackingConfig, state: Path) -> Iterator[None]:
-    """Turns what a server or database cannot do into one line about ``tracking.uri``."""
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
-        if config.uri is None and isinstance(error, OSError):
-            raise  # of the state's folder, not of a database in it
-        uri = _address(config, state)
-        shown = hide_passwords(uri)
-        text = hide_passwords(str(error))
-        plain = next((plain for sign, plain in PLAIN_REASONS.items() if sign in text), "{text}")
-        reason = plain.format(timeout_s=config.timeout_s, text=_first_line(text))
-        remedy = (
-            "mend it, or leave tracking.uri=null for mlruns/mlflow.db"
-            if config.uri
-            else "move the file away, and the trials are logged into a new one"
-        )
-        raise ConfigError(f"tracking.uri={shown!r}: cannot be used ({reason}); {remedy}") from error
-
-
-@contextmanager
-def _bounded(config: TrackingConfig, retries: int) -> Iterator[None]:
-    """Gives up after ``retries``, where MLflow would try again for minutes."""
-    if config.uri is None or not config.uri.startswith("http"):
-        with _database_opened_once():
-            yield
-        return
-    bounds = {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(config.timeout_s))),
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
-    }
-    before = {name: os.environ.get(name) for name in bounds}
-    os.environ.update(bounds)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _database_opened_once() -> Iterator[None]:
-    from mlflow.store.db import utils  # takes a second, which a server's user need not wait
-
-    tries, utils.MAX_RETRY_COUNT = utils.MAX_RETRY_COUNT, 1
-    try:
-        yield
-    finally:
-        utils.MAX_RETRY_COUNT = tries
-
-
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0][:200]

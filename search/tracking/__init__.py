@@ -1,0 +1,13 @@
+"""Experiment tracking with MLflow: ``server`` reaches it, ``tracker`` writes a study into it."""
+
+import logging
+import os
+
+# MLflow reads these when it is imported.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Or it prints two lines a trial, with the server's password in them.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+# Both are chatty about creating a database, which is no news to a user.
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
