@@ -15,10 +15,10 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -30,7 +30,6 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
-from search import stopping
 from search.config import (
     GpConfig,
     NsgaConfig,
@@ -40,13 +39,14 @@ from search.config import (
     StudyConfig,
     TpeConfig,
 )
-from search.deployments import Outlook, look_out, most_promising, worth_deploying
+from search.deployments import worth_deploying
 from search.driving import Effort, drive
 from search.engine.base import Engine
 from search.errors import ConfigError, InfeasiblePoint, StageFailed
-from search.front import front, loss_matrix, losses
+from search.front import front, losses
 from search.journal import Journal
-from search.records import Figures, Network, Point, TrialRecord
+from search.judging import Judge, outlook
+from search.records import Figures, Point, TrialRecord
 from search.space import Space, starting_points
 from search.trial import Ending, Lab, Referee, Unjudged, trial
 
@@ -225,9 +225,12 @@ class Study:
             return
         while time.monotonic() < deadline:
             done = [r for r in self.records if r.student_of == latest.number]
-            outlook = self._look_out(lab)
             points = worth_deploying(
-                latest, self.records, outlook, self._space.deployments(), self._objectives
+                latest,
+                self.records,
+                outlook(self.records, lab),
+                self._space.deployments(),
+                self._objectives,
             )
             if len(done) >= self._policy.deployments or not points:
                 return
@@ -273,65 +276,28 @@ class Study:
         return self._sampled.point(asked.params) if enqueued is None else Point(**enqueued)
 
     def _try_point(self, asked: optuna.Trial, lab: Lab, engine: Engine) -> TrialRecord:
-        referee = _Referee(self, asked, lab)
-        return _write_record(
-            asked.number, *_conduct(self._point(asked), lab, engine, referee), None
-        )
+        ending, effort, wall_s = _conduct(self._point(asked), lab, engine, self._judge(asked, lab))
+        return _write_record(asked.number, ending, effort, wall_s, None)
 
-    def choose_deployment(self, point: Point, network: Network, lab: Lab) -> Point:
-        """Moves a sampled point to the bits and threads that promise most for its structure."""
-        if self._alone:
-            return point
-        structure = (network.macs, network.parameters)
-        return most_promising(point, structure, self._look_out(lab), self._space.deployments())
+    def _judge(self, asked: optuna.Trial, lab: Lab) -> Referee:
+        if asked.number == 0:  # the yardstick stays as it is
+            return Unjudged()
+        allowed = [] if self._alone else self._space.deployments()
+        note = partial(self._note_rung, asked)
+        return Judge(self.records, self._objectives, self._policy, lab, allowed, note)
 
-    def _look_out(self, lab: Lab) -> Outlook:
-        original = lab.teacher.network
-        structure = (original.macs, original.parameters)
-        return look_out(self.records, structure, lab.bench.device, lab.yardstick)
+    def _note_rung(self, asked: optuna.Trial, end: float, own: list[float]) -> list[list[float]]:
+        """Writes a rung's losses into the trial; returns those of all at this rung, its own last.
 
-    def stop_untrained(self, point: Point, figures: Figures, lab: Lab) -> str | None:
-        """Returns why a trial cannot reach the front whatever its training brings, or None."""
-        if not self._policy.latency_first:
-            return None
-        members = front(self.records, self._objectives)
-        accuracies = [record.figures.val_accuracy or 0.0 for record in members]
-        best_case = replace(figures, val_accuracy=max([lab.reference_accuracy, *accuracies]))
-        known = losses(best_case, self._objectives)
-        if known and stopping.is_hopeless(known, loss_matrix(members, self._objectives)):
-            return "not trained: cannot reach the front whatever its accuracy"
-        others = [name for name in self._objectives if name != "accuracy"]
-        own = losses(figures, others) or []
-        for record in self.records:
-            there = losses(record.figures, others)
-            if (
-                there is not None
-                and record.point.bits >= point.bits
-                and _is_larger(record.figures, figures)
-                and all(a <= b for a, b in zip(there, own, strict=True))
-            ):
-                return f"not trained: the larger network of trial {record.number} is as fast"
-        return None
-
-    def stop_at_rung(self, asked: optuna.Trial, end: float, figures: Figures) -> str | None:
-        """Notes what a trial reached at a rung, and returns why it should stop there, or None."""
-        own = losses(replace(figures, val_accuracy=figures.float_accuracy), self._objectives)
+        They lie in Optuna's trials so that a continued study compares with them too.
+        """
         before = [[share, there] for share, there in asked.user_attrs.get(RUNGS, []) if share < end]
         asked.set_user_attr(RUNGS, [*before, [end, own]])
-        if self._policy.eta is None:
-            return None
-        trials = self._optuna.get_trials(deepcopy=False)
-        peers = {
-            t.number: there
-            for t in trials
-            for share, there in t.user_attrs.get(RUNGS, [])
-            if share == end
-        }
-        numbers = list(peers)
-        pool, index = np.array(list(peers.values())), numbers.index(asked.number)
-        if stopping.survives(pool, index, self._policy.eta):
-            return None
-        return f"behind at {end:.0%} of its training, where one in {self._policy.eta:g} goes on"
+        others = (t for t in self._optuna.get_trials(deepcopy=False) if t.number != asked.number)
+        reached = [
+            there for t in others for share, there in t.user_attrs.get(RUNGS, []) if share == end
+        ]
+        return [*reached, own]
 
     def _tell(self, asked: optuna.Trial, record: TrialRecord) -> None:
         values = losses(record.figures, self._objectives)
@@ -390,30 +356,6 @@ def _explained(journal: Journal) -> Iterator[None]:
             f"({type(error).__name__}); move it away to begin the study anew, or give another "
             "study.name=...; steps that are finished are not computed again"
         ) from error
-
-
-def _is_larger(one: Figures, other: Figures) -> bool:
-    """Whether one network computes more with more: then it is the more accurate one."""
-    here, there = ((f.macs or 0, f.parameters or 0) for f in (one, other))
-    return here != there and all(a >= b for a, b in zip(here, there, strict=True))
-
-
-class _Referee:
-    """Judges one trial by the rules of its study."""
-
-    def __init__(self, study: Study, asked: optuna.Trial, lab: Lab) -> None:
-        self._study, self._asked, self._lab = study, asked, lab
-
-    def deployment(self, point: Point, network: Network) -> Point:
-        if self._asked.number == 0:  # the yardstick
-            return point
-        return self._study.choose_deployment(point, network, self._lab)
-
-    def before_training(self, point: Point, figures: Figures) -> str | None:
-        return self._study.stop_untrained(point, figures, self._lab)
-
-    def at_rung(self, end: float, figures: Figures) -> str | None:
-        return self._study.stop_at_rung(self._asked, end, figures)
 
 
 def _conduct(

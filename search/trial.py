@@ -100,10 +100,11 @@ class Referee(Protocol):
     def before_training(self, point: Point, figures: Figures) -> str | None:
         """Returns why a trial with these figures should not be trained, or None."""
 
-    def at_rung(self, end: float, figures: Figures) -> str | None:
+    def at_rung(self, point: Point, end: float, figures: Figures) -> str | None:
         """Returns why training should stop at the share ``end``, or None.
 
         Args:
+            point: With its deployment.
             end: Share of the training that is done, 0..1.
             figures: Known so far; ``float_accuracy`` is the student's at this rung.
         """
@@ -120,7 +121,7 @@ class Unjudged:
         """Lets every trial be trained."""
         return None
 
-    def at_rung(self, _end: float, _: Figures) -> str | None:
+    def at_rung(self, _point: Point, _end: float, _: Figures) -> str | None:
         """Lets every training go on."""
         return None
 
@@ -196,7 +197,7 @@ def trial(point: Point, lab: Lab, referee: Referee) -> Recipe[Ending]:
                 return Ending(point, "stopped", reason, figures, violations, None)
             student = yield finetune(student, begin, end, point, lab)
             figures = replace(figures, float_accuracy=student.val_accuracy)
-            reason = referee.at_rung(end, figures) if end < 1 else None
+            reason = referee.at_rung(point, end, figures) if end < 1 else None
         network, float_accuracy = student.network, student.val_accuracy
     deployable = yield from deploy(network, point.bits, bench)
     score: Score = yield Evaluate(deployable, bench.data, "validation")

@@ -26,7 +26,7 @@ from search.config import (
 )
 from search.errors import ConfigError, InfeasiblePoint, StageFailed
 from search.journal import Journal
-from search.records import Figures, TrialRecord
+from search.records import TrialRecord
 from search.space import Space, parse_space
 from search.steps import Evaluate, Finetune, Measure, Prune, Step
 from search.study import RUNGS, Study, earlier_points
@@ -503,28 +503,6 @@ def test_a_study_that_is_not_there_cannot_warm_another(tmp_path: Path) -> None:
         open_study(journal, 1)
     with pytest.raises(ConfigError, match=r"study\.warm_start=t: .*no such study; there are s"):
         earlier_points(tmp_path, ["t"], ("accuracy", "latency"))
-
-
-def test_hopeless_needs_a_point_that_is_nowhere_worse(journal: Journal) -> None:
-    policy = PolicyConfig(latency_first=True, eta=None, deployments=0)
-    study = open_study(journal, 1, policy=policy)
-    (first,) = study.trials(lab(), FakeEngine())  # the original: 0.95 at 0.8 ms
-    assert study.stop_untrained(first.point, Figures(latency_ms=0.79), lab()) is None
-    assert study.stop_untrained(first.point, Figures(latency_ms=0.81), lab()) is not None
-
-
-def test_a_smaller_network_that_is_slower_is_not_trained(journal: Journal) -> None:
-    policy = PolicyConfig(latency_first=True, eta=None, deployments=0)
-    study = open_study(journal, 3, policy=policy)
-    half = list(study.trials(lab(), FakeEngine()))[2]
-    assert half.point.prune_ratio == 0.5
-    smaller = replace(half.figures, parameters=1, latency_ms=0.4 + 1e-9)
-    assert half.figures.latency_ms == pytest.approx(0.4)
-    said = study.stop_untrained(half.point, smaller, lab())
-    assert said == "not trained: the larger network of trial 2 is as fast"
-    assert study.stop_untrained(half.point, replace(smaller, latency_ms=0.39), lab()) is None
-    larger = replace(smaller, parameters=10**9)
-    assert study.stop_untrained(half.point, larger, lab()) is None
 
 
 @pytest.mark.parametrize("changes", [{"bits": 8}, {"bits": [8, 4], "threads": 1}])

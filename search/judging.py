@@ -1,0 +1,126 @@
+"""Judges one trial beside all others of its study; knows their records, but not Optuna."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from search import stopping
+from search.config import PolicyConfig
+from search.deployments import Deployment, Outlook, look_out, most_promising
+from search.front import front, loss_matrix, losses
+from search.records import Figures, Network, Point, TrialRecord
+from search.trial import Lab
+
+Losses = list[float]
+
+
+class Judge:
+    """The referee of one trial.
+
+    Args:
+        records: All finished trials of the study.
+        objectives: Names of what the front trades.
+        policy: What is done to save training.
+        lab: Where the trial runs.
+        allowed: Bits and threads to choose among; empty where every point stands alone.
+        note_rung: Keeps what the trial lost by at a rung, and returns the losses of all that
+            reached it, its own last.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[TrialRecord],
+        objectives: Sequence[str],
+        policy: PolicyConfig,
+        lab: Lab,
+        allowed: Collection[Deployment],
+        note_rung: Callable[[float, Losses], list[Losses]],
+    ) -> None:
+        self._records = records
+        self._objectives = objectives
+        self._policy = policy
+        self._lab = lab
+        self._allowed = allowed
+        self._note_rung = note_rung
+
+    def deployment(self, point: Point, network: Network) -> Point:
+        """Moves a point to the bits and threads that promise most for its structure."""
+        structure = (network.macs, network.parameters)
+        return most_promising(point, structure, outlook(self._records, self._lab), self._allowed)
+
+    def before_training(self, point: Point, figures: Figures) -> str | None:
+        """Returns why a trial cannot reach the front whatever its training brings, or None.
+
+        Its latency counts at the lower end of its interval, so that no noise condemns it.
+        """
+        if not self._policy.latency_first:
+            return None
+        figures = _at_best(figures)
+        members = front(self._records, self._objectives)
+        accuracies = [record.figures.val_accuracy or 0.0 for record in members]
+        best_accuracy = max([self._lab.reference_accuracy, *accuracies])
+        known = losses(replace(figures, val_accuracy=best_accuracy), self._objectives)
+        if known and stopping.is_hopeless(known, loss_matrix(members, self._objectives)):
+            return "not trained: cannot reach the front whatever its accuracy"
+        others = [name for name in self._objectives if name != "accuracy"]
+        own = losses(figures, others) or []
+        for record in self._records:
+            there = losses(record.figures, others)
+            if (
+                there is not None
+                and record.point.bits >= point.bits
+                and _is_larger(record.figures, figures)
+                and all(a <= b for a, b in zip(there, own, strict=True))
+            ):
+                return f"not trained: the larger network of trial {record.number} is as fast"
+        return None
+
+    def at_rung(self, point: Point, end: float, figures: Figures) -> str | None:
+        """Notes what a trial reached at a rung, and returns why it should stop there, or None."""
+        own = losses(replace(figures, val_accuracy=figures.float_accuracy), self._objectives)
+        assert own is not None, "all but the accuracy is known before training"
+        reached = self._note_rung(end, own)
+        eta = self._policy.eta
+        if eta is None or self._is_trained(point, figures):
+            return None
+        if stopping.survives(np.array(reached), len(reached) - 1, eta):
+            return None
+        return f"behind at {end:.0%} of its training, where one in {eta:g} goes on"
+
+    def _is_trained(self, point: Point, figures: Figures) -> bool:
+        """Whether the same network was trained by the same recipe: the rest costs nothing."""
+        return any(
+            record.outcome == "complete"
+            and (record.figures.macs, record.figures.parameters)
+            == (figures.macs, figures.parameters)
+            and _recipe(record.point) == _recipe(point)
+            for record in self._records
+        )
+
+
+def _at_best(figures: Figures) -> Figures:
+    """Returns figures with the least latency that the measurement allows for."""
+    ratio, low = figures.latency_ratio, figures.latency_ratio_low
+    if figures.latency_ms is None or ratio is None or low is None:
+        return figures
+    return replace(figures, latency_ms=figures.latency_ms * low / ratio)
+
+
+def _recipe(point: Point) -> Point:
+    return replace(point, prune_ratio=0.0, bits=0, threads=0)
+
+
+def outlook(records: Sequence[TrialRecord], lab: Lab) -> Outlook:
+    """Returns what a study has learned about its device's latencies."""
+    original = lab.teacher.network
+    structure = (original.macs, original.parameters)
+    return look_out(records, structure, lab.bench.device, lab.yardstick)
+
+
+def _is_larger(one: Figures, other: Figures) -> bool:
+    """Whether one network computes more with more: then it is the more accurate one."""
+    here, there = ((f.macs or 0, f.parameters or 0) for f in (one, other))
+    return here != there and all(a >= b for a, b in zip(here, there, strict=True))
