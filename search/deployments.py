@@ -52,13 +52,24 @@ class Outlook:
         if shown:
             return min(shown)
         bits, threads = wanted
-        if bits != 32:  # what the format does to it, at as many threads
-            return (
-                self.hope_ms(structure, (32, threads))
-                * self._guess(wanted)
-                / self._guess((32, threads))
-            )
-        return min(ms * self._guess(wanted) / self._guess(here) for here, ms in own.items())
+        same = {here: ms for here, ms in own.items() if here[0] == bits}
+        if bits != 32 and not same:
+            return self.hope_ms(structure, (32, threads)) * self._format(structure, wanted)
+        return min(
+            ms * self._guess(wanted) / self._guess(here) for here, ms in (same or own).items()
+        )
+
+    def _format(self, structure: Structure, wanted: Deployment) -> float:
+        """Returns what bits do to the latency: as shown at any thread count, else as probed."""
+        bits = wanted[0]
+        for other in sorted(self.measured, key=lambda s: _unlikeness(structure, s)):
+            cells = self.measured[other]
+            shown = [
+                ms / cells[32, n] for (b, n), ms in cells.items() if b == bits and (32, n) in cells
+            ]
+            if shown:
+                return min(shown)
+        return self._guess(wanted) / self._guess((32, wanted[1]))
 
     def _shown(self, structure: Structure, here: Deployment, wanted: Deployment) -> float | None:
         """Returns the latency of ``wanted`` over ``here`` in the most similar structure."""
@@ -76,6 +87,15 @@ class Outlook:
         probed = bits != 32 and name in self.device.speeds
         share = self.device.speeds[name].ratio if probed else UNPROBED[bits]
         return share * self.yardstick.latency_ms(threads)
+
+
+@dataclass(frozen=True)
+class Hope:
+    """A deployment worth a try: the trial that trained its student, and its hoped-for latency."""
+
+    student: int
+    point: Point
+    latency_ms: float
 
 
 def _unlikeness(one: Structure, other: Structure) -> float:
@@ -125,8 +145,8 @@ def worth_deploying(
     outlook: Outlook,
     allowed: Collection[Deployment],
     objectives: Sequence[str],
-) -> list[Point]:
-    """Chooses points that share a student and may reach the front, the fastest first.
+) -> list[Hope]:
+    """Chooses points that share a student and may reach the front.
 
     A point is left out where a point of the front is at least as good in everything as can be
     hoped for: the student's float accuracy at the most favourable latency.
@@ -143,11 +163,11 @@ def worth_deploying(
     hopes = []
     for bits, threads in allowed:
         point = replace(trained.point, bits=bits, threads=threads)
-        hope = _hope(trained, point, outlook)
-        hoped = losses(hope, objectives)
+        figures = _hope(trained, point, outlook)
+        hoped = losses(figures, objectives)
         if point not in tried and hoped is not None and not is_hopeless(hoped, beaten):
-            hopes.append((hope.latency_ms, point))
-    return [point for _, point in sorted(hopes, key=lambda pair: pair[0] or 0.0)]
+            hopes.append(Hope(trained.number, point, figures.latency_ms or math.inf))
+    return hopes
 
 
 def _hope(trained: TrialRecord, point: Point, outlook: Outlook) -> Figures:

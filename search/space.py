@@ -255,11 +255,25 @@ def starting_points(space: Space, threads: int, alone: bool) -> list[Point]:
             (0.75, 32, fewest), (0.75, 8, most), (0.9, 32, fewest),
         ]  # fmt: skip
     compressed = [
-        replace(yardstick, prune_ratio=ratio, bits=bits, threads=count)
+        replace(
+            yardstick,
+            prune_ratio=ratio,
+            bits=bits,
+            threads=count,
+            learning_rate=float(space.axes["learning_rate"].nearest(_rate(ratio))),
+        )
         for ratio, bits, count in deployments
     ]
     # Each once: with the fewest threads for the yardstick too, half of the channels comes twice.
     return list(dict.fromkeys([yardstick, *(p for p in compressed if space.contains(p))]))
+
+
+def _rate(prune_ratio: float) -> float:
+    """Returns a sound learning rate: gentle for what is hardly pruned, high for a remnant.
+
+    The measurements are in docs/LOG.md.
+    """
+    return float(f"{0.003 * 10**prune_ratio:.2g}")
 
 
 def parse_space(raw: Mapping[str, Any], usable_cores: int) -> Space:

@@ -149,7 +149,7 @@ class Study:
         planned = self._plan(lab.yardstick.best_threads)
         deadline = time.monotonic() + (self._config.timeout_s or float("inf"))
         while True:
-            for record in self._deploy_otherwise(lab, engine, deadline):
+            for record in self._deploy_otherwise(lab, engine, planned, deadline):
                 self.records.append(record)
                 yield record
             if self._is_spent(deadline):
@@ -190,10 +190,7 @@ class Study:
         left = next((t for t in trials if not t.state.is_finished()), None)
         number = len(trials) if left is None else left.number
         if left is None:
-            tried = {self._training(record.point) for record in self.records}
-            left_over = (point for point in planned if self._training(point) not in tried)
-            point = next(left_over, None)
-            if point is not None:
+            for point in self._left_over(planned)[:1]:
                 self._enqueue(point)
         self._optuna.sampler = self._make_sampler(number)
         if left is not None and left.state == TrialState.RUNNING:
@@ -206,6 +203,10 @@ class Study:
                 _suggest(asked, name, distribution)
         return asked
 
+    def _left_over(self, planned: Sequence[Point]) -> list[Point]:
+        tried = {self._training(record.point) for record in self.records}
+        return [point for point in planned if self._training(point) not in tried]
+
     def _training(self, point: Point) -> Point:
         """Returns what of a point counts, where deployments are chosen: not bits and threads."""
         return point if self._alone else replace(point, bits=0, threads=0)
@@ -215,37 +216,57 @@ class Study:
         sampled = {name: params[name] for name in self._sampled.distributions() if name in params}
         self._optuna.enqueue_trial(sampled, user_attrs={POINT: asdict(point)})
 
-    def _deploy_otherwise(self, lab: Lab, engine: Engine, deadline: float) -> Iterator[TrialRecord]:
-        """Deploys the latest trial's student in other bits and at other threads, while it pays.
+    def _deploy_otherwise(
+        self, lab: Lab, engine: Engine, planned: Sequence[Point], deadline: float
+    ) -> Iterator[TrialRecord]:
+        """Deploys the front's students in other bits and at other threads, while it pays.
 
-        Samplers are not told: they would take many points for one training.
+        Before the planned points are through, which show whose turn it is, bits and threads are
+        only tried where they are new. Samplers are not told: they would take many points for one
+        training.
         """
-        latest = next((r for r in reversed(self.records) if r.student_of is None), None)
-        if latest is None or latest.outcome != "complete":
-            return
         while time.monotonic() < deadline:
-            done = [r for r in self.records if r.student_of == latest.number]
-            points = worth_deploying(
-                latest,
-                self.records,
-                outlook(self.records, lab),
-                self._space.deployments(),
-                self._objectives,
-            )
-            if len(done) >= self._policy.deployments or not points:
+            only_new = bool(self._left_over(planned)) and not self._is_spent(deadline)
+            chosen = self._next_deployment(lab, only_new)
+            if chosen is None:
                 return
+            student, point = chosen
             number = len(self._optuna.get_trials(deepcopy=False))
-            ending, effort, wall_s = _conduct(points[0], lab, engine, Unjudged())
-            record = _write_record(number, ending, effort, wall_s, latest.number)
-            attributes = {
-                POINT: asdict(points[0]),
-                RECORD: RECORDS.dump_python(record, mode="json"),
-            }
+            ending, effort, wall_s = _conduct(point, lab, engine, Unjudged())
+            record = _write_record(number, ending, effort, wall_s, student)
+            attributes = {POINT: asdict(point), RECORD: RECORDS.dump_python(record, mode="json")}
             # Samplers pass over failed trials.
             self._optuna.add_trial(
                 optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes)
             )
             yield record
+
+    def _next_deployment(self, lab: Lab, only_new: bool) -> tuple[int, Point] | None:
+        """Returns the fastest deployment to hope for, and the trial that trained its student.
+
+        Args:
+            lab: Where they are measured.
+            only_new: Whether bits and threads count that no pruned network has had yet.
+        """
+        if self._policy.deployments == 0:
+            return None
+        known, allowed = outlook(self.records, lab), self._space.deployments()
+        if only_new:
+            had = {(r.point.bits, r.point.threads) for r in self.records if r.point.prune_ratio > 0}
+            allowed = [deployment for deployment in allowed if deployment not in had]
+        members = [
+            r
+            for r in front(self.records, self._objectives)
+            if not only_new or r.point.prune_ratio > 0
+        ]
+        students = {r.number if r.student_of is None else r.student_of for r in members}
+        hopes = []
+        for student in sorted(students):
+            if sum(r.student_of == student for r in self.records) < self._policy.deployments:
+                trained = next(r for r in self.records if r.number == student)
+                hopes += worth_deploying(trained, self.records, known, allowed, self._objectives)
+        hope = min(hopes, key=lambda hope: hope.latency_ms, default=None)
+        return None if hope is None else (hope.student, hope.point)
 
     def _is_inside(self, asked: optuna.Trial) -> bool:
         """Tells whether the space holds the trial's point; the yardstick may lie outside."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search.records import Measurement, Point, Student
+from search.records import Deployable, Measurement, Point, Student
 from search.steps import Evaluate, Prune, Pruned, Score
 from search.trial import Lab, Recipe, deploy, finetune, measure
 
@@ -15,6 +15,7 @@ class Found:
 
     accuracy: float
     latency_ms: float
+    deployable: Deployable
 
 
 def plain_trial(point: Point, lab: Lab) -> Recipe[Found]:
@@ -31,4 +32,5 @@ def plain_trial(point: Point, lab: Lab) -> Recipe[Found]:
     speed: Measurement = yield measure(
         bench, deployable, point.threads, lab.reference, point.threads
     )
-    return Found(score.accuracy, lab.yardstick.latency_ms(point.threads) * speed.ratio)
+    latency_ms = lab.yardstick.latency_ms(point.threads) * speed.ratio
+    return Found(score.accuracy, latency_ms, deployable)

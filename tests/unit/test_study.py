@@ -311,7 +311,8 @@ def test_the_lock_of_a_dead_coordinator_does_not_live_on_in_its_children(tmp_pat
         "import os, time\nfrom pathlib import Path\nfrom search.journal import Journal\n"
         f"Journal(Path({str(tmp_path)!r}), 's').__enter__()\n"
         "child = os.fork()\n"  # as a data loader starts its workers
-        "time.sleep(60) if child == 0 else print(child, flush=True)"
+        "if child:\n    print(child, flush=True)\n"
+        "else:\n    os.close(1)\n    time.sleep(60)"  # or whoever reads it would wait for it
     )
     first = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     orphan = int(first.stdout)

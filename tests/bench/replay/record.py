@@ -37,7 +37,8 @@ from search.trial import deploy, finetune, measure, prepare
 log = logging.getLogger(__name__)
 
 RATIOS = tuple(i / 100 for i in range(91))  # those that give another structure are kept
-RECIPES = 40
+RECIPES = 40  # spread over the space; and the sound one at other rates
+RATES = (0.001, 0.002, 0.004, 0.016, 0.03)
 LAUNCHES, CONFIRM_S = 8, 3.0
 RUNGS = (1 / 9, 2 / 9, 1 / 3, 1 / 2, 2 / 3, 1.0)
 RECIPE = ("distill_temperature", "distill_weight", "optimizer", "learning_rate", "schedule")
@@ -204,12 +205,14 @@ class Recorder:
 
 
 def draw_recipes(space: Space, count: int) -> Iterator[dict[str, Any]]:
-    """Yields the sound recipe and others that fill the space evenly."""
+    """Yields the sound recipe, others that fill the space evenly, and it at other rates."""
     yield dict(SOUND)
     for numbers in qmc.Sobol(len(RECIPE), rng=0).random(count - 1):
         yield {
             name: _at(space.axes[name], share) for name, share in zip(RECIPE, numbers, strict=True)
         }
+    for rate in RATES:
+        yield {**SOUND, "learning_rate": rate}
 
 
 def _at(axis: Range | Choice, share: float) -> Any:
