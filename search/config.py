@@ -172,6 +172,7 @@ class ObjectiveConfig:
     max_accuracy_drop: Annotated[Number, Field(ge=0, le=1)] | None
     max_latency_ms: Positive | None
     max_size_bytes: Annotated[Whole, Field(gt=0)] | None
+    max_memory_bytes: Annotated[Whole, Field(gt=0)] | None
 
 
 @dataclass(frozen=True, config=strict)

@@ -91,11 +91,17 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Hope:
-    """A deployment worth a try: the trial that trained its student, and its hoped-for latency."""
+    """A deployment worth a try.
+
+    Attributes:
+        student: Number of the trial that trained its network.
+        point: With the bits and threads to try.
+        figures: What is hoped for.
+    """
 
     student: int
     point: Point
-    latency_ms: float
+    figures: Figures
 
 
 def _unlikeness(one: Structure, other: Structure) -> float:
@@ -140,7 +146,7 @@ def most_promising(
 
 
 def worth_deploying(
-    trained: TrialRecord,
+    students: Sequence[TrialRecord],
     records: Sequence[TrialRecord],
     outlook: Outlook,
     allowed: Collection[Deployment],
@@ -149,10 +155,10 @@ def worth_deploying(
     """Chooses points that share a student and may reach the front.
 
     A point is left out where a point of the front is at least as good in everything as can be
-    hoped for: the student's float accuracy at the most favourable latency.
+    hoped for: the student's float accuracy, and a latency that saves enough to matter.
 
     Args:
-        trained: A complete trial.
+        students: Trials that trained one, or needed no training.
         records: All trials so far.
         outlook: What they have measured.
         allowed: Deployments that the space holds.
@@ -161,12 +167,15 @@ def worth_deploying(
     tried = {record.point for record in records}
     beaten = loss_matrix(front(records, objectives), objectives)
     hopes = []
-    for bits, threads in allowed:
-        point = replace(trained.point, bits=bits, threads=threads)
-        figures = _hope(trained, point, outlook)
-        hoped = losses(figures, objectives)
-        if point not in tried and hoped is not None and not is_hopeless(hoped, beaten):
-            hopes.append(Hope(trained.number, point, figures.latency_ms or math.inf))
+    for trained in students:
+        for bits, threads in allowed:
+            point = replace(trained.point, bits=bits, threads=threads)
+            if point in tried:
+                continue
+            figures = _hope(trained, point, outlook)
+            hoped = losses(figures, objectives)
+            if hoped is not None and not is_hopeless(hoped, beaten):
+                hopes.append(Hope(trained.number, point, figures))
     return hopes
 
 

@@ -6,6 +6,8 @@ came by them.
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,13 +25,24 @@ from search.benchmark.estimates import (
     wilson_interval,
     worse_by_chance,
 )
+from search.benchmark.protocol import LOG_HALF_WIDTH, POOR_LOG_HALF_WIDTH
 from search.config import FinalistsConfig
 from search.errors import StageFailed
 from search.front import front, loss_matrix, losses, original
-from search.records import Deployable, Figures, Finalist, Network, Session, Student, TrialRecord
+from search.records import (
+    Deployable,
+    Figures,
+    Finalist,
+    Network,
+    Quality,
+    Session,
+    Student,
+    TrialRecord,
+)
 from search.steps import Confirm, Evaluate, Prune, Pruned, Score
 from search.trial import Lab, Recipe, deploy, finetune, measure
 
+log = logging.getLogger(__name__)
 ERROR = 0.05  # of all statements about latencies together, and of each about accuracies
 # What was trained once is trained on gently: by this share of its learning rate, falling to zero.
 FURTHER_RATE = 0.3
@@ -64,11 +77,15 @@ def close(
     """
     contenders = []
     for record in choose(records, objectives, config.count):
-        contenders.append((yield from improve(record, lab, config.epochs)))
+        try:
+            contenders.append((yield from improve(record, lab, config.epochs)))
+        except StageFailed as error:
+            log.warning("trial %d takes no part in the closing round: %s", record.number, error)
     if not contenders:
         return ()
     best = lab.yardstick.best_threads
-    launches = launches_needed(1 - ERROR / statements(len(contenders)))
+    level = joint_level(len(contenders))
+    launches = launches_needed(level)
     session: Session = yield Confirm(
         tuple(
             replace(
@@ -80,7 +97,7 @@ def close(
         ),
         launches,
     )
-    return judge(contenders, session, lab.yardstick.latency_ms(best), objectives)
+    return judge(contenders, session, level, lab.yardstick.latency_ms(best), objectives)
 
 
 def choose(
@@ -96,37 +113,30 @@ def choose(
     return chosen
 
 
-def statements(finalists: int) -> int:
-    """Number of comparisons that are to hold together: with the reference and in pairs."""
-    return finalists + math.comb(finalists, 2)
+def joint_level(finalists: int) -> float:
+    """Returns the level at which all comparisons hold together: with the original and in pairs."""
+    return 1 - ERROR / (finalists + math.comb(finalists, 2))
 
 
 def improve(record: TrialRecord, lab: Lab, epochs: float) -> Recipe[Contender]:
     """Trains a point's student on, and keeps what is more accurate on validation."""
     bench, point = lab.bench, record.point
     pruned: Pruned = yield Prune(lab.teacher.network, point.prune_ratio, bench.device.round_to)
-    candidates = [(pruned.network, lab.teacher.val_accuracy)]
+    student = Student(pruned.network, None, lab.teacher.val_accuracy, 0.0)
     if pruned.channels_removed > 0:
-        student = Student(pruned.network, None, 0.0, 0.0)
         for begin, end in pairwise((0.0, *bench.train.rungs)):
             student = yield finetune(student, begin, end, point, lab)
-        candidates = [(student.network, student.val_accuracy)]
-        if epochs > 0:
-            gentle = replace(
-                point, learning_rate=FURTHER_RATE * point.learning_rate, schedule="cosine"
-            )
-            further = finetune(replace(student, state=None), 0.0, 1.0, gentle, lab)
-            with suppress(StageFailed):  # it did without before
-                longer: Student = yield replace(further, epochs=epochs)
-                candidates.append((longer.network, longer.val_accuracy))
-    best: tuple[Deployable, float, Score] | None = None
-    for network, float_accuracy in candidates:
-        deployable, score = yield from _score(network, point.bits, lab)
-        if best is None or score.accuracy > best[2].accuracy:
-            best = deployable, float_accuracy, score
-    assert best is not None
-    test: Score = yield Evaluate(best[0], bench.data, "test")
-    return Contender(record, *best, test)
+    best = student.val_accuracy, *(yield from _score(student.network, point.bits, lab))
+    if pruned.channels_removed > 0 and epochs > 0:
+        gentle = replace(point, learning_rate=FURTHER_RATE * point.learning_rate, schedule="cosine")
+        further = finetune(replace(student, state=None), 0.0, 1.0, gentle, lab)
+        with suppress(StageFailed):  # it did without before
+            longer: Student = yield replace(further, epochs=epochs)
+            found = longer.val_accuracy, *(yield from _score(longer.network, point.bits, lab))
+            best = max(best, found, key=lambda scored: scored[2].accuracy)
+    float_accuracy, deployable, validation = best
+    test: Score = yield Evaluate(deployable, bench.data, "test")
+    return Contender(record, deployable, float_accuracy, validation, test)
 
 
 def _score(network: Network, bits: int, lab: Lab) -> Recipe[tuple[Deployable, Score]]:
@@ -138,6 +148,7 @@ def _score(network: Network, bits: int, lab: Lab) -> Recipe[tuple[Deployable, Sc
 def judge(
     contenders: Sequence[Contender],
     session: Session,
+    level: float,
     reference_ms: float,
     objectives: Sequence[str],
 ) -> tuple[Finalist, ...]:
@@ -150,11 +161,11 @@ def judge(
     Args:
         contenders: With their scores.
         session: Of the same length and order.
+        level: Of every interval of latencies.
         reference_ms: Latency of the uncompressed network at its best thread count.
         objectives: Names of what the front trades.
     """
     logs = np.array(session.log_ratios)
-    level = 1 - ERROR / statements(len(contenders))
     finalists = [
         _confirm(contender, measurement_figures(contender, session, index, level, reference_ms))
         for index, contender in enumerate(contenders)
@@ -170,11 +181,11 @@ def judge(
         else:
             reason = f"{finalists[winner].number} is faster and no less accurate"
             finalists[index] = replace(finalists[index], stands=False, reason=reason)
-    groups = _group(standing, rivals.are_alike)
-    arranged = []
-    for tie, group in enumerate(groups, 1):
-        for index in sorted(group, key=lambda i: rivals.rank(i)):
-            arranged.append(replace(finalists[index], tie=tie if len(group) > 1 else None))
+    ties, arranged = itertools.count(1), []
+    for group in _group(standing, rivals.are_alike):
+        tie = next(ties) if len(group) > 1 else None
+        for index in sorted(group, key=rivals.rank):
+            arranged.append(replace(finalists[index], tie=tie))
     return (*arranged, *(finalists[i] for i in order if i not in standing))
 
 
@@ -265,7 +276,7 @@ def measurement_figures(
         p95_ms=measured.p95_ms,
         p99_ms=measured.p99_ms,
         images_per_s=measured.images_per_s,
-        measuring=measured.quality,
+        measuring=_quality(low, high),
         launches=measured.launches,
         disturbed_rounds=measured.disturbed_rounds,
         warm=measured.warm,
@@ -277,6 +288,14 @@ def measurement_figures(
         cpu_ms=measured.cpu_ms,
         cold_start_ms=measured.cold_start_ms,
     )
+
+
+def _quality(low: float, high: float) -> Quality:
+    """Calls a session's interval of a log ratio what the search calls one of its own."""
+    half = (high - low) / 2
+    if half > POOR_LOG_HALF_WIDTH:
+        return "poor"
+    return "resolved" if half <= LOG_HALF_WIDTH else "unresolved"
 
 
 def _confirm(contender: Contender, figures: Figures) -> Finalist:

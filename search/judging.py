@@ -54,12 +54,14 @@ class Judge:
     def before_training(self, point: Point, figures: Figures) -> str | None:
         """Returns why a trial cannot reach the front whatever its training brings, or None.
 
-        Its latency counts at the lower end of its interval, so that no noise condemns it.
+        Its latency counts at the lower end of its interval and all others' at the upper end, so
+        that no noise condemns it.
         """
         if not self._policy.latency_first:
             return None
         figures = _at_best(figures)
-        members = front(self._records, self._objectives)
+        rivals = [replace(r, figures=_at_worst(r.figures)) for r in self._records if _is_allowed(r)]
+        members = front(rivals, self._objectives)
         accuracies = [record.figures.val_accuracy or 0.0 for record in members]
         best_accuracy = max([self._lab.reference_accuracy, *accuracies])
         known = losses(replace(figures, val_accuracy=best_accuracy), self._objectives)
@@ -67,7 +69,7 @@ class Judge:
             return "not trained: cannot reach the front whatever its accuracy"
         others = [name for name in self._objectives if name != "accuracy"]
         own = losses(figures, others) or []
-        for record in self._records:
+        for record in rivals:
             there = losses(record.figures, others)
             if (
                 there is not None
@@ -101,12 +103,25 @@ class Judge:
         )
 
 
+def _is_allowed(record: TrialRecord) -> bool:
+    """Whether a trial keeps the limits on what is known before training."""
+    return all(v <= 0 for name, v in record.violations.items() if name != "max_accuracy_drop")
+
+
 def _at_best(figures: Figures) -> Figures:
     """Returns figures with the least latency that the measurement allows for."""
-    ratio, low = figures.latency_ratio, figures.latency_ratio_low
-    if figures.latency_ms is None or ratio is None or low is None:
+    return _moved(figures, figures.latency_ratio_low)
+
+
+def _at_worst(figures: Figures) -> Figures:
+    """Returns figures with the greatest latency that the measurement allows for."""
+    return _moved(figures, figures.latency_ratio_high)
+
+
+def _moved(figures: Figures, ratio: float | None) -> Figures:
+    if figures.latency_ms is None or figures.latency_ratio is None or ratio is None:
         return figures
-    return replace(figures, latency_ms=figures.latency_ms * low / ratio)
+    return replace(figures, latency_ms=figures.latency_ms * ratio / figures.latency_ratio)
 
 
 def _recipe(point: Point) -> Point:

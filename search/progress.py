@@ -100,6 +100,7 @@ class Progress(AbstractContextManager["Progress"]):
     def _keep(self, records: Sequence[TrialRecord]) -> None:
         # Here and not where it is drawn twice a second, perhaps while the device is measured.
         self._done = sum(record.student_of is None for record in records)
+        self._number = len(records)
         self._members = front(records, self._objectives)
         self._original = original(records)
         self._hypervolume = hypervolume(records, self._objectives)
@@ -109,7 +110,7 @@ class Progress(AbstractContextManager["Progress"]):
         total, done = self._config.n_trials, self._done
         bar = Table.grid(padding=(0, 2))
         counted = f"{done} of {total} trials" if total else format_counted(done, "trial")
-        trial = f"trial {done}: " if self._searching_since is not None else ""
+        trial = f"trial {self._number}: " if self._searching_since is not None else ""
         waited = f"{trial}{self._activity} ({time.monotonic() - self._since:.0f} s)"
         bar.add_row(
             Text(self._config.name, style="bold"),

@@ -281,9 +281,10 @@ def _show_front(
     noise = describe_noise(canaries, records)
     if noise:
         console.print(f"\n{noise}", markup=False)
+    model = "final/model.onnx" if finalists else "model.onnx"
     hints = (
         f"\nLook at it:   {page}\n"
-        "Pick from it: the run 'trial N' there holds N's model.onnx, its figures and its recipe."
+        f"Pick from it: the run 'trial N' there holds N's {model}, its figures and its recipe."
     )
     console.print(hints, soft_wrap=True)  # a broken link could not be clicked
 

@@ -213,14 +213,14 @@ def _fixed(axis: Axis) -> Value | None:
     return axis.values[0] if isinstance(axis, Choice) and len(axis.values) == 1 else None
 
 
-def starting_points(space: Space, threads: int, alone: bool) -> list[Point]:
+def starting_points(space: Space, threads: int, names_deployments: bool) -> list[Point]:
     """Chooses the points that a study tries before its sampler knows anything.
 
     The first is the uncompressed network, the yardstick, which stays uncompressed even where the
     space does not hold it. Then come other shares of its channels, from coarse to fine; with these
-    the front has its shape before the sampler refines it. Where every point stands alone, 8 bits
-    and the fewest threads are tried too, because small networks often gain nothing from more. Each
-    is there only if the space holds it. The recipe is a sound one, moved into the space.
+    the front has its shape before the sampler refines it. Where points name their bits and threads,
+    8 bits and the fewest threads are tried too, because small networks often gain nothing from
+    more. Each is there only if the space holds it. The recipe is a sound one, moved into the space.
 
     A yardstick for which ``space.contains`` is false must not be enqueued: ``Study.ask`` raises
     on an unknown choice and leaves the trial running, and a trial told as complete (for TPE also
@@ -231,7 +231,7 @@ def starting_points(space: Space, threads: int, alone: bool) -> list[Point]:
     Args:
         space: Where points are chosen from.
         threads: At which the uncompressed network is fastest.
-        alone: Whether a student is deployed in no other bits and at no other threads.
+        names_deployments: Whether points differ in bits and threads too.
 
     Returns:
         One to ten different points.
@@ -249,7 +249,7 @@ def starting_points(space: Space, threads: int, alone: bool) -> list[Point]:
     yardstick = replace(space.nearest(sound), prune_ratio=sound.prune_ratio, bits=sound.bits)
     most, fewest = yardstick.threads, int(space.axes["threads"].nearest(1))
     deployments = [(ratio, space.bit_widths()[0], most) for ratio in SWEEP]
-    if alone:
+    if names_deployments:
         deployments = [
             (0.0, 8, most), (0.5, 32, most), (0.5, 8, most), (0.5, 32, fewest), (0.35, 32, fewest),
             (0.75, 32, fewest), (0.75, 8, most), (0.9, 32, fewest),

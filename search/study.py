@@ -12,9 +12,10 @@ import json
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from search.config import (
     StudyConfig,
     TpeConfig,
 )
-from search.deployments import worth_deploying
+from search.deployments import Hope, worth_deploying
 from search.driving import Effort, drive
 from search.engine.base import Engine
 from search.errors import ConfigError, InfeasiblePoint, StageFailed
@@ -48,7 +49,7 @@ from search.journal import Journal
 from search.judging import Judge, outlook
 from search.records import Figures, Point, TrialRecord
 from search.space import Space, starting_points
-from search.trial import Ending, Lab, Referee, Unjudged, trial
+from search.trial import Ending, Lab, Referee, Unjudged, trial, violated
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +57,29 @@ RECORD = "record"
 POINT = "point"
 RUNGS = "rungs"
 SETTINGS = "settings"
-PLANNED = "planned_points"
+PLAN = "plan"
 IDENTITY = "identity"
 # Settings that nobody gives as they are: they say where and with what latency was measured.
 THE_DEVICE = ("device.name", "device.cpu", "device.runtime", "device.protocol")
 RECORDS = TypeAdapter(TrialRecord)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study does before and beside its sampler.
+
+    Attributes:
+        samples_deployments: Whether bits and threads are sampled like all else.
+        starting: Points to begin with.
+        earlier: Points of other studies, to try as they are.
+    """
+
+    samples_deployments: bool
+    starting: list[Point]
+    earlier: list[Point]
+
+
+PLANS = TypeAdapter(Plan)
 
 
 class Study:
@@ -97,7 +116,7 @@ class Study:
         self._policy = policy
         self._earlier = earlier
         self._space = space
-        self._alone, self._sampled = True, space
+        self._sampled = space
         self._objectives = objectives
         with _explained(journal):
             self._optuna = optuna.create_study(
@@ -141,23 +160,24 @@ class Study:
 
         After each trial that Optuna asked for come those that deploy its student otherwise.
         """
-        self._alone = self._policy.deployments == 0 or self._prices_bits(lab)
-        if not self._alone:  # bits and threads need no sampler
+        if self._config.n_trials == 0:
+            return
+        plan = self._make_plan(lab)
+        if not plan.samples_deployments:
             self._sampled = self._space.fix(
                 bits=self._space.bit_widths()[0], threads=self._space.thread_counts()[0]
             )
-        planned = self._plan(lab.yardstick.best_threads)
         deadline = time.monotonic() + (self._config.timeout_s or float("inf"))
         while True:
-            for record in self._deploy_otherwise(lab, engine, planned, deadline):
+            for record in self._deploy_otherwise(lab, engine, plan, deadline):
                 self.records.append(record)
                 yield record
             if self._is_spent(deadline):
                 return
-            asked = self._ask(planned)
+            asked = self._ask(plan)
             kept = asked.user_attrs.get(RECORD)
             if kept is None:
-                record = self._try_point(asked, lab, engine)
+                record = self._try_point(asked, plan, lab, engine)
                 asked.set_user_attr(RECORD, RECORDS.dump_python(record, mode="json"))
             else:
                 record = RECORDS.validate_python(kept)
@@ -167,30 +187,35 @@ class Study:
 
     def _prices_bits(self, lab: Lab) -> bool:
         """Whether bits count for more than the latency by which deployments are chosen."""
-        others = set(self._objectives) - {"accuracy", "latency"}
-        return bool(others) or lab.bench.limits.max_size_bytes is not None
+        others, limits = set(self._objectives) - {"accuracy", "latency"}, lab.bench.limits
+        return bool(others or limits.max_size_bytes or limits.max_memory_bytes)
 
-    def _plan(self, threads: int) -> list[Point]:
-        """Returns the points that need no sampler, as the study's first run chose them."""
-        if PLANNED not in self._optuna.user_attrs:
-            earlier = [self._space.nearest(point) for point in self._earlier]
-            starting = starting_points(self._space, threads, self._alone)
-            points = dict.fromkeys([*starting, *earlier])
-            self._optuna.set_user_attr(PLANNED, [asdict(point) for point in points])
-        return [Point(**point) for point in self._optuna.user_attrs[PLANNED]]
+    def _make_plan(self, lab: Lab) -> Plan:
+        """Returns what the study's first run planned, and the points that this one brings."""
+        kept = self._optuna.user_attrs.get(PLAN)
+        earlier = [self._space.nearest(point) for point in self._earlier]
+        if kept is None:
+            joint = self._policy.deployments == 0 or self._prices_bits(lab)
+            threads = lab.yardstick.best_threads
+            plan = Plan(joint, starting_points(self._space, threads, joint), earlier)
+        else:
+            plan = PLANS.validate_python(kept)
+            plan = replace(plan, earlier=list(dict.fromkeys([*plan.earlier, *earlier])))
+        self._optuna.set_user_attr(PLAN, PLANS.dump_python(plan, mode="json"))
+        return plan
 
     def _is_spent(self, deadline: float) -> bool:
         asked = sum(record.student_of is None for record in self.records)
         n_trials = self._config.n_trials
         return (n_trials is not None and asked >= n_trials) or time.monotonic() >= deadline
 
-    def _ask(self, planned: Sequence[Point]) -> optuna.Trial:
+    def _ask(self, plan: Plan) -> optuna.Trial:
         """Returns the trial that an earlier process left unfinished, else a new one."""
         trials = self._optuna.get_trials(deepcopy=False)
         left = next((t for t in trials if not t.state.is_finished()), None)
         number = len(trials) if left is None else left.number
         if left is None:
-            for point in self._left_over(planned)[:1]:
+            for point in self._left_over(plan)[:1]:
                 self._enqueue(point)
         self._optuna.sampler = self._make_sampler(number)
         if left is not None and left.state == TrialState.RUNNING:
@@ -203,13 +228,14 @@ class Study:
                 _suggest(asked, name, distribution)
         return asked
 
-    def _left_over(self, planned: Sequence[Point]) -> list[Point]:
-        tried = {self._training(record.point) for record in self.records}
-        return [point for point in planned if self._training(point) not in tried]
+    def _left_over(self, plan: Plan) -> list[Point]:
+        """Returns the planned points whose training was not tried, the first ones first."""
 
-    def _training(self, point: Point) -> Point:
-        """Returns what of a point counts, where deployments are chosen: not bits and threads."""
-        return point if self._alone else replace(point, bits=0, threads=0)
+        def training(point: Point) -> Point:
+            return point if plan.samples_deployments else replace(point, bits=0, threads=0)
+
+        tried = {training(record.point) for record in self.records}
+        return [p for p in (*plan.starting, *plan.earlier) if training(p) not in tried]
 
     def _enqueue(self, point: Point) -> None:
         params = self._space.params(point) if self._space.contains(point) else {}
@@ -217,7 +243,7 @@ class Study:
         self._optuna.enqueue_trial(sampled, user_attrs={POINT: asdict(point)})
 
     def _deploy_otherwise(
-        self, lab: Lab, engine: Engine, planned: Sequence[Point], deadline: float
+        self, lab: Lab, engine: Engine, plan: Plan, deadline: float
     ) -> Iterator[TrialRecord]:
         """Deploys the front's students in other bits and at other threads, while it pays.
 
@@ -226,47 +252,51 @@ class Study:
         training.
         """
         while time.monotonic() < deadline:
-            only_new = bool(self._left_over(planned)) and not self._is_spent(deadline)
-            chosen = self._next_deployment(lab, only_new)
-            if chosen is None:
+            only_new = bool(self._left_over(plan)) and not self._is_spent(deadline)
+            hope = self._next_deployment(lab, only_new)
+            if hope is None:
                 return
-            student, point = chosen
             number = len(self._optuna.get_trials(deepcopy=False))
-            ending, effort, wall_s = _conduct(point, lab, engine, Unjudged())
-            record = _write_record(number, ending, effort, wall_s, student)
-            attributes = {POINT: asdict(point), RECORD: RECORDS.dump_python(record, mode="json")}
+            ending, effort, wall_s = _conduct(hope.point, lab, engine, Unjudged())
+            record = _write_record(number, ending, effort, wall_s, hope.student)
+            attributes = {
+                POINT: asdict(hope.point),
+                RECORD: RECORDS.dump_python(record, mode="json"),
+            }
             # Samplers pass over failed trials.
             self._optuna.add_trial(
                 optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes)
             )
             yield record
 
-    def _next_deployment(self, lab: Lab, only_new: bool) -> tuple[int, Point] | None:
-        """Returns the fastest deployment to hope for, and the trial that trained its student.
+    def _next_deployment(self, lab: Lab, only_new: bool) -> Hope | None:
+        """Returns the fastest deployment to hope for.
 
         Args:
-            lab: Where they are measured.
+            lab: Where it is measured.
             only_new: Whether bits and threads count that no pruned network has had yet.
         """
-        if self._policy.deployments == 0:
-            return None
-        known, allowed = outlook(self.records, lab), self._space.deployments()
+        limit, allowed = self._policy.deployments, self._space.deployments()
+        siblings = Counter(r.student_of for r in self.records)
+        students = [
+            r
+            for r in self.records
+            if r.student_of is None and r.deployable is not None and siblings[r.number] < limit
+        ]
         if only_new:
+            students = [r for r in students if r.point.prune_ratio > 0]
             had = {(r.point.bits, r.point.threads) for r in self.records if r.point.prune_ratio > 0}
             allowed = [deployment for deployment in allowed if deployment not in had]
-        members = [
-            r
-            for r in front(self.records, self._objectives)
-            if not only_new or r.point.prune_ratio > 0
+        hopes = worth_deploying(
+            students, self.records, outlook(self.records, lab), allowed, self._objectives
+        )
+        sound = [
+            hope
+            for hope in hopes
+            if self._space.contains(hope.point)
+            and all(excess <= 0 for excess in violated(hope.figures, lab).values())
         ]
-        students = {r.number if r.student_of is None else r.student_of for r in members}
-        hopes = []
-        for student in sorted(students):
-            if sum(r.student_of == student for r in self.records) < self._policy.deployments:
-                trained = next(r for r in self.records if r.number == student)
-                hopes += worth_deploying(trained, self.records, known, allowed, self._objectives)
-        hope = min(hopes, key=lambda hope: hope.latency_ms, default=None)
-        return None if hope is None else (hope.student, hope.point)
+        return min(sound, key=lambda hope: hope.figures.latency_ms or 0.0, default=None)
 
     def _is_inside(self, asked: optuna.Trial) -> bool:
         """Tells whether the space holds the trial's point; the yardstick may lie outside."""
@@ -274,12 +304,8 @@ class Study:
         return enqueued is None or self._space.contains(Point(**enqueued))
 
     def _make_sampler(self, number: int) -> BaseSampler:
-        """Builds the sampler for one trial.
-
-        Seeded by the trial's number, so that a continued study draws what an uninterrupted one
-        would have drawn instead of repeating its first random points.
-        """
-        seed = (self._config.seed * 1_000_003 + number) % 2**32
+        """Builds the sampler for one trial."""
+        seed = self._seed(number)
         match self._sampler:
             case TpeConfig(n_startup_trials=n_startup_trials, multivariate=multivariate):
                 return TPESampler(
@@ -292,20 +318,29 @@ class Study:
             case RandomConfig():
                 return RandomSampler(seed=seed)
 
+    def _seed(self, number: int) -> int:
+        """Returns a trial's own seed.
+
+        A continued study draws what an uninterrupted one would have drawn, instead of repeating
+        its first random points.
+        """
+        return (self._config.seed * 1_000_003 + number) % 2**32
+
     def _point(self, asked: optuna.Trial) -> Point:
         enqueued = asked.user_attrs.get(POINT)
         return self._sampled.point(asked.params) if enqueued is None else Point(**enqueued)
 
-    def _try_point(self, asked: optuna.Trial, lab: Lab, engine: Engine) -> TrialRecord:
-        ending, effort, wall_s = _conduct(self._point(asked), lab, engine, self._judge(asked, lab))
+    def _try_point(self, asked: optuna.Trial, plan: Plan, lab: Lab, engine: Engine) -> TrialRecord:
+        point = self._point(asked)
+        referee: Referee = Unjudged()
+        if asked.number > 0:  # the yardstick stays as it is
+            # Earlier points were good as they are.
+            stays = plan.samples_deployments or point in plan.earlier
+            allowed = [] if stays else self._space.deployments()
+            note = partial(self._note_rung, asked)
+            referee = Judge(self.records, self._objectives, self._policy, lab, allowed, note)
+        ending, effort, wall_s = _conduct(point, lab, engine, referee)
         return _write_record(asked.number, ending, effort, wall_s, None)
-
-    def _judge(self, asked: optuna.Trial, lab: Lab) -> Referee:
-        if asked.number == 0:  # the yardstick stays as it is
-            return Unjudged()
-        allowed = [] if self._alone else self._space.deployments()
-        note = partial(self._note_rung, asked)
-        return Judge(self.records, self._objectives, self._policy, lab, allowed, note)
 
     def _note_rung(self, asked: optuna.Trial, end: float, own: list[float]) -> list[list[float]]:
         """Writes a rung's losses into the trial; returns those of all at this rung, its own last.

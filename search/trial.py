@@ -282,6 +282,7 @@ def violated(figures: Figures, lab: Lab) -> dict[str, float]:
         "max_accuracy_drop": (drop, limits.max_accuracy_drop),
         "max_latency_ms": (figures.latency_ms, limits.max_latency_ms),
         "max_size_bytes": (figures.size_bytes, limits.max_size_bytes),
+        "max_memory_bytes": (figures.peak_rss_bytes, limits.max_memory_bytes),
     }
     return {
         name: round(value - limit, 12)  # 0.90 - 0.89 is a hair above 0.01 in binary

@@ -149,6 +149,7 @@ def limits(**changes: Any) -> ObjectiveConfig:
         "max_accuracy_drop": None,
         "max_latency_ms": None,
         "max_size_bytes": None,
+        "max_memory_bytes": None,
         **changes,
     }
     return ObjectiveConfig(**given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search.records import TrialRecord
+from search.records import Finalist, TrialRecord
 from search.report.formats import (
     format_bytes,
     format_counted,
@@ -13,9 +13,16 @@ from search.report.formats import (
 from search.report.table import escape_markdown
 
 
-def describe_trial(record: TrialRecord) -> str:
-    """Returns a few paragraphs of Markdown about a finished trial."""
+def describe_trial(record: TrialRecord, finalist: Finalist | None = None) -> str:
+    """Returns a few paragraphs of Markdown about a finished trial.
+
+    Args:
+        record: The trial.
+        finalist: What the closing round made of it.
+    """
     paragraphs = [_ending(record), _figures(record), f"Recipe: {_recipe(record)}", _model(record)]
+    if finalist is not None:
+        paragraphs = [_standing(finalist), f"In the search: {paragraphs[1]}", *paragraphs[2:]]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
@@ -23,6 +30,17 @@ def _ending(record: TrialRecord) -> str:
     if record.outcome == "complete":
         return ""
     return f"**{record.outcome.capitalize()}**: {escape_markdown(record.reason)}"
+
+
+def _standing(finalist: Finalist) -> str:
+    figures = finalist.figures
+    verdict = "on the front" if finalist.stands else escape_markdown(finalist.reason)
+    return (
+        f"**Finalist**, {verdict}: {format_share(finalist.test_accuracy)} on test "
+        f"({format_share(figures.val_accuracy)} on validation) at {format_ms(figures.latency_ms)}, "
+        f"{format_speedup(figures)} as fast as the original, {format_bytes(figures.size_bytes)}; "
+        "its model is `final/model.onnx`"
+    )
 
 
 def _figures(record: TrialRecord) -> str:

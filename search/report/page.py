@@ -164,8 +164,11 @@ def _hover(dot: Dot) -> str:
 
 def _figure_lines(dot: Dot) -> list[str]:
     figures = dot.record.figures
+    accuracy = f"accuracy {format_share(dot.accuracy)}"
+    if dot.validation is not None:
+        accuracy += f" on test, {format_share(dot.validation)} on validation"
     return [
-        f"accuracy {format_share(dot.accuracy)} (float {format_share(figures.float_accuracy)})",
+        f"{accuracy} (float {format_share(figures.float_accuracy)})",
         f"latency {format_ms_interval(dot.latency_ms, dot.low_ms, dot.high_ms)}",
         f"speed-up {format_speedup(figures)}",
         f"size {format_bytes(figures.size_bytes)}, {format_count(figures.macs)} MACs,"

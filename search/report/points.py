@@ -28,6 +28,7 @@ class Dot:
         high_ms: Upper end.
         accuracy_low: Lower end of the accuracy's interval; the accuracy where none is known.
         accuracy_high: Upper end.
+        validation: A finalist's accuracy on the validation split; None of other trials.
     """
 
     record: TrialRecord
@@ -38,6 +39,7 @@ class Dot:
     high_ms: float
     accuracy_low: float
     accuracy_high: float
+    validation: float | None = None
 
     @property
     def number(self) -> int:
@@ -106,6 +108,7 @@ def place_finalists(records: Iterable[TrialRecord], finalists: Sequence[Finalist
                 *_interval(figures, latency_ms),
                 finalist.test_low,
                 finalist.test_high,
+                figures.val_accuracy,
             )
         )
     return sorted(dots, key=lambda dot: (dot.latency_ms, -dot.accuracy, dot.number))

@@ -40,15 +40,8 @@ PAGE_RUNS = 1000
 FOR_MODELS = "workflowType=machine_learning"
 # A saved view of the run table, in the form in which MLflow's own pages keep one.
 VIEW = "mlflow.sharedViewState.front"
-VIEW_STATE = {
-    "searchFilter": 'tags.pareto = "true"',
-    "orderByKey": "metrics.`latency_ms`",
-    "orderByAsc": True,
-    "selectedColumns": [
-        "metrics.`val_accuracy`", "metrics.`latency_ms`", "metrics.`speedup`",
-        "metrics.`size_bytes`", "params.`prune_ratio`", "params.`bits`", "params.`threads`",
-    ],
-}  # fmt: skip
+VIEW_METRICS = ("val_accuracy", "latency_ms", "speedup", "size_bytes")
+FINAL_VIEW_METRICS = ("test_accuracy", "final_latency_ms", "final_speedup", "final_size_bytes")
 # MLflow cuts a description after 8 000 letters, and a point takes up to 230 of them.
 POINTS_DESCRIBED = 30
 FIGURES_AS_METRICS = (
@@ -158,8 +151,22 @@ class Tracker(AbstractContextManager["Tracker"]):
         """Tells visitors of the experiment where its front is; saves a view of the front's runs."""
         traded = " against ".join(self._objectives)
         note = f"[Open the study]({self._page(parent)}): its front of {traded}, and its models"
-        view = {"name": "Front", "createdAt": 0, "updatedAt": 0, "state": json.dumps(VIEW_STATE)}
         self._client.set_experiment_tag(self._experiment, NOTE, note)
+        self._save_view(VIEW_METRICS)
+
+    def _save_view(self, metrics: Sequence[str]) -> None:
+        """Saves the view of the front's runs; the second metric is its latency."""
+        columns = [f"metrics.`{name}`" for name in metrics]
+        state = {
+            "searchFilter": 'tags.pareto = "true"',
+            "orderByKey": columns[1],
+            "orderByAsc": True,
+            "selectedColumns": [
+                *columns,
+                *(f"params.`{n}`" for n in ("prune_ratio", "bits", "threads")),
+            ],
+        }
+        view = {"name": "Front", "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)}
         self._client.set_experiment_tag(self._experiment, VIEW, json.dumps(view))
 
     def _finished_children(self) -> Iterator[tuple[int, str]]:
@@ -246,14 +253,18 @@ class Tracker(AbstractContextManager["Tracker"]):
             for run in self._search("tags.finalist = 'true'"):
                 if _trial_number(run) not in {finalist.number for finalist in finalists}:
                     self._client.set_tag(run.info.run_id, "finalist", "false")
+            known = {record.number: record for record in self._records}
             for finalist in finalists:
                 run_id = self._children[finalist.number]
+                note = self._describe(known[finalist.number], finalist)
+                self._client.set_tag(run_id, NOTE, note)
                 metrics = [Metric(name, v, now_ms, 0) for name, v in _confirmed(finalist).items()]
                 self._client.log_batch(run_id, metrics=metrics)
                 self._client.set_tag(run_id, "finalist", "true")
                 self._log_file(run_id, models[finalist.number], "model.onnx", "final")
             self._log_front(self._records, front(self._records, self._objectives))
             self._tag_front(frozenset(f.number for f in finalists if f.stands))
+            self._save_view(FINAL_VIEW_METRICS)
 
     def _log_trial(self, record: TrialRecord, model: Path | None) -> str:
         end_ms = _milliseconds(record.finished_at)
@@ -263,7 +274,7 @@ class Tracker(AbstractContextManager["Tracker"]):
             run_name=f"trial {record.number}",
             tags={
                 PARENT: self._parent,
-                NOTE: f"{describe_trial(record)}\n\n[The whole front]({self._page(self._parent)})",
+                NOTE: self._describe(record),
                 "kind": "trial",
                 "trial": str(record.number),
                 "outcome": record.outcome,
@@ -280,6 +291,11 @@ class Tracker(AbstractContextManager["Tracker"]):
         if model is not None:
             self._log_file(run_id, model, "model.onnx")
         return run_id
+
+    def _describe(self, record: TrialRecord, finalist: Finalist | None = None) -> str:
+        return (
+            f"{describe_trial(record, finalist)}\n\n[The whole front]({self._page(self._parent)})"
+        )
 
     def _log_file(self, run_id: str, path: Path, name: str, folder: str | None = None) -> None:
         """Keeps a copy of a file with a run, under another name."""
@@ -308,13 +324,16 @@ class Tracker(AbstractContextManager["Tracker"]):
 
     def _log_front(self, records: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> None:
         numbers, first = [record.number for record in members], original(records)
+        searched = [self._summarise(record) for record in members]
+        finalists = [self._summarise(finalist) for finalist in self._finalists]
         summary = {
             "study": self._study,
             "objectives": list(self._objectives),
             "hypervolume": hypervolume(records, self._objectives),
             "original": None if first is None else self._summarise(first),
-            "front": [self._summarise(record) for record in members],
-            "finalists": [self._summarise(finalist) for finalist in self._finalists],
+            "front": [f for f in finalists if f["stands"]] if finalists else searched,
+            "searched_front": searched,
+            "finalists": finalists,
         }
         picture = front_png(self._study, records, numbers, self._finalists)
         with tempfile.TemporaryDirectory() as name:
@@ -343,23 +362,25 @@ class Tracker(AbstractContextManager["Tracker"]):
         """Writes the parent's description, of which MLflow shows two lines until asked for more."""
         if not members:
             return markdown_table(members)
-        standing = {finalist.number for finalist in self._finalists if finalist.stands}
-        if standing:
-            members = [record for record in members if record.number in standing]
         shown = members[:POINTS_DESCRIBED]
+        numbers, file = [record.number for record in members], "model.onnx"
+        if self._finalists:
+            standing = [finalist for finalist in self._finalists if finalist.stands]
+            standing.sort(key=lambda finalist: finalist.figures.latency_ms or 0.0)
+            numbers, file = [finalist.number for finalist in standing], "final/model.onnx"
         links = ", ".join(
-            f"[{label(record.number)}]({self._page(self._children[record.number])})"
-            for record in shown
+            f"[{label(number)}]({self._page(self._children[number])})"
+            for number in numbers[:POINTS_DESCRIBED]
         )
         runs = f"#/experiments/{self._experiment}/runs?viewStateShareKey=front&{FOR_MODELS}"
         page = self._page(self._parent, "front.html")
-        omitted, noise = len(members) - len(shown), self._noise()
+        omitted, noise = max(0, len(numbers) - POINTS_DESCRIBED), self._noise()
         return "\n".join(
             [
-                f"**Front of {len(members)} after {format_counted(trials, 'trial')}**: "
+                f"**Front of {len(numbers)} after {format_counted(trials, 'trial')}**: "
                 f"[interactive page]({page}), [table of its runs]({runs})",
                 *([f"**{noise}**"] if noise else []),
-                f"Fastest first: trials {links}; each holds its `model.onnx` under *Artifacts*.",
+                f"Fastest first: trials {links}; each holds its `{file}` under *Artifacts*.",
                 "",
                 finalist_markdown(self._finalists)
                 if self._finalists

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import moocore  # type: ignore[import-not-found,unused-ignore]  # of the extra named bench
+import moocore  # type: ignore[import-not-found,import-untyped,unused-ignore]  # of the extra named bench
 import numpy as np
 import optuna
 from matplotlib.figure import Figure

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import pytest
-from optuna.samplers import RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
-from search.config import PolicyConfig, TpeConfig
+from search.config import (
+    GpConfig,
+    NsgaConfig,
+    PolicyConfig,
+    RandomConfig,
+    SamplerConfig,
+    TpeConfig,
+)
+from search.study import Plan, Study
+from search.trial import Lab
 from tests.bench.replay.simulate import (
     Curve,
     Table,
@@ -20,36 +32,86 @@ from tests.bench.replay.simulate import (
     volume_at,
 )
 
-SEEDS = range(20)
+SEEDS, SEEDS_OF_GP = 20, 4  # it takes minutes for one
 PLAIN_TRIALS = 60
-TPE = TpeConfig(name="tpe", n_startup_trials=10, multivariate=True)
-OFF = PolicyConfig(latency_first=False, eta=None, deployments=0)
-POLICIES = {
-    "starting points and reuse alone": OFF,
-    "and latency first": PolicyConfig(latency_first=True, eta=None, deployments=0),
-    "and early stopping": PolicyConfig(latency_first=False, eta=3.0, deployments=0),
-    "and all deployments": PolicyConfig(latency_first=False, eta=None, deployments=3),
-    "everything": PolicyConfig(latency_first=True, eta=3.0, deployments=3),
-}
+MOMENTS_S = (30, 60, 100, 200, 400, 700)
 RUNGS = (1 / 3, 1.0)
+TPE = TpeConfig(name="tpe", n_startup_trials=10, multivariate=True)
+EVERYTHING = PolicyConfig(latency_first=True, eta=2.0, deployments=3)
+Policy: TypeAlias = Callable[[int, float], Curve]  # takes a seed and the seconds
+
+
+class Unplanned(Study):
+    """A study whose sampler knows nothing but the yardstick."""
+
+    def _make_plan(self, lab: Lab) -> Plan:
+        plan = super()._make_plan(lab)
+        return replace(plan, starting=plan.starting[:1])
+
+
+class Grouped(Study):
+    """A study whose sampler splits the space where trials lack parameters."""
+
+    def _make_sampler(self, number: int) -> BaseSampler:
+        seed = self._seed(number)
+        return TPESampler(n_startup_trials=10, multivariate=True, group=True, seed=seed)
 
 
 def plain(seed: int) -> Curve:
     return replay_plain(Table(), TPESampler(seed=seed), PLAIN_TRIALS)
 
 
-def chance(seed: int) -> Curve:
-    until_s = plain(seed)[-1][0]
+def chance(seed: int, until_s: float) -> Curve:
     return replay_plain(Table(), RandomSampler(seed=seed), 10_000, until_s)
 
 
-def ours(policy: PolicyConfig, seed: int) -> Curve:
-    return replay_search(Table(), TPE, policy, RUNGS, seed, plain(seed)[-1][0])
+def ours(
+    seed: int,
+    until_s: float,
+    latency_first: bool = False,
+    eta: float | None = None,
+    deployments: int = 0,
+    make_study: type[Study] = Study,
+) -> Curve:
+    policy = PolicyConfig(latency_first=latency_first, eta=eta, deployments=deployments)
+    return replay_search(Table(), TPE, policy, RUNGS, seed, until_s, make_study)
 
 
-def in_parallel(work: Callable[..., Curve], *given: object) -> list[Curve]:
+def sampled(
+    seed: int, until_s: float, sampler: SamplerConfig, make_study: type[Study] = Study
+) -> Curve:
+    return replay_search(Table(), sampler, EVERYTHING, RUNGS, seed, until_s, make_study)
+
+
+INGREDIENTS: Mapping[str, Policy] = {
+    "random instead of TPE in the plain loop": chance,
+    "starting points and reuse": ours,
+    "... and latency first": partial(ours, latency_first=True),
+    "... and early stopping, 1 in 2": partial(ours, eta=2.0),
+    "... and early stopping, 1 in 3": partial(ours, eta=3.0),
+    "... and other deployments": partial(ours, deployments=3),
+    "everything": partial(ours, latency_first=True, eta=2.0, deployments=3),
+    "everything, stopping 1 in 3": partial(ours, latency_first=True, eta=3.0, deployments=3),
+    "everything but early stopping": partial(ours, latency_first=True, deployments=3),
+    "everything but starting points": partial(
+        ours, latency_first=True, eta=2.0, deployments=3, make_study=Unplanned
+    ),
+}
+SINGLY = TpeConfig(name="tpe", n_startup_trials=10, multivariate=False)
+NSGA = NsgaConfig(name="nsga2", population_size=16)
+SAMPLERS: Mapping[str, Policy] = {
+    "TPE, multivariate": partial(sampled, sampler=TPE),
+    "TPE, grouped": partial(sampled, sampler=TPE, make_study=Grouped),
+    "TPE, independent": partial(sampled, sampler=SINGLY),
+    "NSGA-II": partial(sampled, sampler=NSGA),
+    "random": partial(sampled, sampler=RandomConfig(name="random")),
+    "GP": partial(sampled, sampler=GpConfig(name="gp", n_startup_trials=10)),
+}
+
+
+def in_parallel(work: Callable[..., Curve], *columns: Sequence[float]) -> list[Curve]:
     with ProcessPoolExecutor(2) as pool:
-        return [f.result() for f in [pool.submit(work, *given, seed) for seed in SEEDS]]
+        return list(pool.map(work, *columns))
 
 
 def geometric(ratios: Sequence[float]) -> str:
@@ -60,28 +122,51 @@ def geometric(ratios: Sequence[float]) -> str:
     return f"{math.exp(logs.mean()):5.2f} [{low:.2f}, {high:.2f}]"
 
 
+def describe(curves: Sequence[Curve], base: Sequence[Curve]) -> str:
+    """How much sooner a policy is where the plain loop ends, and its mean hypervolumes."""
+    pairs = list(zip(curves, base, strict=False))
+    times = [time_to(curve, end[-1][1]) for curve, end in pairs]
+    # What never arrived is taken to arrive at the end: the ratio is too good for it.
+    faster = [end[-1][0] / min(t, end[-1][0]) for t, (_, end) in zip(times, pairs, strict=True)]
+    means = [np.mean([volume_at(curve, moment) for curve in curves]) for moment in MOMENTS_S]
+    late = sum(map(math.isinf, times))
+    volumes = " ".join(f"{mean:.4f}" for mean in means)
+    return f"{geometric(faster)}, {late:2} of {len(curves)} never; {volumes}"
+
+
+@pytest.fixture(scope="module")
+def base() -> list[Curve]:
+    return in_parallel(plain, range(SEEDS))
+
+
 @pytest.mark.bench
 @pytest.mark.timeout(3600)
-def test_ingredients() -> None:
-    base = in_parallel(plain)
-    targets = [curve[-1][1] for curve in base]
+def test_ingredients(base: list[Curve]) -> None:
     ends = [curve[-1][0] for curve in base]
-    print(f"\nplain loop: {PLAIN_TRIALS} trials in {np.mean(ends):.0f} s, {len(base)} seeds,")
-    print(f"hypervolume {np.mean(targets):.4f}; times faster to reach each seed's own:")
-    everything = {"random": in_parallel(chance)}
-    for name, policy in POLICIES.items():
-        everything[name] = in_parallel(ours, policy)
-    for name, curves in everything.items():
-        times = [time_to(c, target) for c, target in zip(curves, targets, strict=True)]
-        # What never arrived is taken to arrive at the end: the ratio is too good for it.
-        late = sum(math.isinf(t) for t in times)
-        faster = [end / min(t, end) for end, t in zip(ends, times, strict=True)]
-        final = np.mean([curve[-1][1] for curve in curves])
-        print(f"  {name:34} {geometric(faster)}, {late:2} never; at the end {final:.4f}")
-    grid = np.linspace(0.0, min(ends), 200)
-    means = {
-        name: np.mean([[volume_at(c, t) for t in grid] for c in curves], axis=0)
-        for name, curves in {"plain": base, **everything}.items()
-    }
-    worse = grid[means["everything"] < means["plain"]]
-    print(f"everything below the plain loop in the mean at {len(worse)} of {len(grid)} moments")
+    target = np.mean([curve[-1][1] for curve in base])
+    print(f"\nplain loop: {PLAIN_TRIALS} trials in {np.mean(ends):.0f} s, {SEEDS} seeds, ", end="")
+    print(f"hypervolume {target:.4f}; times faster there, means after {MOMENTS_S} s")
+    found = {"plain loop": base}
+    for name, policy in INGREDIENTS.items():
+        found[name] = in_parallel(policy, range(SEEDS), ends)
+    for name, curves in found.items():
+        print(f"  {name:40} {describe(curves, base)}")
+    grid = np.linspace(0.0, min(ends), 400)
+    ahead, behind = (
+        np.mean([[volume_at(curve, t) for t in grid] for curve in found[name]], axis=0)
+        for name in ("everything", "plain loop")
+    )
+    late = grid[ahead < behind]
+    print(f"everything is below the plain loop in the mean at {len(late)} of 400 moments", end="")
+    print(f", from {late.min():.0f} to {late.max():.0f} s" if len(late) else "")
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(3600)
+def test_samplers(base: list[Curve]) -> None:
+    print()
+    for name, policy in SAMPLERS.items():
+        seeds = SEEDS_OF_GP if name == "GP" else SEEDS
+        ends = [curve[-1][0] for curve in base[:seeds]]
+        curves = in_parallel(policy, range(seeds), ends)
+        print(f"  {name:40} {describe(curves, base)}")

@@ -273,7 +273,19 @@ def test_the_closing_round_takes_the_front_over(
         (1, True),
         (0, False),
     ]
+    assert [row["number"] for row in summary["front"]] == [1]
+    assert summary["front"][0]["test_accuracy"] == 0.87
+    assert [row["number"] for row in summary["searched_front"]] == [1, 2]
+    view = client.get_experiment(parent(client).info.experiment_id).tags[
+        "mlflow.sharedViewState.front"
+    ]
+    assert json.loads(json.loads(view)["state"])["orderByKey"] == "metrics.`final_latency_ms`"
+    told = children(client)[1].data.tags[NOTE]
+    assert told.startswith("**Finalist**, on the front: 87.00 % on test (88.00 % on validation) at")
+    assert "In the search: 88.00 % on validation at 0.500 ms" in told
     note = parent(client).data.tags[NOTE]
+    assert "Front of 1 after 6 trials" in note
+    assert "each holds its `final/model.onnx`" in note
     assert "87.00 % [86.0" in note.replace("\\", "")
     assert "1 is faster and no less accurate" in note
     page = read(client, parent(client), "front.html", tmp_path).decode()

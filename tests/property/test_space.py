@@ -106,7 +106,7 @@ def test_starting_points_differ_and_begin_uncompressed(space: Space, alone: bool
 def test_optuna_stays_inside(space: Space, seed: int) -> None:
     sampler = optuna.samplers.RandomSampler(seed=seed)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
-    for wanted in starting_points(space, 1, alone=True):
+    for wanted in starting_points(space, 1, names_deployments=True):
         if space.contains(wanted):
             study.enqueue_trial(space.params(wanted))
             assert space.point(study.ask(space.distributions()).params) == wanted

@@ -14,12 +14,12 @@ import pytest
 from search.config import FinalistsConfig, RandomConfig, StudyConfig
 from search.driving import Effort, drive
 from search.errors import StageFailed
-from search.finalists import FURTHER_RATE, Contender, choose, close, judge
+from search.finalists import FURTHER_RATE, Contender, choose, close, joint_level, judge
 from search.front import front
 from search.journal import Journal
 from search.records import Deployable, Finalist, Session, Student, TrialRecord
 from search.space import parse_space
-from search.steps import Confirm, Evaluate, Finetune, Score, Step
+from search.steps import Confirm, Evaluate, Finetune, Prune, Score, Step
 from search.study import Study
 from tests.fakes import PLAIN, FakeEngine, file, lab, measurement, score
 from tests.unit.test_study import SPACE
@@ -45,6 +45,40 @@ def held(records: list[TrialRecord], engine: FakeEngine, **changes: Any) -> tupl
 
 
 # ---- the round
+
+
+def test_an_interrupted_round_ends_like_an_uninterrupted_one(records: list[TrialRecord]) -> None:
+    whole = FakeEngine()
+    wanted, steps = held(records, whole), len(whole.computed)
+    for stop_at in range(1, steps + 1, 5):
+        left = stop_at
+
+        def interrupt(step: Step[Any]) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+
+        engine = FakeEngine(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            held(records, engine)
+        assert held(records, engine) == wanted
+        assert len(engine.computed) == steps
+
+
+def test_what_cannot_be_exported_takes_no_part(
+    records: list[TrialRecord], caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = choose(records, OBJECTIVES, CONFIG.count)[0]
+
+    def fail(step: Step[Any]) -> None:
+        if isinstance(step, Prune) and step.ratio == lost.point.prune_ratio:
+            raise StageFailed("prune", "no")
+
+    found = held(records, FakeEngine(fail))
+    expected = {r.number for r in choose(records, OBJECTIVES, CONFIG.count)} - {lost.number}
+    assert {finalist.number for finalist in found} == expected
+    assert f"trial {lost.number} takes no part in the closing round" in caplog.text
 
 
 def test_the_front_and_the_original_are_measured_together_and_tested_once(
@@ -155,7 +189,8 @@ def verdict(records: list[TrialRecord]) -> Judge:
             contender(number, records[0], test, size)
             for number, (_, test, size) in enumerate(models)
         ]
-        return judge(contenders, session, 0.8, objectives)
+        level = joint_level(len(models))
+        return judge(contenders, session, level, 0.8, objectives)
 
     return give
 

@@ -62,6 +62,19 @@ def test_noise_condemns_no_network(plant: Plant) -> None:
     perhaps_faster = replace(figures, latency_ratio_low=0.48)  # 0.41 ms, or down to 0.394
     assert judge([larger]).before_training(larger.point, figures) is not None
     assert judge([larger]).before_training(larger.point, perhaps_faster) is None
+    lucky = replace(larger, figures=replace(larger.figures, latency_ratio_high=0.52))  # to 0.416
+    assert judge([lucky]).before_training(larger.point, figures) is None
+
+
+def test_a_network_that_breaks_a_limit_condemns_nobody(plant: Plant) -> None:
+    too_large = replace(
+        plant(2, outcome="infeasible", val_accuracy=None, latency_ms=0.4, **EXACT),
+        violations={"max_size_bytes": 1000.0},
+    )
+    figures = replace(too_large.figures, parameters=1)
+    assert judge([too_large]).before_training(too_large.point, figures) is None
+    inaccurate = replace(too_large, violations={"max_accuracy_drop": 0.01, "max_size_bytes": -1.0})
+    assert judge([inaccurate]).before_training(inaccurate.point, figures) is not None
 
 
 @pytest.fixture

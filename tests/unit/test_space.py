@@ -284,7 +284,7 @@ def test_description_is_canonical() -> None:
 
 
 def test_starting_points_of_the_declared_space() -> None:
-    points = starting_points(space(), 1, alone=True)
+    points = starting_points(space(), 1, names_deployments=True)
     assert [(point.prune_ratio, point.bits) for point in points] == [
         (0.0, 32),
         (0.0, 8),
@@ -328,7 +328,7 @@ def test_starting_points_stay_in_the_space_but_for_the_first(
     overrides: dict[str, Any], expected: list[tuple[float, int]]
 ) -> None:
     found = space(**overrides)
-    points = starting_points(found, 1, alone=True)
+    points = starting_points(found, 1, names_deployments=True)
     assert [(point.prune_ratio, point.bits) for point in points] == expected
     assert all(found.contains(point) for point in points[1:])
 
@@ -344,7 +344,7 @@ def test_starting_points_stay_in_the_space_but_for_the_first(
 def test_where_students_are_deployed_in_many_ways_the_sweep_is_of_channels_alone(
     overrides: dict[str, Any], expected: list[tuple[float, int]]
 ) -> None:
-    points = starting_points(space(**overrides), 2, alone=False)
+    points = starting_points(space(**overrides), 2, names_deployments=False)
     assert [(point.prune_ratio, point.bits) for point in points] == expected
     assert {point.threads for point in points} == {2}
 
@@ -367,7 +367,7 @@ def test_starting_recipes_move_into_the_space() -> None:
         threads=2,
     )
     expected = Point(0.0, 32, 1.0, 0.5, "sgd", 0.01, "constant", 2)
-    assert starting_points(found, 1, alone=True)[0] == expected
+    assert starting_points(found, 1, names_deployments=True)[0] == expected
 
 
 def test_a_yardstick_outside_does_not_end_joint_sampling() -> None:
@@ -376,7 +376,7 @@ def test_a_yardstick_outside_does_not_end_joint_sampling() -> None:
     sampler = optuna.samplers.TPESampler(seed=0, multivariate=True)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     study.tell(study.ask(), state=TrialState.FAIL)
-    for point in starting_points(found, 1, alone=True)[1:]:
+    for point in starting_points(found, 1, names_deployments=True)[1:]:
         study.enqueue_trial(found.params(point))
         trial = study.ask(found.distributions())
         assert found.point(trial.params) == point

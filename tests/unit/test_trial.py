@@ -246,6 +246,14 @@ def test_a_size_limit_ends_before_training() -> None:
     assert ending.reason == "exceeds max_latency_ms by 0.09, max_size_bytes by 500"
 
 
+def test_a_memory_limit_ends_before_training() -> None:
+    engine = Recorder()
+    ending = engine.finish(POINT, lab(max_memory_bytes=69_000_000))
+    assert "finetune" not in engine.kinds()
+    assert ending.violations == {"max_memory_bytes": 1_000_000}
+    assert ending.reason == "exceeds max_memory_bytes by 1e+06"
+
+
 def test_a_limit_that_accuracy_breaks_keeps_the_scored_model() -> None:
     ending = Recorder().finish(POINT, lab(max_accuracy_drop=0.08))
     assert ending.outcome == "infeasible"

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
-from search.records import TrialRecord
+from search.records import Deployable, File, Finalist, TrialRecord
 from search.report.formats import ARROW, DASH, TIMES
 from search.report.page import front_page
 from search.report.points import EMPTY
 from search.report.table import NO_FRONT
 
 Plant = Callable[..., TrialRecord]
+MODEL = File("0" * 64, ".onnx", 1024)
 HOSTILE = "<script>alert('x')</script>{{plotly}}&"
 
 
@@ -124,3 +125,35 @@ def test_no_trial_says_so(plant: Plant) -> None:
         assert EMPTY in page
         assert NO_FRONT in page
         assert 'id="chart"' not in page
+
+
+def _finalist(record: TrialRecord, **changes: Any) -> Finalist:
+    known: dict[str, Any] = {
+        "number": record.number, "point": record.point, "deployable": Deployable(MODEL, 8, ()),
+        "figures": record.figures, "test_accuracy": 0.9, "test_low": 0.89, "test_high": 0.91,
+        "stands": True, "reason": "", "tie": None,
+    }  # fmt: skip
+    return Finalist(**(known | changes))
+
+
+def test_finalists_show_ties_intervals_and_both_splits(plant: Plant) -> None:
+    records = [plant(n, latency_ms=0.5 + 0.1 * n, val_accuracy=0.92) for n in range(4)]
+    finalists = [
+        _finalist(records[1], tie=1),
+        _finalist(records[2], tie=1, test_accuracy=0.895),
+        _finalist(records[3], stands=False, reason="2 is faster and no less accurate"),
+        _finalist(records[0], stands=False, reason="1 is faster and no less accurate"),
+    ]
+    page = front_page("study", records, {3}, finalists=finalists)
+    text = _parse(page).text
+    assert "1 a" in text
+    assert "2 a" in text
+    assert "90.00 % [89.0" in text
+    assert "92.00 %" in text
+    assert "Left the front: 3 (2 is faster and no less accurate)" in text
+    dots = {dot["trial"]: dot for dot in _data(page)["dots"]}
+    assert {name: dot["kind"] for name, dot in dots.items()} == {
+        "1": "front", "2": "front", "3": "dominated", "original": "dominated",
+    }  # fmt: skip
+    assert (dots["1"]["accuracy_low"], dots["1"]["accuracy_high"]) == (0.89, 0.91)
+    assert "accuracy 89.50 % on test, 92.00 % on validation" in dots["2"]["hover"]

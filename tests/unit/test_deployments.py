@@ -1,0 +1,81 @@
+"""What may be hoped of bits and threads, on latencies that are easy to reckon with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from search.deployments import Deployment, Outlook, Structure, most_promising, worth_deploying
+from search.records import Interval, TrialRecord
+from tests.fakes import PROFILE, lab
+
+Plant = Callable[..., TrialRecord]
+WHOLE, HALF, TENTH = (1000, 100), (500, 50), (100, 10)
+ALLOWED: list[Deployment] = [(32, 1), (32, 2), (8, 1), (8, 2)]
+ORIGINAL = {(32, 1): 1.0, (32, 2): 0.8}
+
+
+def outlook(measured: Mapping[Structure, Mapping[Deployment, float]], **speeds: float) -> Outlook:
+    ratios = {"8 bits u8s8": 0.5, "4-bit weights": 1.0, **speeds}
+    told = {name: Interval(ratio, ratio, ratio) for name, ratio in ratios.items()}
+    return Outlook(replace(PROFILE, speeds=told), lab().yardstick, {WHOLE: ORIGINAL, **measured})
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "hoped"),
+    [
+        ({(32, 1): 0.4}, (32, 1), 0.4),  # measured
+        ({(32, 1): 0.4}, (32, 2), 0.32),  # threads do to it what they do to the original
+        ({(32, 1): 0.4}, (8, 1), 0.2),  # as the probe says
+        ({(32, 1): 0.4}, (8, 2), 0.16),  # both
+        ({(8, 1): 0.9, (32, 1): 0.4}, (8, 2), 0.72),  # its own eight bits count more than a probe
+    ],
+)
+def test_hopes_of_the_first_network(
+    own: dict[Deployment, float], wanted: Deployment, hoped: float
+) -> None:
+    assert outlook({HALF: own}).hope_ms(HALF, wanted) == pytest.approx(hoped)
+
+
+def test_hopes_come_from_the_most_similar_network() -> None:
+    known = outlook({HALF: {(32, 1): 0.4, (32, 2): 0.6}, TENTH: {(32, 1): 0.2}})
+    assert known.hope_ms(TENTH, (32, 2)) == pytest.approx(0.3)
+    shown = outlook({HALF: {(32, 2): 0.6, (8, 2): 0.9}, TENTH: {(32, 1): 0.2}})
+    # What eight bits do at two threads they are taken to do at one.
+    assert shown.hope_ms(TENTH, (8, 1)) == pytest.approx(0.3)
+
+
+def test_a_much_smaller_network_may_gain_from_fewer_threads() -> None:
+    known = outlook({HALF: {(32, 1): 0.6, (32, 2): 0.4}, TENTH: {(32, 2): 0.2}})
+    assert known.hope_ms(TENTH, (32, 1)) == pytest.approx(0.2 * 0.6 / 0.4 * 0.7)
+
+
+def test_the_fastest_deployment_of_a_similar_network_is_chosen(plant: Plant) -> None:
+    point = plant(1).point  # 8 bits, 2 threads
+    known = outlook({HALF: {(32, 1): 0.4, (32, 2): 0.5, (8, 1): 0.39}})
+    assert most_promising(point, HALF, known, ALLOWED) == replace(point, bits=32, threads=1)
+    assert most_promising(point, HALF, known, [(32, 2)]) == replace(point, bits=32, threads=2)
+    assert most_promising(point, HALF, known, []) == point
+
+
+def worth(records: list[TrialRecord], known: Outlook) -> dict[Deployment, float]:
+    hopes = worth_deploying(records[:1], records, known, ALLOWED, ("accuracy", "latency"))
+    assert {hope.student for hope in hopes} <= {records[0].number}
+    return {(h.point.bits, h.point.threads): h.figures.latency_ms or 0.0 for h in hopes}
+
+
+def test_worth_a_try_is_what_may_reach_the_front(plant: Plant) -> None:
+    figures: dict[str, Any] = {"macs": HALF[0], "parameters": HALF[1], "float_accuracy": 0.9}
+    trained = plant(1, bits=32, val_accuracy=0.9, latency_ms=0.4, **figures)  # 2 threads
+    known = outlook({HALF: {(32, 2): 0.4}})
+    # One thread takes longer; eight bits halve it, less what chance might save.
+    found = worth([trained], known)
+    assert set(found) == {(8, 1), (8, 2)}
+    assert found[8, 2] == pytest.approx(0.2 / 0.95)
+    rival = plant(2, bits=32, val_accuracy=0.95, latency_ms=0.22)
+    assert set(worth([trained, rival], known)) == {(8, 2)}
+    better = plant(2, bits=32, val_accuracy=0.95, latency_ms=0.1)
+    assert worth([trained, better], known) == {}
