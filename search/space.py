@@ -178,7 +178,8 @@ class Space:
     def bit_widths(self) -> tuple[int, ...]:
         """Returns every number of bits that a point may have."""
         axis = self.axes["bits"]
-        return tuple(int(value) for value in axis.values) if isinstance(axis, Choice) else ()
+        assert isinstance(axis, Choice), "bits have no range"
+        return tuple(int(value) for value in axis.values)
 
     def deployments(self) -> list[tuple[int, int]]:
         """Returns every pair of bits and threads that a point may have."""

@@ -61,6 +61,10 @@ PLAN = "plan"
 IDENTITY = "identity"
 # Settings that nobody gives as they are: they say where and with what latency was measured.
 THE_DEVICE = ("device.name", "device.cpu", "device.runtime", "device.protocol")
+BEGIN_ANEW = (
+    "move it away to begin the study anew, or give another study.name=...; steps that are finished "
+    "are not computed again"
+)
 RECORDS = TypeAdapter(TrialRecord)
 
 
@@ -388,7 +392,7 @@ def earlier_points(folder: Path, names: Sequence[str], objectives: Sequence[str]
         if not journal.path.exists():
             there = ", ".join(sorted(path.stem for path in folder.glob("*.journal"))) or "none"
             raise ConfigError(f"study.warm_start={name}: there is no such study; there are {there}")
-        with _explained(journal):
+        with _explained(journal, f"leave {name} out of study.warm_start"):
             study = optuna.load_study(study_name=name, storage=journal.storage())
             points += [record.point for record in front(_records_of(study), objectives)]
     return points
@@ -403,14 +407,13 @@ def _records_of(study: optuna.Study) -> list[TrialRecord]:
 
 
 @contextmanager
-def _explained(journal: Journal) -> Iterator[None]:
+def _explained(journal: Journal, remedy: str = BEGIN_ANEW) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, AssertionError) as error:  # as Optuna has it
         raise ConfigError(
             f"{journal.path}: is damaged, or another version wrote it "
-            f"({type(error).__name__}); move it away to begin the study anew, or give another "
-            "study.name=...; steps that are finished are not computed again"
+            f"({type(error).__name__}); {remedy}"
         ) from error
 
 
