@@ -274,7 +274,7 @@ def _rate(prune_ratio: float) -> float:
 
     The measurements are in docs/LOG.md.
     """
-    return float(f"{0.003 * 10**prune_ratio:.2g}")
+    return float(f"{0.004 * 10**prune_ratio:.2g}")
 
 
 def parse_space(raw: Mapping[str, Any], usable_cores: int) -> Space:

@@ -296,8 +296,8 @@ def test_starting_points_of_the_declared_space() -> None:
         (0.9, 32),
     ]
     recipe = Point(0.0, 32, 3.0, 0.9, "adamw", 0.008, "one_cycle", 1)
-    # The more is pruned, the higher the rate: 0.003 times ten to the power of the ratio.
-    rates = {0.0: 0.003, 0.35: 0.0067, 0.5: 0.0095, 0.75: 0.017, 0.9: 0.024}
+    # The more is pruned, the higher the rate: 0.004 times ten to the power of the ratio.
+    rates = {0.0: 0.004, 0.35: 0.009, 0.5: 0.013, 0.75: 0.022, 0.9: 0.03}
     assert {p.prune_ratio: p.learning_rate for p in points[1:]} == rates
     assert {replace(p, prune_ratio=0.0, bits=32, learning_rate=0.008) for p in points} == {recipe}
     assert all(space().contains(point) for point in points)
