@@ -8,6 +8,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Or it prints two lines a trial, with the server's password in them.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
+import mlflow  # noqa: F401  # it sets the level of its own log, which is set again below
+
 # Both are chatty about creating a database, which is no news to a user.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)

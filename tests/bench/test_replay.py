@@ -146,11 +146,11 @@ def test_ingredients(base: list[Curve]) -> None:
     target = np.mean([curve[-1][1] for curve in base])
     print(f"\nplain loop: {PLAIN_TRIALS} trials in {np.mean(ends):.0f} s, {SEEDS} seeds, ", end="")
     print(f"hypervolume {target:.4f}; times faster there, means after {MOMENTS_S} s")
+    print(f"  {'plain loop':40} {describe(base, base)}", flush=True)
     found = {"plain loop": base}
     for name, policy in INGREDIENTS.items():
         found[name] = in_parallel(policy, range(SEEDS), ends)
-    for name, curves in found.items():
-        print(f"  {name:40} {describe(curves, base)}")
+        print(f"  {name:40} {describe(found[name], base)}", flush=True)
     grid = np.linspace(0.0, min(ends), 400)
     ahead, behind = (
         np.mean([[volume_at(curve, t) for t in grid] for curve in found[name]], axis=0)

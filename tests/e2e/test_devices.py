@@ -130,7 +130,7 @@ def test_a_device_is_registered_once(away: Away) -> None:
     first = command("search.device", away.folder, *away.overrides)
     assert (first.returncode, first.stderr) == (0, "")
     name = re.escape(f"127.0.0.1:{away.server.port}")
-    assert re.search(rf"Device +{name}\n", first.stdout)
+    assert re.search(rf"Device +{name} *\n", first.stdout)
     assert re.search(
         r"float against itself +[01]\.\d{3}. \[[\d.]+.[\d.]+\] of the time", first.stdout
     )
