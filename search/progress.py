@@ -52,7 +52,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._console = console
         self._config = config
         self._objectives = objectives
-        self._done = 0
+        self._done = self._number = 0
         self._members: Sequence[TrialRecord] = ()
         self._original: TrialRecord | None = None
         self._hypervolume = 0.0
@@ -91,6 +91,8 @@ class Progress(AbstractContextManager["Progress"]):
             log.info("%s has %s already: for more, give study.n_trials above it", name, counted)
         elif records:
             log.info("continuing %s after %s", name, counted)
+        if self._live is not None:
+            self._live.refresh()
 
     def finished(self, records: Sequence[TrialRecord]) -> None:
         """Shows the last of ``records``."""
@@ -109,6 +111,8 @@ class Progress(AbstractContextManager["Progress"]):
         members = self._members
         total, done = self._config.n_trials, self._done
         bar = Table.grid(padding=(0, 2))
+        for can_wrap in (False, False, False, True):  # what goes on may be long
+            bar.add_column(no_wrap=not can_wrap)
         counted = f"{done} of {total} trials" if total else format_counted(done, "trial")
         trial = f"trial {self._number}: " if self._searching_since is not None else ""
         waited = f"{trial}{self._activity} ({time.monotonic() - self._since:.0f} s)"
