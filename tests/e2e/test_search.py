@@ -222,7 +222,8 @@ def test_front_is_what_stands_of_the_finalists(finished: tuple[Path, str], tmp_p
     chosen = {row["number"] for row in summary["finalists"]}
     assert 0 in chosen
     assert chosen - {0} <= searched
-    assert len(chosen & searched) >= min(3, len(searched))
+    # The smoke experiment takes two, and the original when it is not one of them.
+    assert len(chosen & searched) >= min(2, len(searched))
     assert tracked.tagged() == {row["number"] for row in summary["finalists"] if row["stands"]}
     for row in summary["finalists"]:
         metrics = tracked.trials[row["number"]].data.metrics
