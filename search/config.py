@@ -308,7 +308,7 @@ def _name_a_file(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise ValueError(
             "input should be 1 to 100 letters, digits, dots, underscores and hyphens, of which "
-            "the first is a letter or digit; give another study.name=..."
+            "the first is a letter or digit"
         )
     return name
 

@@ -444,3 +444,18 @@ class Finalist:
     stands: bool
     reason: str
     tie: int | None
+
+
+@dataclass(frozen=True)
+class Closing:
+    """A study's closing round.
+
+    Attributes:
+        after_trials: Finished trials when it was held.
+        finalists: In the order of their table; none if it failed.
+        canaries: What the device was found to be like so far.
+    """
+
+    after_trials: int
+    finalists: tuple[Finalist, ...]
+    canaries: tuple[Canary, ...]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from search import cli
 from search.config import SearchConfig, parse
-from search.errors import ConfigError, StageFailed
+from search.errors import ConfigError, StageFailed, hide_passwords
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,13 +47,15 @@ def search(config: SearchConfig, settings: str) -> int:
     # Imported here, so that --help and a mistyped override answer at once.
     from rich.console import Console
 
+    from search.archive import earlier_points
     from search.engine.inline import InlineEngine
     from search.engine.store import Store
     from search.journal import Journal
     from search.progress import Progress, configure_logging
+    from search.records import Closing
     from search.report.formats import format_counted
     from search.setup import make_bench, settings_of
-    from search.study import Study, earlier_points
+    from search.study import Study
 
     console = Console()
     configure_logging(console)
@@ -105,6 +107,7 @@ def search(config: SearchConfig, settings: str) -> int:
         ):
             engine = InlineEngine(store, lambda step: progress.step(step.kind))
             lab = _prepare(bench, engine)
+            study.keep_lab(lab, hide_passwords(settings))
             every = config.device.canary_every
             canaries = [] if every is None else _release_canary(lab, study, engine)
             tracker.log_device(_device_tags(lab.bench.device), canaries)
@@ -117,6 +120,7 @@ def search(config: SearchConfig, settings: str) -> int:
                     canaries += _release_canary(lab, study, engine)
                     tracker.log_device({}, canaries)
             finalists = _close(config, study.records, lab, engine, store, tracker)
+            study.keep_closing(Closing(len(study.records), finalists, tuple(canaries)))
         server = _own_server() if config.tracking.uri is None else tracker.server
         _show_front(
             console, study.records, finalists, canaries, objectives, f"{server}{tracker.location}"

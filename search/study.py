@@ -14,10 +14,8 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -31,6 +29,19 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
+from search.archive import (
+    CLOSING,
+    CLOSINGS,
+    CONFIGURATION,
+    IDENTITY,
+    LAB,
+    LABS,
+    RECORD,
+    RECORDS,
+    SETTINGS,
+    explained,
+    records_of,
+)
 from search.config import (
     GpConfig,
     NsgaConfig,
@@ -44,28 +55,20 @@ from search.deployments import Hope, worth_deploying
 from search.driving import Effort, drive
 from search.engine.base import Engine
 from search.errors import ConfigError, InfeasiblePoint, StageFailed
-from search.front import front, losses
+from search.front import losses
 from search.journal import Journal
 from search.judging import Judge, outlook
-from search.records import Figures, Point, TrialRecord
+from search.records import Closing, Figures, Point, TrialRecord
 from search.space import Space, starting_points
 from search.trial import Ending, Lab, Referee, Unjudged, trial, violated
 
 log = logging.getLogger(__name__)
 
-RECORD = "record"
 POINT = "point"
 RUNGS = "rungs"
-SETTINGS = "settings"
 PLAN = "plan"
-IDENTITY = "identity"
 # Settings that nobody gives as they are: they say where and with what latency was measured.
 THE_DEVICE = ("device.name", "device.cpu", "device.runtime", "device.protocol")
-BEGIN_ANEW = (
-    "move it away to begin the study anew, or give another study.name=...; steps that are finished "
-    "are not computed again"
-)
-RECORDS = TypeAdapter(TrialRecord)
 
 
 @dataclass(frozen=True)
@@ -122,14 +125,14 @@ class Study:
         self._space = space
         self._sampled = space
         self._objectives = objectives
-        with _explained(journal):
+        with explained(journal):
             self._optuna = optuna.create_study(
                 storage=journal.storage(),
                 study_name=config.name,
                 directions=["minimize"] * len(objectives),
                 load_if_exists=True,
             )
-            self.records = _records_of(self._optuna)
+            self.records = records_of(self._optuna)
         self._begin_or_compare(settings)
         if IDENTITY not in self._optuna.user_attrs:
             self._optuna.set_user_attr(IDENTITY, uuid.uuid4().hex)
@@ -138,6 +141,25 @@ class Study:
     def identity(self) -> str:
         """Tells this study from others of its name, here or elsewhere."""
         return str(self._optuna.user_attrs[IDENTITY])
+
+    def keep_lab(self, lab: Lab, configuration: str) -> None:
+        """Writes down what trials are compared with, for those who read the study later.
+
+        Args:
+            lab: The study's own.
+            configuration: Of this run, resolved, as YAML without passwords.
+        """
+        self._keep(LAB, LABS.dump_python(lab, mode="json"))
+        self._keep(CONFIGURATION, configuration)
+
+    def keep_closing(self, closing: Closing) -> None:
+        """Writes down the closing round; it replaces that of an earlier run."""
+        self._keep(CLOSING, CLOSINGS.dump_python(closing, mode="json"))
+
+    def _keep(self, name: str, value: Any) -> None:
+        # The journal only grows: what stands in it already is not written again.
+        if self._optuna.user_attrs.get(name) != value:
+            self._optuna.set_user_attr(name, value)
 
     def _begin_or_compare(self, settings: Mapping[str, Any]) -> None:
         begun = self._optuna.user_attrs.get(SETTINGS)
@@ -373,48 +395,6 @@ class Study:
             self._optuna.tell(asked.number, state=TrialState.PRUNED)
         else:
             self._optuna.tell(asked.number, values)
-
-
-def earlier_points(folder: Path, names: Sequence[str], objectives: Sequence[str]) -> list[Point]:
-    """Returns the fronts of other studies.
-
-    Args:
-        folder: Where studies are kept.
-        names: Of the studies.
-        objectives: Names of what this study's front trades.
-
-    Raises:
-        ConfigError: When there is no such study, or it cannot be read.
-    """
-    points: list[Point] = []
-    for name in names:
-        journal = Journal(folder, name)
-        if not journal.path.exists():
-            there = ", ".join(sorted(path.stem for path in folder.glob("*.journal"))) or "none"
-            raise ConfigError(f"study.warm_start={name}: there is no such study; there are {there}")
-        with _explained(journal, f"leave {name} out of study.warm_start"):
-            study = optuna.load_study(study_name=name, storage=journal.storage())
-            points += [record.point for record in front(_records_of(study), objectives)]
-    return points
-
-
-def _records_of(study: optuna.Study) -> list[TrialRecord]:
-    return [
-        RECORDS.validate_python(trial.user_attrs[RECORD])
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state.is_finished()
-    ]
-
-
-@contextmanager
-def _explained(journal: Journal, remedy: str = BEGIN_ANEW) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, AssertionError) as error:  # as Optuna has it
-        raise ConfigError(
-            f"{journal.path}: is damaged, or another version wrote it "
-            f"({type(error).__name__}); {remedy}"
-        ) from error
 
 
 def _conduct(

@@ -16,6 +16,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from search.archive import earlier_points
 from search.config import (
     GpConfig,
     NsgaConfig,
@@ -31,7 +32,7 @@ from search.records import Point, TrialRecord
 from search.space import SWEEP, Space, parse_space
 from search.steps import Evaluate, Finetune, Measure, Prune, Step
 from search.stopping import survives
-from search.study import RUNGS, Study, earlier_points
+from search.study import RUNGS, Study
 from search.trial import Lab
 from tests.fakes import PLAIN, POLICY, FakeEngine, lab, measurement
 

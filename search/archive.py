@@ -1,0 +1,139 @@
+"""What a study's journal keeps, and reading it back; knows nothing of searching."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from pydantic import TypeAdapter
+
+from search.errors import ConfigError
+from search.front import front
+from search.journal import Journal
+from search.records import Closing, Point, TrialRecord
+from search.trial import Lab
+
+# User attributes of Optuna's study, and of its trials.
+SETTINGS, IDENTITY, LAB, CONFIGURATION, CLOSING = (
+    "settings", "identity", "lab", "configuration", "closing"
+)  # fmt: skip
+RECORD = "record"
+BEGIN_ANEW = (
+    "move it away to begin the study anew, or give another study.name=...; steps that are finished "
+    "are not computed again"
+)
+RECORDS, LABS, CLOSINGS = TypeAdapter(TrialRecord), TypeAdapter(Lab), TypeAdapter(Closing)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A study as its journal holds it, finished or not.
+
+    Attributes:
+        name: The study's name.
+        identity: Tells it from others of its name.
+        configuration: Of its latest run, resolved, as YAML without passwords.
+        lab: What its trials were compared with, and on what.
+        records: Finished trials.
+        closing: Its closing round; None if none was held.
+    """
+
+    name: str
+    identity: str
+    configuration: str
+    lab: Lab
+    records: tuple[TrialRecord, ...]
+    closing: Closing | None
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of what the front trades."""
+        return self.lab.bench.limits.names
+
+
+def read_archive(folder: Path, name: str | None, key: str) -> Archive:
+    """Reads a study, also while it is being searched.
+
+    Args:
+        folder: Where studies are kept.
+        name: Of the study.
+        key: What the user calls ``name``, for errors.
+
+    Raises:
+        ConfigError: When there is no such study, it cannot be read, or it has not begun.
+    """
+    if name is None:
+        raise ConfigError(f"{key} is not given; add {key}=...: there are {_names(folder)}")
+    journal = _existing(folder, name, key)
+    with explained(journal, "restore it from a copy, or search again under another name"):
+        study = optuna.load_study(study_name=name, storage=journal.storage())
+        kept = study.user_attrs
+        if LAB not in kept:
+            raise ConfigError(
+                f"{key}={name}: its uncompressed network is not measured yet, or an earlier "
+                f"version searched it; run python -m search.run study.name={name} with its "
+                "settings again (study.n_trials=0 adds no trial)"
+            )
+        return Archive(
+            name=name,
+            identity=str(kept[IDENTITY]),
+            configuration=str(kept[CONFIGURATION]),
+            lab=LABS.validate_python(kept[LAB]),
+            records=tuple(records_of(study)),
+            closing=CLOSINGS.validate_python(kept[CLOSING]) if CLOSING in kept else None,
+        )
+
+
+def earlier_points(folder: Path, names: Sequence[str], objectives: Sequence[str]) -> list[Point]:
+    """Returns the fronts of other studies.
+
+    Args:
+        folder: Where studies are kept.
+        names: Of the studies.
+        objectives: Names of what this study's front trades.
+
+    Raises:
+        ConfigError: When there is no such study, or it cannot be read.
+    """
+    points: list[Point] = []
+    for name in names:
+        journal = _existing(folder, name, "study.warm_start")
+        with explained(journal, f"leave {name} out of study.warm_start"):
+            study = optuna.load_study(study_name=name, storage=journal.storage())
+            points += [record.point for record in front(records_of(study), objectives)]
+    return points
+
+
+def _existing(folder: Path, name: str, key: str) -> Journal:
+    journal = Journal(folder, name)
+    if not journal.path.exists():
+        raise ConfigError(f"{key}={name}: there is no such study; there are {_names(folder)}")
+    return journal
+
+
+def _names(folder: Path) -> str:
+    return ", ".join(sorted(path.stem for path in folder.glob("*.journal"))) or "none"
+
+
+def records_of(study: optuna.Study) -> list[TrialRecord]:
+    """Returns the records of all finished trials."""
+    return [
+        RECORDS.validate_python(trial.user_attrs[RECORD])
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state.is_finished()
+    ]
+
+
+@contextmanager
+def explained(journal: Journal, remedy: str = BEGIN_ANEW) -> Iterator[None]:
+    """Says in one line that a journal cannot be understood."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AssertionError) as error:  # as Optuna has it
+        raise ConfigError(
+            f"{journal.path}: is damaged, or another version wrote it "
+            f"({type(error).__name__}); {remedy}"
+        ) from error
