@@ -14,12 +14,11 @@ from typing import Any
 
 import yaml
 
-from search.errors import ConfigError, DeviceLost, SearchError, hide_passwords
+from search.errors import ConfigError, DeviceLost, NotMet, SearchError, hide_passwords
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 STATE = Path("mlruns")
-USAGE_ERROR = 2
-FAILURE = 1
+FAILURE, USAGE_ERROR, NOT_MET = 1, 2, 3
 INTERRUPTED = 130
 COMMENT_COLUMN = 44
 KEY_OVERRIDE = re.compile(r"(?!hydra\.)\w+(\.\w+)+=")
@@ -40,15 +39,17 @@ def main(
         config_name: File of ``conf/``, without its ending, that the overrides are applied to.
 
     Returns:
-        What ``job`` returned; 2 for a configuration or an input that cannot work, 1 when the
-        work broke off, 130 when it was interrupted. Each but the first with one line on standard
-        error.
+        What ``job`` returned; 2 for a configuration or an input that cannot work, 3 when what the
+        user demands is not met, 1 when the work broke off, 130 when it was interrupted. Each but
+        the first with one line on standard error.
     """
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
         return _compose(job, given, config_name)
     except ConfigError as error:
         return _complain(error, USAGE_ERROR)
+    except NotMet as error:
+        return _complain(error, NOT_MET)
     except DeviceLost as error:
         return _complain(f"{error}; the same command goes on from here", FAILURE)
     except SearchError as error:
@@ -102,7 +103,8 @@ def _compose(job: Callable[[Any, str], int], arguments: list[str], config_name: 
         raise ConfigError(explain(error, arguments, config_name)) from error
     print(said.getvalue(), end="", file=sys.stderr)
     shows_config = {"--help", "-h", "--cfg", "-c"} & set(arguments)
-    print(annotate(printed.getvalue()) if shows_config else printed.getvalue(), end="")
+    text = printed.getvalue()
+    print(annotate(text, config_name) if shows_config else text, end="")
     return max((job(raw, settings) for raw, settings in checked), default=0)
 
 
@@ -215,8 +217,8 @@ def _near(given: str, known: Sequence[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def annotate(text: str) -> str:
-    """Puts the comments of ``conf/`` behind the keys of a printed configuration."""
+def annotate(text: str, config_name: str) -> str:
+    """Puts the comments of ``conf/`` behind the keys of a configuration printed from one file."""
     known = comments()
     chosen: dict[str, str] = {}
     lines: list[str] = []
@@ -237,7 +239,7 @@ def annotate(text: str) -> str:
         remark = next(
             (known[group, o][key] for o in options if key in known.get((group, o), {})), ""
         )
-        remark = remark or known["", "config"].get(key, "")
+        remark = remark or known["", config_name].get(key, "")
         lines.append(f"{line:<{COMMENT_COLUMN}}  # {remark}" if remark else line)
     return "".join(f"{line}\n" for line in lines)
 
@@ -245,9 +247,9 @@ def annotate(text: str) -> str:
 def comments() -> dict[tuple[str, str], dict[str, str]]:
     """Reads ``conf/``: group and option to the comment behind every dotted key.
 
-    The root file has the group ``""``.
+    The files that command lines begin with have the group ``""``.
     """
-    found = {("", "config"): dict(_comments_in(CONF / "config.yaml", ""))}
+    found = {("", path.stem): dict(_comments_in(path, "")) for path in CONF.glob("*.yaml")}
     for path in sorted(CONF.glob("*/*.yaml")):
         if path.parent.name != "experiment":
             prefix = f"{path.parent.name}."

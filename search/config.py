@@ -356,12 +356,35 @@ class RegistrationConfig:
     device: DeviceConfig
 
 
+Preference = Literal["accuracy", "latency", "size", "knee"]
+
+
+@dataclass(frozen=True, config=strict)
+class PickConfig:
+    """The whole configuration of ``search.pick``."""
+
+    study: Annotated[str, AfterValidator(_name_a_file)] | None
+    trial: Annotated[Whole, Field(ge=0)] | None
+    prefer: Preference | None
+    max_latency_ms: Positive | None
+    max_p99_ms: Positive | None
+    min_accuracy: Annotated[Number, Field(ge=0, le=1)] | None
+    max_accuracy_drop: Annotated[Number, Field(ge=0, le=1)] | None
+    max_size_bytes: Annotated[Whole, Field(gt=0)] | None
+    out: str | None
+    dry_run: bool
+    promote: bool
+    force: bool
+    reason: str | None
+    tracking: TrackingConfig
+
+
 def parse(raw: object, shape: type[T]) -> T:
     """Checks a composed configuration.
 
     Args:
         raw: Nested dictionaries and lists, interpolations resolved.
-        shape: What it should be: ``SearchConfig`` or ``RegistrationConfig``.
+        shape: What it should be, such as ``SearchConfig``.
 
     Raises:
         ConfigError: With every fault by its dotted key, joined in one line.

@@ -35,6 +35,10 @@ class TrackingLost(SearchError):  # noqa: N818 - named by what happened
     """The tracking server went away: stop; the same command delivers what it missed."""
 
 
+class NotMet(SearchError):  # noqa: N818 - an answer, not a fault
+    """What the user demands of a point or a model is not met; says what binds, what there is."""
+
+
 class InfeasiblePoint(SearchError):  # noqa: N818 - a verdict on a point, not a fault
     """This point cannot be realised: record the trial as infeasible and go on."""
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from search.records import Deployable, Figures, Measurement, Network
+from search.steps import Score
 
 # Operator types of onnxruntime that multiply and add, after its graph optimisation.
 INTEGER_OPERATORS = frozenset(
@@ -102,3 +106,9 @@ def effective_bits(integer_operators: int, float_operators: int) -> float:
     """
     total = integer_operators + float_operators
     return (8 * integer_operators + 32 * float_operators) / total if total else 32.0
+
+
+def recognised(score: Score) -> NDArray[np.bool_]:
+    """Returns which images a model was right about, ``[images]``."""
+    bits = np.frombuffer(bytes.fromhex(score.right), dtype=np.uint8)
+    return np.unpackbits(bits)[: score.images].astype(bool)

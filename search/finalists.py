@@ -28,6 +28,7 @@ from search.benchmark.estimates import (
 from search.benchmark.protocol import LOG_HALF_WIDTH, POOR_LOG_HALF_WIDTH
 from search.config import FinalistsConfig
 from search.errors import StageFailed
+from search.figures import recognised
 from search.front import front, loss_matrix, losses, original
 from search.records import (
     Deployable,
@@ -170,7 +171,7 @@ def judge(
         _confirm(contender, measurement_figures(contender, session, index, level, reference_ms))
         for index, contender in enumerate(contenders)
     ]
-    right = [_right(contender.test) for contender in contenders]
+    right = [recognised(contender.test) for contender in contenders]
     rivals = _Rivals(finalists, logs, right, level, objectives)
     order = sorted(range(len(finalists)), key=lambda i: (finalists[i].figures.latency_ms, i))
     standing: list[int] = []
@@ -313,8 +314,3 @@ def _confirm(contender: Contender, figures: Figures) -> Finalist:
         reason="",
         tie=None,
     )
-
-
-def _right(score: Score) -> NDArray[np.bool_]:
-    bits = np.frombuffer(bytes.fromhex(score.right), dtype=np.uint8)
-    return np.unpackbits(bits)[: score.images].astype(bool)

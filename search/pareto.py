@@ -196,3 +196,30 @@ def _as_points(losses: ArrayLike) -> Floats:
     if points.ndim != 2 or points.shape[1] == 0:
         raise ValueError(f"losses need the shape [n, m]; got {points.shape}")
     return points
+
+
+def bends(losses: ArrayLike) -> Floats:
+    """Returns how far each point of a front in two objectives lies below its chord.
+
+    Both objectives are scaled to 0..1 over the front; the chord joins its two ends, at which the
+    value is 0. The point where it is largest is the knee: beyond it, a little of either objective
+    costs more of the other.
+
+    Args:
+        losses: ``[n, 2]``, none of which dominates another.
+
+    Returns:
+        ``[n]``, at most 1; zeros where an objective is the same for all.
+
+    Source:
+        Das, "On characterizing the 'knee' of the Pareto curve", Structural Optimization 18, 1999.
+    """
+    points = _as_points(losses)
+    if len(points) == 0:
+        return np.zeros(0)
+    low, high = points.min(axis=0), points.max(axis=0)
+    if (low == high).any():
+        return np.zeros(len(points))
+    scaled: Floats = (points - low) / (high - low)
+    below: Floats = 1 - scaled.sum(axis=1)
+    return below

@@ -381,6 +381,17 @@ class Figures:
     compute_operators: int | None = None
     channels_removed: float | None = None
 
+    @property
+    def latency_interval_ms(self) -> tuple[float, float] | None:
+        """Ends of the latency's interval; None where no interval is known.
+
+        Latency is the ratio times a constant of the study, so their intervals are proportional.
+        """
+        ratio, low, high = self.latency_ratio, self.latency_ratio_low, self.latency_ratio_high
+        if self.latency_ms is None or not ratio or low is None or high is None:
+            return None
+        return self.latency_ms * low / ratio, self.latency_ms * high / ratio
+
 
 @dataclass(frozen=True)
 class TrialRecord:

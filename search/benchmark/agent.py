@@ -283,16 +283,7 @@ class Bench:
         )
 
     def _options(self) -> Message:
-        """Tells what the session is made with."""
-        # Two sessions take turns: threads that spin would steal the other's processor.
-        entries = {SPINNING: "0", "session.set_denormal_as_zero": "1"}
-        return {
-            "intra_op_num_threads": self._request["threads"],
-            "inter_op_num_threads": 1,
-            "execution_mode": "sequential",
-            "graph_optimization_level": "all",
-            "session_entries": {**entries, **self._request["session_entries"]},
-        }
+        return session_options(self._request["threads"], self._request["session_entries"])
 
     def _warm_up(self) -> tuple[float, bool]:
         """Runs until times settle, within bounds; returns milliseconds of a run, and whether."""
@@ -331,6 +322,24 @@ class Bench:
             if end >= deadline:
                 break
         return times_ms
+
+
+def session_options(threads: int, session_entries: dict[str, str]) -> Message:
+    """Tells what a session is made with, in measurements and wherever else the model is to run.
+
+    Args:
+        threads: That one run may use.
+        session_entries: Of the model's own, before which those of every session stand back.
+    """
+    # Two sessions take turns: threads that spin would steal the other's processor.
+    entries = {SPINNING: "0", "session.set_denormal_as_zero": "1"}
+    return {
+        "intra_op_num_threads": threads,
+        "inter_op_num_threads": 1,
+        "execution_mode": "sequential",
+        "graph_optimization_level": "all",
+        "session_entries": {**entries, **session_entries},
+    }
 
 
 def is_settled(samples: Sequence[float]) -> bool:

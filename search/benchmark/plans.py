@@ -38,9 +38,18 @@ def make_plan(step: Measure, shelf: Shelf, inputs: Path, device: Device) -> Plan
 def _side(
     step: Measure, deployable: Deployable, threads: int, shelf: Shelf, device: Device
 ) -> Side:
-    spinning = ((SPINNING, "1"),) if step.spinning else ()
     return Side(
         model=device.deliver(shelf.path(deployable.model)),
         threads=threads,
-        session_entries=(*deployable.session_entries, *spinning),
+        session_entries=session_entries(deployable, step.spinning),
     )
+
+
+def session_entries(deployable: Deployable, spinning: bool) -> tuple[tuple[str, str], ...]:
+    """Returns what a session of the model is configured with, beside what all are.
+
+    Args:
+        deployable: The model.
+        spinning: Whether waiting threads keep their processor busy.
+    """
+    return (*deployable.session_entries, *(((SPINNING, "1"),) if spinning else ()))

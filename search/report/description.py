@@ -20,7 +20,12 @@ def describe_trial(record: TrialRecord, finalist: Finalist | None = None) -> str
         record: The trial.
         finalist: What the closing round made of it.
     """
-    paragraphs = [_ending(record), _figures(record), f"Recipe: {_recipe(record)}", _model(record)]
+    paragraphs = [
+        _ending(record),
+        _figures(record),
+        f"Recipe: {describe_recipe(record)}",
+        _model(record),
+    ]
     if finalist is not None:
         paragraphs = [_standing(finalist), f"In the search: {paragraphs[1]}", *paragraphs[2:]]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
@@ -54,7 +59,8 @@ def _figures(record: TrialRecord) -> str:
     )
 
 
-def _recipe(record: TrialRecord) -> str:
+def describe_recipe(record: TrialRecord) -> str:
+    """Says in one line of Markdown how a trial's network was compressed and trained."""
     point, removed = record.point, record.figures.channels_removed
     threads = format_counted(point.threads, "thread")
     recipe = f"{point.bits} bits, {threads}, prune ratio {point.prune_ratio:.3g}"

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from search.records import Figures, Finalist, TrialRecord
+from search.records import Finalist, TrialRecord
 
 ORIGINAL = 0  # every study measures the uncompressed network first
 EMPTY = "No trial has both an accuracy and a latency yet."
@@ -105,7 +105,7 @@ def place_finalists(records: Iterable[TrialRecord], finalists: Sequence[Finalist
                 "front" if finalist.stands else "dominated",
                 finalist.test_accuracy,
                 latency_ms,
-                *_interval(figures, latency_ms),
+                *(figures.latency_interval_ms or (latency_ms, latency_ms)),
                 finalist.test_low,
                 finalist.test_high,
                 figures.val_accuracy,
@@ -157,16 +157,8 @@ def _place_one(record: TrialRecord, front: frozenset[int]) -> Dot | None:
     accuracy, latency_ms = record.figures.val_accuracy, record.figures.latency_ms
     if accuracy is None or latency_ms is None or not latency_ms > 0 or not math.isfinite(accuracy):
         return None
-    low_ms, high_ms = _interval(record.figures, latency_ms)
+    low_ms, high_ms = record.figures.latency_interval_ms or (latency_ms, latency_ms)
     kind: Kind = "front" if record.number in front else "dominated"
     if record.outcome == "infeasible":
         kind = "infeasible"
     return Dot(record, kind, accuracy, latency_ms, low_ms, high_ms, accuracy, accuracy)
-
-
-def _interval(figures: Figures, latency_ms: float) -> tuple[float, float]:
-    # Latency is the ratio times a constant of the study, so their intervals are proportional.
-    ratio, low, high = figures.latency_ratio, figures.latency_ratio_low, figures.latency_ratio_high
-    if not ratio or low is None or high is None:
-        return latency_ms, latency_ms
-    return latency_ms * low / ratio, latency_ms * high / ratio

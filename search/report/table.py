@@ -175,7 +175,7 @@ def _terminal(headings: Sequence[str], rows: Sequence[Sequence[str]], note: str)
 def escape_markdown(text: str) -> str:
     """Returns ``text`` such that Markdown shows it as it is, inside a table too."""
     flat = " ".join(text.split())
-    return html.escape(re.sub(r"([\\`*_{}\[\]()#!|~])", r"\\\1", flat), quote=False)
+    return html.escape(re.sub(r"([\\`*_{}\[\]#!|~])", r"\\\1", flat), quote=False)
 
 
 def _row(record: TrialRecord) -> FrontRow:
@@ -209,13 +209,16 @@ def _finalist_row(finalist: Finalist) -> FinalistRow:
 
 
 def _finalist_label(finalist: Finalist) -> str:
-    if not finalist.stands:
-        return BESIDE
-    name = label(finalist.number)
-    if finalist.tie is None:
+    return label_tied(finalist.number, finalist.tie) if finalist.stands else BESIDE
+
+
+def label_tied(number: int, tie: int | None) -> str:
+    """Returns what a trial is called, with the letter of those that it ties with."""
+    name = label(number)
+    if tie is None:
         return name
-    short = name[:4] + "." if finalist.number == ORIGINAL else name  # for 80 columns
-    return f"{short} {ascii_lowercase[finalist.tie - 1]}"
+    short = name[:4] + "." if number == ORIGINAL else name  # for 80 columns
+    return f"{short} {ascii_lowercase[tie - 1]}"
 
 
 def _by_latency(record: TrialRecord) -> tuple[float, int]:

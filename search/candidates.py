@@ -1,0 +1,151 @@
+"""What of a study can be picked; knows no rules of picking."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from search.benchmark.estimates import wilson_interval
+from search.errors import ConfigError
+from search.front import front, original
+from search.records import Closing, Deployable, Figures, Finalist, Point, TrialRecord
+
+Split = Literal["test", "validation"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A point that can be picked.
+
+    Attributes:
+        number: Of its trial.
+        point: Where in the space.
+        deployable: Its model.
+        figures: Confirmed ones of a finalist, else those of the search.
+        split: Images that the accuracy was found on.
+        accuracy: 0..1.
+        accuracy_low: Lower end of its 95 % interval.
+        accuracy_high: Upper end.
+        tie: Number of the group of points that cannot be told apart; None if it is alone.
+        confirmed: Whether its figures are those of the closing round.
+        left: Why it left the front in the closing round; empty if it did not.
+    """
+
+    number: int
+    point: Point
+    deployable: Deployable
+    figures: Figures
+    split: Split
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    tie: int | None
+    confirmed: bool
+    left: str
+
+    @property
+    def latency_ms(self) -> float:
+        """Its comparable latency."""
+        return math.inf if self.figures.latency_ms is None else self.figures.latency_ms
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What there is to pick from.
+
+    Attributes:
+        candidates: The front's, the fastest first.
+        others: Complete trials beside the front, by number.
+        original: The uncompressed network, whether on the front or not; None if it failed.
+        confirmed: Whether a closing round found this front.
+    """
+
+    candidates: tuple[Candidate, ...]
+    others: tuple[Candidate, ...]
+    original: Candidate | None
+    confirmed: bool
+
+    def find(self, number: int) -> Candidate:
+        """Returns the candidate of a trial.
+
+        Raises:
+            ConfigError: When that trial has no model.
+        """
+        everything = {c.number: c for c in (*self.candidates, *self.others)}
+        if number not in everything:
+            there = ", ".join(str(known) for known in sorted(everything))
+            raise ConfigError(f"trial={number}: no such trial with a model; there are {there}")
+        return everything[number]
+
+
+def offer(
+    records: Sequence[TrialRecord],
+    closing: Closing | None,
+    objectives: Sequence[str],
+    validation_images: int,
+) -> Offer:
+    """Returns what there is to pick from: finalists that stand, else the front of the search.
+
+    Args:
+        records: Finished trials of the study.
+        closing: Its closing round, if one was held.
+        objectives: Names of what the front trades.
+        validation_images: Number of images that the search's accuracies were found on.
+    """
+    finalists = {} if closing is None else {f.number: _of_finalist(f) for f in closing.finalists}
+    searched = {
+        r.number: _of_record(r, validation_images)
+        for r in records
+        if r.outcome == "complete" and r.deployable is not None
+    }
+    if finalists:
+        standing = {number for number, c in finalists.items() if not c.left}
+    else:
+        standing = {record.number for record in front(records, objectives)}
+    everything = {**searched, **finalists}
+    first = original(records)
+    return Offer(
+        candidates=tuple(
+            sorted((everything[n] for n in standing), key=lambda c: (c.latency_ms, c.number))
+        ),
+        others=tuple(everything[n] for n in sorted(everything) if n not in standing),
+        original=None if first is None else everything.get(first.number),
+        confirmed=bool(finalists),
+    )
+
+
+def _of_finalist(finalist: Finalist) -> Candidate:
+    return Candidate(
+        number=finalist.number,
+        point=finalist.point,
+        deployable=finalist.deployable,
+        figures=finalist.figures,
+        split="test",
+        accuracy=finalist.test_accuracy,
+        accuracy_low=finalist.test_low,
+        accuracy_high=finalist.test_high,
+        tie=finalist.tie,
+        confirmed=True,
+        left="" if finalist.stands else f": {finalist.reason}",
+    )
+
+
+def _of_record(record: TrialRecord, images: int) -> Candidate:
+    assert record.deployable is not None
+    accuracy = record.figures.val_accuracy or 0.0
+    low, high = wilson_interval(round(accuracy * images), images)
+    return Candidate(
+        number=record.number,
+        point=record.point,
+        deployable=record.deployable,
+        figures=record.figures,
+        split="validation",
+        accuracy=accuracy,
+        accuracy_low=low,
+        accuracy_high=high,
+        tie=None,
+        confirmed=False,
+        left="",
+    )

@@ -1,0 +1,379 @@
+"""The picking of candidates, ``python -m search.pick [overrides]``; knows not how it is done."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search import cli
+from search.config import PickConfig, parse
+from search.errors import ConfigError, NotMet, StageFailed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.archive import Archive
+    from search.bundle import Facts
+    from search.candidates import Candidate, Offer
+    from search.engine.base import Engine
+    from search.engine.store import Store
+    from search.promotion import Champion
+    from search.records import Dataset
+    from search.steps import Score
+    from search.tracking.registry import Registered, Registry
+
+RULES = (
+    "trial", "prefer", "max_latency_ms", "max_p99_ms", "min_accuracy", "max_accuracy_drop",
+    "max_size_bytes",
+)  # fmt: skip
+TARGETS = ("out", "promote", "dry_run", "force", "reason")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs ``search.pick`` and returns its exit status."""
+    return cli.main(lambda raw, _: pick(parse(raw, PickConfig)), arguments, "pick")
+
+
+def pick(config: PickConfig) -> int:
+    """Lists a study's front, or picks a point of it by the user's rules.
+
+    Returns:
+        Exit status.
+
+    Raises:
+        NotMet: When no point keeps the limits, or the gate refuses the promotion.
+    """
+    from rich.console import Console
+
+    from search.archive import read_archive
+    from search.candidates import offer
+    from search.progress import configure_logging
+
+    _check(config)
+    console = Console()
+    configure_logging(console)
+    archive = read_archive(cli.STATE / "studies", config.study, "study")
+    bench = archive.lab.bench
+    offered = offer(archive.records, archive.closing, archive.objectives, bench.data.sizes[1])
+    if not offered.candidates:
+        raise ConfigError(
+            f"study={archive.name}: none of its {len(archive.records)} trials is complete; "
+            "search on"
+        )
+    if all(getattr(config, rule) is None for rule in RULES):
+        _list(console, archive, offered)
+        return 0
+    chosen = _choose(config, offered)
+    _show(console, archive, offered, chosen)
+    if config.dry_run:
+        console.print("\nNothing was written: dry_run=true.")
+        return 0
+    return _ship(config, console, archive, offered, chosen)
+
+
+def _check(config: PickConfig) -> None:
+    """Refuses what contradicts itself."""
+    ruled = any(getattr(config, rule) is not None for rule in RULES)
+    wants = next((key for key in TARGETS if getattr(config, key)), None)
+    if wants is not None and not ruled:
+        given = str(getattr(config, wants)).lower()
+        raise ConfigError(
+            f"{wants}={given}: no point is picked; give trial=..., prefer=... or a limit"
+        )
+    if config.trial is not None and config.prefer is not None:
+        raise ConfigError(
+            f"prefer={config.prefer}: trial={config.trial} is one point already; leave one out"
+        )
+    if config.force and not (config.promote and (config.reason or "").strip()):
+        raise ConfigError("force=true: goes with promote=true and reason='...', which is recorded")
+    if config.out is not None and config.out.strip() in ("", ".", "/"):
+        raise ConfigError(f"out={config.out!r}: give a folder of its own, which may not exist yet")
+
+
+def _choose(config: PickConfig, offered: Offer) -> Candidate:
+    from search.picking import choose, limits_of, preference
+
+    limits = limits_of(config, offered.original)
+    among = offered.candidates if config.trial is None else (offered.find(config.trial),)
+    return among[choose(among, limits, preference(config))]
+
+
+# ---- showing
+
+
+def _list(console: Console, archive: Archive, offered: Offer) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from search.picking import recommend
+    from search.report.formats import format_ms, format_share
+    from search.report.offer import offer_table
+
+    console.print(_heading(archive), markup=False)
+    console.print()
+    console.print(offer_table(offered))
+    for line in _remarks(archive):
+        console.print(line, markup=False)
+    console.print()
+    table = Table.grid(padding=(0, 2))
+    allowed = archive.lab.bench.limits.max_accuracy_drop
+    for name, (candidate, reason) in recommend(offered, allowed).items():
+        figures = f"{format_ms(candidate.latency_ms)}, {format_share(candidate.accuracy)}"
+        cells = (name, f"trial {candidate.number}", figures, reason)
+        table.add_row(*map(Text, cells))
+    console.print(table)
+    console.print(
+        f"\nPick one:    python -m search.pick study={archive.name} trial=NUMBER\n"
+        f"or by rules: python -m search.pick study={archive.name} max_latency_ms=... prefer=...",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _heading(archive: Archive) -> str:
+    from search.report.formats import format_counted
+
+    bench = archive.lab.bench
+    return (
+        f"{archive.name}: {format_counted(len(archive.records), 'trial')} on "
+        f"{bench.data.config.name}, measured on {bench.device.name} ({bench.device.cpu})"
+    )
+
+
+def _remarks(archive: Archive) -> list[str]:
+    """Returns what should be known before one relies on the figures."""
+    from search.report import describe_noise
+    from search.report.formats import format_counted
+
+    closing, found = archive.closing, []
+    if closing is not None and closing.finalists:
+        added = len(archive.records) - closing.after_trials
+        if added > 0:
+            found.append(
+                f"{format_counted(added, 'trial')} came after the closing round; "
+                "study.n_trials=0 holds it again."
+            )
+    noise = describe_noise(() if closing is None else closing.canaries, archive.records)
+    return [*found, noise] if noise else found
+
+
+def _show(console: Console, archive: Archive, offered: Offer, chosen: Candidate) -> None:
+    """Prints the picked point, and what speaks against it."""
+    from search.report.formats import (
+        format_bytes,
+        format_ms,
+        format_ms_interval,
+        format_share,
+        format_speedup,
+    )
+
+    figures = chosen.figures
+    interval = figures.latency_interval_ms
+    latency = format_ms(chosen.latency_ms)
+    if interval is not None:
+        latency = format_ms_interval(chosen.latency_ms, *interval)
+    console.print(
+        f"trial {chosen.number}: {format_share(chosen.accuracy)} on {chosen.split}, {latency}, "
+        f"{format_speedup(figures)}, {format_bytes(figures.size_bytes)}, {chosen.point.bits} bits, "
+        f"threads {chosen.point.threads}",
+        markup=False,
+        soft_wrap=True,
+    )
+    tied = [c.number for c in offered.candidates if chosen.tie is not None and c.tie == chosen.tie]
+    if tied:
+        names = ", ".join(str(number) for number in tied if number != chosen.number)
+        console.print(f"Neither latency nor accuracy tells it from trial {names}.", markup=False)
+    if chosen not in offered.candidates:
+        console.print(f"It is not on the front{chosen.left}.", markup=False)
+    for line in _remarks(archive):
+        console.print(line, markup=False)
+
+
+# ---- shipping
+
+
+def _ship(
+    config: PickConfig, console: Console, archive: Archive, offered: Offer, chosen: Candidate
+) -> int:
+    """Writes, verifies and registers the bundle; promotes it if that is asked for."""
+    from search.bundle import write
+    from search.engine.inline import InlineEngine
+    from search.engine.store import Store
+
+    store = Store(cli.STATE / "store")
+    engine = InlineEngine(store, lambda step: console.print("scoring on the test split ..."))
+    facts, score = _gather(archive, offered, chosen, engine)
+    target = Path(config.out).expanduser() if config.out else _default_target(archive, chosen)
+    is_new = write(target, _compose(facts, store))
+    done = "written and verified" if is_new else "there already, verified again"
+    console.print(f"\nBundle:     {target}  ({done})", soft_wrap=True, markup=False)
+    registry, version = _register(config, archive, facts, target)
+    found = "registered" if version.is_new else "registered before"
+    console.print(
+        f"Registered: models:/{archive.name}/{version.version}  ({found}), alias candidate",
+        soft_wrap=True,
+        markup=False,
+    )
+    if config.promote:
+        _promote(config, console, facts, score, registry, version, engine, store)
+    console.print(
+        f"\nTry it:     python {target / 'predict.py'} --bench\n"
+        f"Serve it:   MLFLOW_TRACKING_URI={registry.server} mlflow models serve "
+        f"--env-manager local -m models:/{archive.name}@candidate",
+        soft_wrap=True,
+        markup=False,
+    )
+    return 0
+
+
+def _default_target(archive: Archive, chosen: Candidate) -> Path:
+    return cli.STATE / "bundles" / archive.name / f"trial-{chosen.number}"
+
+
+def _gather(
+    archive: Archive, offered: Offer, chosen: Candidate, engine: Engine
+) -> tuple[Facts, Score]:
+    """Scores the point and the original on the test split, which finalists were already.
+
+    Raises:
+        ConfigError: When the model or the data cannot be used any more.
+    """
+    from search.bundle import Facts
+    from search.report import describe_noise
+
+    candidate, score = _on_test(chosen, archive, engine)
+    first = offered.original
+    closing = archive.closing
+    facts = Facts(
+        study=archive.name,
+        configuration=archive.configuration,
+        lab=archive.lab,
+        record=next(r for r in archive.records if r.number == chosen.number),
+        candidate=candidate,
+        original=None if first is None else _on_test(first, archive, engine)[0],
+        remark=describe_noise(() if closing is None else closing.canaries, archive.records),
+    )
+    return facts, score
+
+
+def _on_test(candidate: Candidate, archive: Archive, engine: Engine) -> tuple[Candidate, Score]:
+    from search.benchmark.estimates import wilson_interval
+    from search.steps import Evaluate
+
+    try:
+        done = engine.run(Evaluate(candidate.deployable, archive.lab.bench.data, "test"))
+    except StageFailed as error:
+        raise ConfigError(f"trial {candidate.number} cannot be scored on test: {error}") from error
+    score: Score = done.result
+    low, high = wilson_interval(round(score.accuracy * score.images), score.images)
+    scored = replace(
+        candidate,
+        split="test",
+        accuracy=score.accuracy,
+        accuracy_low=low,
+        accuracy_high=high,
+    )
+    return scored, score
+
+
+def _compose(facts: Facts, store: Store) -> dict[str, bytes]:
+    from search.bundle import compose
+    from search.bundle.contents import sample_images
+
+    return compose(facts, _read_model(facts.candidate, store), sample_images(facts.lab.bench.data))
+
+
+def _read_model(candidate: Candidate, store: Store) -> bytes:
+    path = store.path(candidate.deployable.model)
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"trial {candidate.number}: its model is gone from {path}; run the search again with "
+            "study.n_trials=0, which makes it anew"
+        ) from None
+
+
+def _register(
+    config: PickConfig, archive: Archive, facts: Facts, bundle: Path
+) -> tuple[Registry, Registered]:
+    from search.promotion import facts_for_comparison
+    from search.tracking.registry import Registry
+
+    bench = archive.lab.bench
+    registry = Registry(config.tracking, cli.STATE, archive.name)
+    version = registry.register(
+        bundle,
+        archive.identity,
+        facts.candidate.number,
+        facts_for_comparison(facts.candidate, bench.data, bench.device),
+    )
+    return registry, version
+
+
+def _promote(
+    config: PickConfig,
+    console: Console,
+    facts: Facts,
+    score: Score,
+    registry: Registry,
+    version: Registered,
+    engine: Engine,
+    store: Store,
+) -> None:
+    """Makes a version the champion, if nothing is to be said against it.
+
+    Raises:
+        NotMet: When something is, and the user did not force it.
+    """
+    from search.figures import recognised
+    from search.promotion import broken_limits, objections
+
+    bench, candidate = facts.lab.bench, facts.candidate
+    champion = registry.champion()
+    if champion is not None and champion.version == version.version:
+        console.print("Champion:   it is already")
+        return
+    against = broken_limits(candidate, facts.original, bench.limits)
+    against += objections(
+        candidate,
+        recognised(score),
+        None if champion is None else _meet(champion, registry, bench.data, engine, store),
+        bench.data,
+        bench.device,
+    )
+    if against and not config.force:
+        raise NotMet(
+            f"not promoted: {'; '.join(against)}; to promote it nevertheless add force=true "
+            "reason='...'"
+        )
+    remark = config.reason or "passed the gate"
+    if against:
+        remark = f"forced: {config.reason}; against it: {'; '.join(against)}"
+    registry.promote(version.version, remark)
+    followed = "" if champion is None else f", follows version {champion.version}"
+    console.print(f"Champion:   version {version.version}{followed} ({remark})", markup=False)
+
+
+def _meet(
+    found: Registered, registry: Registry, data: Dataset, engine: Engine, store: Store
+) -> Champion:
+    """Scores the present champion on this study's test split."""
+    from search.figures import recognised
+    from search.promotion import Champion, deployment_of
+    from search.records import Deployable
+    from search.steps import Evaluate
+
+    if found.tags.get("data.fingerprint") != data.fingerprint:
+        return Champion(found.version, found.tags, None)
+    file = store.put(registry.model_of(found.version), ".onnx")
+    deployable = Deployable(file, *deployment_of(found.tags))
+    done = engine.run(Evaluate(deployable, data, "test"))
+    return Champion(found.version, found.tags, recognised(done.result))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""Puts picked models into MLflow's registry; knows not how they were chosen."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import Mapping
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, infer_signature
+from mlflow.tracking import MlflowClient
+
+from search.bundle.predict import SUMS
+from search.config import TrackingConfig
+from search.errors import ConfigError, hide_passwords
+from search.tracking.server import address, connect, explained
+
+CANDIDATE, CHAMPION = "candidate", "champion"
+# 99 stands for all of onnxruntime's graph optimisations in MLflow's settings.
+OPTIMISATION_LEVELS = {"all": 99}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model.
+
+    Attributes:
+        version: Its number.
+        tags: Facts about it.
+        is_new: Whether it was registered just now.
+    """
+
+    version: str
+    tags: Mapping[str, str]
+    is_new: bool
+
+
+class Registry:
+    """The versions of one study's model.
+
+    Args:
+        config: Where the tracking server or database is.
+        state: Folder of the working directory's state.
+        study: Name of the study and of the model.
+
+    Raises:
+        ConfigError: When the server does not answer or the database cannot be opened.
+    """
+
+    def __init__(self, config: TrackingConfig, state: Path, study: str) -> None:
+        self._config, self._state, self._study = config, state, study
+        with explained(config, state):
+            self._client: MlflowClient = connect(config, state)
+            mlflow.set_tracking_uri(address(config, state))
+
+    @property
+    def server(self) -> str:
+        """Address of the server or database, without its password."""
+        return hide_passwords(address(self._config, self._state))
+
+    def register(
+        self, bundle: Path, identity: str, trial: int, tags: Mapping[str, str]
+    ) -> Registered:
+        """Registers a bundle's model, unless this very bundle is registered; marks it candidate.
+
+        Args:
+            bundle: Folder of a verified bundle; its files are kept beside the trial too.
+            identity: Of the study.
+            trial: Number of its trial.
+            tags: Facts about the version.
+        """
+        # What it lists tells bundles apart.
+        sums_sha256 = hashlib.sha256((bundle / SUMS).read_bytes()).hexdigest()
+        with explained(self._config, self._state):
+            known = self._find(sums_sha256)
+            is_new = known is None
+            if known is None:
+                run_id = self._run_of(identity, trial)
+                self._client.log_artifacts(run_id, str(bundle), "bundle")
+                version = self._log_model(bundle, run_id)
+                facts = {**tags, "bundle.sha256": sums_sha256, "trial": str(trial)}
+                for key, value in {**facts, "study.identity": identity}.items():
+                    self._client.set_model_version_tag(self._study, version, key, value)
+                known = self._client.get_model_version(self._study, version)
+            self._client.set_registered_model_alias(self._study, CANDIDATE, known.version)
+            return Registered(str(known.version), dict(known.tags), is_new)
+
+    def champion(self) -> Registered | None:
+        """Returns the present champion, if there is one."""
+        with explained(self._config, self._state):
+            try:
+                found = self._client.get_model_version_by_alias(self._study, CHAMPION)
+            except MlflowException as error:
+                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise
+                return None
+            return Registered(str(found.version), dict(found.tags), is_new=False)
+
+    def model_of(self, version: str) -> bytes:
+        """Returns the ONNX file of a version."""
+        with explained(self._config, self._state), tempfile.TemporaryDirectory() as folder:
+            uri = f"models:/{self._study}/{version}"
+            path = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
+            return (path / "model.onnx").read_bytes()
+
+    def promote(self, version: str, remark: str) -> None:
+        """Makes a version the champion.
+
+        Args:
+            version: Its number.
+            remark: Why, kept with it.
+        """
+        with explained(self._config, self._state):
+            self._client.set_model_version_tag(self._study, version, "promotion", remark)
+            self._client.set_registered_model_alias(self._study, CHAMPION, version)
+
+    def _find(self, sums_sha256: str) -> ModelVersion | None:
+        found = self._client.search_model_versions(f"name = '{self._study}'")
+        same = (v for v in found if v.tags.get("bundle.sha256") == sums_sha256)
+        return next(same, None)
+
+    def _run_of(self, identity: str, trial: int) -> str:
+        """Returns the run of a trial.
+
+        Raises:
+            ConfigError: When the study is not tracked there.
+        """
+        experiment = self._client.get_experiment_by_name(self._study)
+        places = [] if experiment is None else [experiment.experiment_id]
+        for parent in self._client.search_runs(places, f"tags.`study.identity` = '{identity}'"):
+            mine = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+            for run in self._client.search_runs(places, f"{mine} and tags.trial = '{trial}'"):
+                run_id: str = run.info.run_id
+                return run_id
+        raise ConfigError(
+            f"tracking.uri={self.server!r}: holds no trial {trial} of this study; give the "
+            "tracking.uri that it was searched with"
+        )
+
+    def _log_model(self, bundle: Path, run_id: str) -> str:
+        import onnx
+
+        runtime: dict[str, Any] = json.loads((bundle / "runtime.json").read_text("utf-8"))
+        with np.load(bundle / "samples.npz", allow_pickle=False) as samples:
+            images, logits = samples["images"], samples["logits"]
+        with redirect_stderr(io.StringIO()):  # it tells there what is told in better order here
+            logged = Model.log(
+                artifact_path=None,
+                name="candidate",
+                flavor=mlflow.onnx,
+                run_id=run_id,
+                registered_model_name=self._study,
+                onnx_model=onnx.load(bundle / "model.onnx"),
+                signature=infer_signature({"images": images}, {"logits": logits}),
+                input_example={"images": images[:1]},
+                save_as_external_data=False,
+                onnx_execution_providers=runtime["providers"],
+                onnx_session_options=_session_options(runtime),
+                pip_requirements=_requirements(bundle),
+            )
+        return str(logged.registered_model_version)
+
+
+def _session_options(runtime: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the options of ``runtime.json`` as MLflow's loader takes them."""
+    return {
+        "intra_op_num_threads": runtime["intra_op_num_threads"],
+        "inter_op_num_threads": runtime["inter_op_num_threads"],
+        "execution_mode": runtime["execution_mode"],
+        "graph_optimization_level": OPTIMISATION_LEVELS[runtime["graph_optimization_level"]],
+        "extra_session_config": runtime["session_entries"],
+    }
+
+
+def _requirements(bundle: Path) -> list[str]:
+    from importlib.metadata import version
+
+    pinned = (bundle / "requirements.txt").read_text("utf-8").split()
+    return [f"mlflow=={version('mlflow')}", f"onnx=={version('onnx')}", *pinned]

@@ -1,0 +1,103 @@
+"""Whole searches over the real command line, and a look at what they left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 300
+TRIALS = 10
+# As little of everything as still makes a search.
+SMOKE = (
+    "experiment=smoke",
+    "model.width=16",
+    "train.device=cpu",
+    "train.precision=float32",
+    "train.teacher_epochs=2",
+    "train.epochs=0.3",
+    "device.budget_s=0.3",
+    "space.threads=1",
+    "finalists.count=3",
+    "finalists.epochs=0.3",
+    "finalists.budget_s=2.0",
+)
+STUDY = "smoke-cnn-w16"
+
+
+# ---- running
+
+
+def command(*overrides: str) -> list[str]:
+    return [sys.executable, "-m", "search.run", *SMOKE, *overrides]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def run(folder: Path, *overrides: str) -> str:
+    """Runs a search to its end and returns what it printed."""
+    result = subprocess.run(
+        command(*overrides),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, ""), result
+    return result.stdout
+
+
+def begin_beside(finished: Path, folder: Path, *forgotten: str) -> Path:
+    """Makes a working directory that remembers another one's steps but for some stages."""
+    store = folder / "mlruns" / "store"
+    shutil.copytree(finished / "mlruns" / "store", store)
+    for stage in forgotten:
+        shutil.rmtree(store / "steps" / stage)
+    return folder
+
+
+# ---- looking
+
+
+class Tracked:
+    """The study as MLflow holds it."""
+
+    def __init__(self, folder: Path, study: str = STUDY) -> None:
+        self.client = MlflowClient(f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}")
+        experiment = self.client.get_experiment_by_name(study)
+        assert experiment is not None
+        (self.parent,) = self.client.search_runs([experiment.experiment_id], "tags.kind = 'study'")
+        found = self.client.search_runs(
+            [experiment.experiment_id],
+            f"tags.kind = 'trial' and tags.`mlflow.parentRunId` = '{self.parent.info.run_id}'",
+        )
+        self.trials = {int(run.data.tags["trial"]): run for run in found}
+        assert len(self.trials) == len(found), "a trial has two runs"
+
+    def read(self, run: Run, artifact: str, folder: Path) -> Path:
+        return Path(self.client.download_artifacts(run.info.run_id, artifact, str(folder)))
+
+    def tagged(self) -> set[int]:
+        """Numbers of the trials that are said to be on the front."""
+        return {n for n, run in self.trials.items() if run.data.tags["pareto"] == "true"}
+
+
+def journal(folder: Path, study: str = STUDY) -> list[FrozenTrial]:
+    """The trials as Optuna holds them."""
+    path = folder / "mlruns" / "studies" / f"{study}.journal"
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    return optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)

@@ -1,0 +1,438 @@
+"""Bundles are whole or absent, the same for the same pick, and tell of tampering."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from search.bundle import Facts, compose, predict, write
+from search.bundle.predict import FILES, SUMS
+from search.candidates import offer
+from search.errors import ConfigError, SearchError
+from search.records import Deployable, TrialRecord
+from tests.fakes import file, lab
+
+IMAGES = np.random.default_rng(0).random((4, 1, 28, 28), dtype=np.float32)
+CONFIGURATION = yaml.safe_dump({"model": {"name": "cnn"}, "tracking": {"uri": "http://secret"}})
+
+
+def linear_model(scale: float = 1.0) -> bytes:
+    """Two logits that are sums over the upper and the lower half of an image."""
+    weights = np.zeros((784, 2), np.float32)
+    weights[:392, 0] = weights[392:, 1] = scale
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["images"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
+        ],
+        "halves",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 1, 28, 28])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 2])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    content: bytes = helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+    return content
+
+
+def facts(plant: Callable[..., TrialRecord], study: str = "digits-cnn", **changes: Any) -> Facts:
+    record = replace(
+        plant(1, val_accuracy=0.9, latency_ms=0.5), deployable=Deployable(file("m"), 32, ())
+    )
+    first = replace(plant(0, val_accuracy=0.95, latency_ms=1.0), deployable=record.deployable)
+    offered = offer([first, record], None, ("accuracy", "latency"), 100)
+    return Facts(
+        study=study,
+        configuration=CONFIGURATION,
+        lab=replace(lab(), **changes),
+        record=record,
+        candidate=offered.find(1),
+        original=offered.original,
+        remark="",
+    )
+
+
+@pytest.fixture(scope="module")
+def contents(plant: Callable[..., TrialRecord]) -> dict[str, bytes]:
+    return compose(facts(plant), linear_model(), IMAGES)
+
+
+@pytest.fixture(scope="module")
+def whole(contents: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("bundles") / "trial-1"
+    assert write(target, contents)
+    return target
+
+
+@pytest.fixture
+def bundle(whole: Path, tmp_path: Path) -> Path:
+    """A copy that may be spoilt."""
+    return Path(shutil.copytree(whole, tmp_path / "bundles" / "trial-1"))
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-I", "-B", "predict.py", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+# ---- writing
+
+
+def test_a_bundle_verifies_and_is_complete(bundle: Path) -> None:
+    assert {path.name for path in bundle.iterdir()} == {*FILES, SUMS}
+    answer = run(bundle, "--verify")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "verified: 7 files are whole" in answer.stdout
+    # The sums are in the form that sha256sum reads.
+    sums = subprocess.run(["sha256sum", "-c", SUMS], cwd=bundle, capture_output=True, check=False)
+    assert sums.returncode == 0
+
+
+def test_the_same_pick_gives_the_same_bytes(
+    plant: Callable[..., TrialRecord], bundle: Path, contents: dict[str, bytes]
+) -> None:
+    time.sleep(1.1)  # archives keep seconds
+    again = compose(facts(plant), linear_model(), IMAGES)
+    assert again == contents
+    assert not write(bundle, again)
+
+
+def test_a_bundle_that_was_damaged_is_written_anew(
+    bundle: Path, contents: dict[str, bytes]
+) -> None:
+    (bundle / "model.onnx").write_bytes(b"")
+    assert write(bundle, contents)
+    assert run(bundle, "--verify").returncode == 0
+
+
+def test_another_pick_replaces_a_bundle(plant: Callable[..., TrialRecord], bundle: Path) -> None:
+    other = compose(facts(plant), linear_model(2.0), IMAGES)
+    assert write(bundle, other)
+    assert (bundle / "model.onnx").read_bytes() == other["model.onnx"]
+
+
+@pytest.mark.parametrize("stranger", ["notes.txt", ".git"])
+def test_a_folder_of_somebody_elses_is_left_alone(
+    tmp_path: Path, contents: dict[str, bytes], stranger: str
+) -> None:
+    (tmp_path / stranger).write_text("mine")
+    with pytest.raises(ConfigError, match=f"holds {stranger}, which is no part of a bundle"):
+        write(tmp_path, contents)
+    assert [path.name for path in tmp_path.iterdir()] == [stranger]
+
+
+def test_a_model_that_does_not_answer_as_expected_is_not_kept(
+    contents: dict[str, bytes], tmp_path: Path
+) -> None:
+    wrong = {**contents, "model.onnx": linear_model(2.0)}
+    with pytest.raises(SearchError, match=r"does not verify.*answers differ by 1 of the largest"):
+        write(tmp_path / "b", wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing(
+    contents: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = 0
+
+    def fill(_: int) -> None:
+        nonlocal written
+        written += 1
+        if written == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("search.bundle.writing.os.fsync", fill)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path / "b", contents)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.02, 0.1, 0.3])
+def test_a_killed_writer_leaves_no_half_bundle(
+    contents: dict[str, bytes], tmp_path: Path, delay_s: float
+) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for name, content in contents.items():
+        (parts / name).write_bytes(content)
+    target = tmp_path / "out" / "b"
+    program = (
+        "import sys; from pathlib import Path; from search.bundle import write\n"
+        "parts, target = map(Path, sys.argv[1:])\n"
+        "contents = {p.name: p.read_bytes() for p in parts.iterdir()}\n"
+        "print('go', flush=True); write(target, contents)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(parts), str(target)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(delay_s)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    if target.exists():
+        assert run(target, "--verify").returncode == 0
+    write(target, contents)
+    assert [path.name for path in target.parent.iterdir()] == ["b"]  # what was left is cleared
+
+
+# ---- tampering
+
+
+def _renew_sums(bundle: Path) -> None:
+    lines = [f"{hashlib.sha256((bundle / n).read_bytes()).hexdigest()}  {n}\n" for n in FILES]
+    (bundle / SUMS).write_text("".join(lines))
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if n != "predict.py"])
+@pytest.mark.parametrize("how", ["changed", "cut", "missing", "emptied"])
+def test_every_file_is_guarded(bundle: Path, name: str, how: str) -> None:
+    path = bundle / name
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    else:
+        middle = len(content) // 2
+        other = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        path.write_bytes({"changed": other, "cut": content[:middle], "emptied": b""}[how])
+    answer = run(bundle, "--verify")
+    assert answer.returncode == 1
+    wanted = "is missing" if how == "missing" else "was changed"
+    assert answer.stderr == f"error: {name}: {wanted}\n"
+
+
+def test_the_program_itself_is_guarded(bundle: Path) -> None:
+    with (bundle / "predict.py").open("a") as stream:
+        stream.write("# more\n")
+    answer = run(bundle, "--verify")
+    assert (answer.returncode, answer.stderr) == (1, "error: predict.py: was changed\n")
+
+
+@pytest.mark.parametrize(
+    ("sums", "fault"),
+    [
+        (None, "is missing or damaged; this is no whole bundle"),
+        (b"", "is not listed in SHA256SUMS"),
+        (b"\xff\xfe", "is missing or damaged"),
+        (b"no sums at all", "is missing or damaged"),
+    ],
+)
+def test_the_sums_are_guarded(bundle: Path, sums: bytes | None, fault: str) -> None:
+    if sums is None:
+        (bundle / SUMS).unlink()
+    else:
+        (bundle / SUMS).write_bytes(sums)
+    answer = run(bundle, "--verify")
+    assert answer.returncode == 1
+    assert fault in answer.stderr
+
+
+def test_a_sum_too_few_or_too_many_is_told(bundle: Path) -> None:
+    whole = (bundle / SUMS).read_text()
+    (bundle / SUMS).write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    assert "samples.npz: is not listed in SHA256SUMS" in run(bundle, "--verify").stderr
+    (bundle / SUMS).write_text(f"{whole}{'0' * 64}  ../../etc/passwd\n")
+    assert "../../etc/passwd: is listed in SHA256SUMS" in run(bundle, "--verify").stderr
+
+
+def test_another_model_with_its_own_sums_is_found_by_its_answers(bundle: Path) -> None:
+    (bundle / "model.onnx").write_bytes(linear_model(1.5))
+    _renew_sums(bundle)
+    answer = run(bundle, "--verify")
+    assert answer.returncode == 1
+    assert "model.onnx: its answers differ by 0.5 of the largest" in answer.stderr
+
+
+def test_samples_with_a_pickle_are_not_opened(bundle: Path) -> None:
+    stream = io.BytesIO()
+    np.savez(stream, images=np.array([{}], dtype=object), logits=np.zeros(1))
+    (bundle / "samples.npz").write_bytes(stream.getvalue())
+    _renew_sums(bundle)
+    answer = run(bundle, "--verify")
+    assert answer.returncode != 0
+    assert "allow_pickle=False" in answer.stderr
+
+
+# ---- what it says
+
+
+def test_the_model_carries_its_facts(contents: dict[str, bytes]) -> None:
+    model = onnx.load_from_string(contents["model.onnx"])
+    properties = {p.key: p.value for p in model.metadata_props}
+    assert properties["study"] == "digits-cnn"
+    assert json.loads(properties["labels"]) == ["zero", "one"]
+    assert json.loads(properties["measured"])["latency_ms"] == 0.5
+    onnx.checker.check_model(model)
+
+
+def test_the_runtime_is_as_measured(
+    plant: Callable[..., TrialRecord],
+) -> None:
+    given = facts(plant)
+    point = replace(given.candidate.point, threads=2)
+    model = replace(given.candidate.deployable, session_entries=(("some.entry", "1"),))
+    candidate = replace(given.candidate, point=point, deployable=model)
+    runtime = json.loads(
+        compose(replace(given, candidate=candidate), linear_model(), IMAGES)["runtime.json"]
+    )
+    assert runtime["intra_op_num_threads"] == 2
+    assert runtime["inter_op_num_threads"] == 1
+    assert runtime["session_entries"] == {
+        "session.intra_op.allow_spinning": "0",
+        "session.set_denormal_as_zero": "1",
+        "some.entry": "1",
+    }
+    assert runtime["providers"] == ["CPUExecutionProvider"]
+
+
+def test_the_card_tells_figures_and_keeps_secrets(contents: dict[str, bytes]) -> None:
+    card = contents["MODEL_CARD.md"].decode()
+    assert card.startswith("# digits-cnn, trial 1\n")
+    assert re.search(r"90\.00 % \[82\.56.94\.48\]", card)  # Wilson's interval of 90 out of 100
+    assert "| The original |" in card
+    assert "zero, one" in card
+    assert "secret" not in card
+
+
+def test_names_in_the_card_are_text(plant: Callable[..., TrialRecord]) -> None:
+    hostile = "<script>alert(1)</script> [x](javascript:1) `a`\n# owned"
+    given = facts(plant)
+    dataset = replace(given.lab.bench.data, labels=(hostile, "one"))
+    bench = replace(given.lab.bench, data=dataset)
+    settings = yaml.safe_dump({"model": {"title": "```\n# owned\n```"}})
+    card = compose(
+        replace(given, lab=replace(given.lab, bench=bench), configuration=settings),
+        linear_model(),
+        IMAGES,
+    )["MODEL_CARD.md"].decode()
+    assert "<script>" not in card
+    assert "](javascript" not in card
+    assert [line for line in card.splitlines() if line.startswith("# ")] == [
+        "# digits-cnn, trial 1"
+    ]
+
+
+# ---- predicting
+
+
+@pytest.fixture(scope="module")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("images")
+
+
+def test_an_image_gives_the_probabilities_of_its_classes(bundle: Path, tmp_path: Path) -> None:
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[0, 0] = 255  # one logit is 1, the other 0
+    Image.fromarray(pixels).save(tmp_path / "one.png")
+    answer = run(bundle, str(tmp_path / "one.png"))
+    assert (answer.returncode, answer.stderr) == (0, "")
+    # exp(1) / (exp(1) + 1)
+    assert answer.stdout == "zero   73.11 %\none    26.89 %\n"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_arrays_give_the_same(bundle: Path, tmp_path: Path, dtype: Any) -> None:
+    pixels = np.zeros((2, 1, 28, 28), dtype)
+    pixels[0, 0, 0, 0] = 255 if dtype == np.uint8 else 1
+    np.save(tmp_path / "a.npy", pixels)
+    answer = run(bundle, str(tmp_path / "a.npy"))
+    assert answer.stdout == (
+        "image 0\nzero   73.11 %\none    26.89 %\nimage 1\nzero   50.00 %\none    50.00 %\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("none.png", None, "cannot be read"),
+        ("text.png", b"hello", "is no image that can be read"),
+        ("text.npy", b"hello", "is no array of numbers"),
+        ("shape.npy", np.zeros((5, 5), np.uint8), r"has shape \[5, 5\], needs \[1, 28, 28\]"),
+        ("range.npy", np.full((28, 28), 7.0), r"numbers must lie in 0\.\.1"),
+        ("nan.npy", np.full((28, 28), np.nan), r"numbers must lie in 0\.\.1"),
+        ("words.npy", np.array(["a"]), "holds <U1, needs numbers"),
+        ("objects.npy", np.array([{}], dtype=object), "is no array of numbers"),
+    ],
+)
+def test_bad_inputs_are_explained(
+    bundle: Path, tmp_path: Path, name: str, content: Any, fault: str
+) -> None:
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif content is not None:
+        np.save(tmp_path / name, content)
+    answer = run(bundle, str(tmp_path / name))
+    assert answer.returncode == 2
+    assert re.search(fault, answer.stderr)
+    assert answer.stderr.count("\n") == 1
+
+
+def test_bench_times_the_model_beside_what_was_measured(bundle: Path) -> None:
+    answer = run(bundle, "--bench")
+    assert answer.returncode == 0
+    assert "here:     median " in answer.stdout
+    assert "measured: 0.5 ms on local (a CPU)" in answer.stdout
+
+
+@given(
+    st.sampled_from(["L", "RGB", "RGBA", "LA", "P", "1"]),
+    st.sampled_from([1, 3]),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_own_reader_agrees_with_pillow(
+    image_folder: Path, mode: str, channels: int, height: int, width: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).convert(mode)
+    path = image_folder / "i.png"
+    image.save(path)
+    with Image.open(path) as opened:
+        wanted = np.array(opened.convert("L" if channels == 1 else "RGB"))
+    got = predict.decode_png(path, path.read_bytes(), (channels, height, width))
+    assert np.array_equal(got, wanted.reshape(height, width, channels))
+
+
+@given(st.data())
+def test_a_damaged_png_is_explained(image_folder: Path, data: st.DataObject) -> None:
+    path = image_folder / "d.png"
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(path)
+    content = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    else:
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(predict.Refused):
+        predict.decode_png(path, bytes(content), (1, 8, 8))
