@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from search import cli, config
-from search.config import SearchConfig, parse
+from search.config import PickConfig, SearchConfig, parse
 from search.errors import ConfigError
 from search.space import parse_space
 
@@ -99,6 +100,7 @@ def test_no_section_takes_another_key(group: str, option: str) -> None:
 # ---- ranges that comments state
 
 
+PROGRAMS = {("", path.stem) for path in cli.CONF.glob("*.yaml")} - {("", "config")}
 LEAST = re.compile(r"(?:at least ([\d.]+)|([\d.]+) or more)")
 ABOVE = re.compile(r"\babove ([\d.]+)(?: and below ([\d.]+))?")
 BETWEEN = re.compile(r"(?<![\d.])([\d.]+) to ([\d.]+)\b")
@@ -137,6 +139,8 @@ def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def documented() -> Iterator[tuple[str, str, str]]:
     """Yields override, key and comment of every key of every option."""
     for (group, option), remarks in cli.comments().items():
+        if (group, option) in PROGRAMS:
+            continue  # their files hold the keys of another command line
         override = f"{group}={option}" if group else "model=cnn"
         for key, remark in remarks.items():
             yield override, key, remark
@@ -163,6 +167,26 @@ def test_ranges_in_comments_are_those_of_the_types(override: str, key: str, rema
     allowed, forbidden = limits(remark)
     assert [value for value in allowed if not accepts(override, key, value)] == []
     assert [value for value in forbidden if accepts(override, key, value)] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "remark"),
+    [row for row in cli.comments()["", "pick"].items() if any(limits(row[1]))],
+)
+def test_ranges_of_picking_are_those_of_the_types(key: str, remark: str) -> None:
+    def accepted(value: float) -> bool:
+        tree = yaml.safe_load((cli.CONF / "pick.yaml").read_text())
+        given = {name: other for name, other in tree.items() if name not in ("defaults", "hydra")}
+        whole = int(value) if value == int(value) else value
+        try:
+            parse({**given, "tracking": {"uri": None, "timeout_s": 1.0}, key: whole}, PickConfig)
+        except ConfigError:
+            return False
+        return True
+
+    allowed, forbidden = limits(remark)
+    assert [value for value in allowed if not accepted(value)] == []
+    assert [value for value in forbidden if accepted(value)] == []
 
 
 def test_every_number_has_its_range_in_a_comment() -> None:

@@ -76,7 +76,7 @@ def test_arrow_is_explained_only_where_it_occurs(plant: Plant) -> None:
     [
         ("a|b", "a\\|b"),
         ("*bold* _it_", "\\*bold\\* \\_it\\_"),
-        ("[x](y)", "\\[x\\]\\(y\\)"),
+        ("[x](y)", "\\[x\\](y)"),
         ("<b>&", "&lt;b&gt;&amp;"),
         ("two\nlines", "two lines"),
         ("back\\slash `code`", "back\\\\slash \\`code\\`"),
