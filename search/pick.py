@@ -162,26 +162,9 @@ def _remarks(archive: Archive) -> list[str]:
 
 def _show(console: Console, archive: Archive, offered: Offer, chosen: Candidate) -> None:
     """Prints the picked point, and what speaks against it."""
-    from search.report.formats import (
-        format_bytes,
-        format_ms,
-        format_ms_interval,
-        format_share,
-        format_speedup,
-    )
+    from search.report.offer import describe
 
-    figures = chosen.figures
-    interval = figures.latency_interval_ms
-    latency = format_ms(chosen.latency_ms)
-    if interval is not None:
-        latency = format_ms_interval(chosen.latency_ms, *interval)
-    console.print(
-        f"trial {chosen.number}: {format_share(chosen.accuracy)} on {chosen.split}, {latency}, "
-        f"{format_speedup(figures)}, {format_bytes(figures.size_bytes)}, {chosen.point.bits} bits, "
-        f"threads {chosen.point.threads}",
-        markup=False,
-        soft_wrap=True,
-    )
+    console.print(describe(chosen), markup=False, soft_wrap=True)
     tied = [c.number for c in offered.candidates if chosen.tie is not None and c.tie == chosen.tie]
     if tied:
         names = ", ".join(str(number) for number in tied if number != chosen.number)
@@ -301,6 +284,7 @@ def _register(
     config: PickConfig, archive: Archive, facts: Facts, bundle: Path
 ) -> tuple[Registry, Registered]:
     from search.promotion import facts_for_comparison
+    from search.report.offer import describe
     from search.tracking.registry import Registry
 
     bench = archive.lab.bench
@@ -309,6 +293,7 @@ def _register(
         bundle,
         archive.identity,
         facts.candidate.number,
+        describe(facts.candidate),
         facts_for_comparison(facts.candidate, bench.data, bench.device),
     )
     return registry, version
@@ -363,16 +348,17 @@ def _meet(
 ) -> Champion:
     """Scores the present champion on this study's test split."""
     from search.figures import recognised
-    from search.promotion import Champion, deployment_of
+    from search.promotion import Champion
     from search.records import Deployable
     from search.steps import Evaluate
 
-    if found.tags.get("data.fingerprint") != data.fingerprint:
-        return Champion(found.version, found.tags, None)
+    facts = found.facts
+    if facts.get("data") != data.fingerprint:
+        return Champion(found.version, facts, None)
     file = store.put(registry.model_of(found.version), ".onnx")
-    deployable = Deployable(file, *deployment_of(found.tags))
-    done = engine.run(Evaluate(deployable, data, "test"))
-    return Champion(found.version, found.tags, recognised(done.result))
+    entries = tuple((key, value) for key, value in facts["session_entries"])
+    done = engine.run(Evaluate(Deployable(file, facts["bits"], entries), data, "test"))
+    return Champion(found.version, facts, recognised(done.result))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,44 +24,35 @@ class Champion:
 
     Attributes:
         version: In the registry.
-        tags: Facts that were registered with it.
+        facts: What was registered with it, as ``facts_for_comparison`` has it; may be empty.
         right: Images of the test split that it recognises, ``[images]``; None where it was made
             for other data.
     """
 
     version: str
-    tags: Mapping[str, str]
+    facts: Mapping[str, Any]
     right: NDArray[np.bool_] | None
 
 
 def facts_for_comparison(
     candidate: Candidate, data: Dataset, device: DeviceProfile
-) -> dict[str, str]:
-    """Returns what must be registered with a model, so that a later one can be compared."""
+) -> dict[str, Any]:
+    """Returns what must be registered with a model so that a later one can be compared, as JSON."""
     latency_ms = candidate.latency_ms
-    low_ms, high_ms = candidate.figures.latency_interval_ms or (latency_ms, latency_ms)
+    _, high_ms = candidate.figures.latency_interval_ms or (latency_ms, latency_ms)
     return {
-        "test_accuracy": repr(candidate.accuracy),
-        "latency_ms": repr(latency_ms),
-        "latency_low_ms": repr(low_ms),
-        "latency_high_ms": repr(high_ms),
-        "bits": str(candidate.deployable.bits),
-        "session_entries": json.dumps(candidate.deployable.session_entries),
-        "data.fingerprint": data.fingerprint,
+        "latency_ms": latency_ms,
+        "latency_high_ms": high_ms,
+        "bits": candidate.deployable.bits,
+        "session_entries": [list(entry) for entry in candidate.deployable.session_entries],
+        "data": data.fingerprint,
         **_place(device),
     }
 
 
-def deployment_of(tags: Mapping[str, str]) -> tuple[int, tuple[tuple[str, str], ...]]:
-    """Returns bits and session configuration of a registered model, for scoring it again."""
-    return int(tags["bits"]), tuple(
-        (key, value) for key, value in json.loads(tags["session_entries"])
-    )
-
-
 def _place(device: DeviceProfile) -> dict[str, str]:
     """What latencies must have in common to be compared."""
-    return {"device": device.name, "device.cpu": device.cpu, "device.runtime": device.runtime}
+    return {"device": device.name, "cpu": device.cpu, "runtime": device.runtime}
 
 
 def broken_limits(
@@ -112,9 +103,9 @@ def objections(
     """
     if champion is None:
         return []
-    tags, name = champion.tags, f"the champion, version {champion.version},"
+    facts, name = champion.facts, f"the champion, version {champion.version},"
     found = []
-    if champion.right is None or tags.get("data.fingerprint") != data.fingerprint:
+    if champion.right is None or facts.get("data") != data.fingerprint:
         found.append(f"{name} was made for other data: accuracies do not compare")
     else:
         lost = int((champion.right & ~right).sum())
@@ -125,13 +116,13 @@ def objections(
                 f"it is less accurate than {name} {format_share(candidate.accuracy)} against "
                 f"{there} on test"
             )
-    if any(tags.get(key) != value for key, value in _place(device).items()):
+    if any(facts.get(key) != value for key, value in _place(device).items()):
         found.append(f"{name} was measured on another device: latencies do not compare")
     else:
         low_ms = (candidate.figures.latency_interval_ms or (candidate.latency_ms, 0.0))[0]
-        if low_ms > float(tags["latency_high_ms"]):
+        if low_ms > facts["latency_high_ms"]:
             found.append(
                 f"it is slower than {name} {format_ms(candidate.latency_ms)} against "
-                f"{format_ms(float(tags['latency_ms']))}"
+                f"{format_ms(facts['latency_ms'])}"
             )
     return found

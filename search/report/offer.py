@@ -9,7 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from search.candidates import Candidate, Offer
-from search.report.formats import DASH, TIMES, format_bits, format_counted, format_share
+from search.report.formats import (
+    DASH,
+    TIMES,
+    format_bits,
+    format_bytes,
+    format_counted,
+    format_ms,
+    format_ms_interval,
+    format_share,
+    format_speedup,
+)
 from search.report.table import BESIDE, label_tied
 
 # Two figures share a column, one above the other: 80 columns are enough.
@@ -40,6 +50,20 @@ def offer_table(offered: Offer) -> Table:
     if offered.original is not None and offered.original not in offered.candidates:
         table.add_row(*map(Text, _cells(offered.original, BESIDE)))
     return table
+
+
+def describe(candidate: Candidate) -> str:
+    """Returns a line about a point: what it gives, and how it is run."""
+    figures, point = candidate.figures, candidate.point
+    interval = figures.latency_interval_ms
+    latency = format_ms(figures.latency_ms)
+    if interval is not None:
+        latency = format_ms_interval(candidate.latency_ms, *interval)
+    return (
+        f"trial {candidate.number}: {format_share(candidate.accuracy)} on {candidate.split}, "
+        f"{latency}, {format_speedup(figures)}, {format_bytes(figures.size_bytes)}, "
+        f"{point.bits} bits, {format_counted(point.threads, 'thread')}"
+    )
 
 
 def _cells(candidate: Candidate, name: str) -> Sequence[str]:

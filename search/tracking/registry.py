@@ -25,6 +25,8 @@ from search.errors import ConfigError, hide_passwords
 from search.tracking.server import address, connect, explained
 
 CANDIDATE, CHAMPION = "candidate", "champion"
+# Tags of a version: its bundle's digest, and what it is compared by.
+BUNDLE, FACTS = "bundle.sha256", "comparison"
 # 99 stands for all of onnxruntime's graph optimisations in MLflow's settings.
 OPTIMISATION_LEVELS = {"all": 99}
 
@@ -35,12 +37,12 @@ class Registered:
 
     Attributes:
         version: Its number.
-        tags: Facts about it.
+        facts: What a later model is compared by.
         is_new: Whether it was registered just now.
     """
 
     version: str
-    tags: Mapping[str, str]
+    facts: Mapping[str, Any]
     is_new: bool
 
 
@@ -68,7 +70,7 @@ class Registry:
         return hide_passwords(address(self._config, self._state))
 
     def register(
-        self, bundle: Path, identity: str, trial: int, tags: Mapping[str, str]
+        self, bundle: Path, identity: str, trial: int, description: str, facts: Mapping[str, Any]
     ) -> Registered:
         """Registers a bundle's model, unless this very bundle is registered; marks it candidate.
 
@@ -76,7 +78,8 @@ class Registry:
             bundle: Folder of a verified bundle; its files are kept beside the trial too.
             identity: Of the study.
             trial: Number of its trial.
-            tags: Facts about the version.
+            description: One line about the model.
+            facts: What a later model is compared by.
         """
         # What it lists tells bundles apart.
         sums_sha256 = hashlib.sha256((bundle / SUMS).read_bytes()).hexdigest()
@@ -87,12 +90,14 @@ class Registry:
                 run_id = self._run_of(identity, trial)
                 self._client.log_artifacts(run_id, str(bundle), "bundle")
                 version = self._log_model(bundle, run_id)
-                facts = {**tags, "bundle.sha256": sums_sha256, "trial": str(trial)}
-                for key, value in {**facts, "study.identity": identity}.items():
-                    self._client.set_model_version_tag(self._study, version, key, value)
+                # Last comes the digest: a version without it was cut off, and is not found again.
+                tags = {"trial": trial, FACTS: json.dumps(facts), BUNDLE: sums_sha256}
+                for key, value in tags.items():
+                    self._client.set_model_version_tag(self._study, version, key, str(value))
+                self._client.update_model_version(self._study, version, description)
                 known = self._client.get_model_version(self._study, version)
             self._client.set_registered_model_alias(self._study, CANDIDATE, known.version)
-            return Registered(str(known.version), dict(known.tags), is_new)
+            return _registered(known, is_new)
 
     def champion(self) -> Registered | None:
         """Returns the present champion, if there is one."""
@@ -103,7 +108,7 @@ class Registry:
                 if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     raise
                 return None
-            return Registered(str(found.version), dict(found.tags), is_new=False)
+            return _registered(found, is_new=False)
 
     def model_of(self, version: str) -> bytes:
         """Returns the ONNX file of a version."""
@@ -125,7 +130,7 @@ class Registry:
 
     def _find(self, sums_sha256: str) -> ModelVersion | None:
         found = self._client.search_model_versions(f"name = '{self._study}'")
-        same = (v for v in found if v.tags.get("bundle.sha256") == sums_sha256)
+        same = (v for v in found if v.tags.get(BUNDLE) == sums_sha256)
         return next(same, None)
 
     def _run_of(self, identity: str, trial: int) -> str:
@@ -168,6 +173,15 @@ class Registry:
                 pip_requirements=_requirements(bundle),
             )
         return str(logged.registered_model_version)
+
+
+def _registered(version: ModelVersion, is_new: bool) -> Registered:
+    # A version that somebody else registered has no such facts, or others.
+    try:
+        facts = json.loads(version.tags.get(FACTS, "{}"))
+    except ValueError:
+        facts = {}
+    return Registered(str(version.version), facts if isinstance(facts, dict) else {}, is_new)
 
 
 def _session_options(runtime: Mapping[str, Any]) -> dict[str, Any]:
