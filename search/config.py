@@ -379,6 +379,15 @@ class PickConfig:
     tracking: TrackingConfig
 
 
+@dataclass(frozen=True, config=strict)
+class ExplainConfig:
+    """A whole configuration of ``search.explain``."""
+
+    study: Annotated[str, AfterValidator(_name_a_file)] | None
+    trial: Annotated[Whole, Field(ge=0)] | None
+    top: Count
+
+
 def parse(raw: object, shape: type[T]) -> T:
     """Checks a composed configuration.
 

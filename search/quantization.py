@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from search.layers import WEIGHTED
+
 Array = NDArray[np.float32]
-WEIGHTED = ("Conv", "Gemm", "MatMul")
 CLIP_CANDIDATES = np.linspace(0.5, 1.0, 21, dtype=np.float32)
 INT4 = helper.tensor_dtype_to_np_dtype(TensorProto.INT4)
 INT4_OPSET = 21  # the first with four-bit integers

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from search.config import DeviceConfig
 from search.records import (
+    Comparison,
     Dataset,
     Deployable,
     DeviceProfile,
@@ -347,3 +348,15 @@ class Confirm(Step[Session]):
 
     comparisons: tuple[Measure, ...]
     launches: int
+
+
+@dataclass(frozen=True)
+class Profile(Step[Comparison]):
+    """Finds out what the time of a comparison's two models goes into."""
+
+    kind: ClassVar[str] = "profile"
+    version: ClassVar[int] = 1
+    resource: ClassVar[Resource] = "device"
+    result: ClassVar[type] = Comparison
+
+    comparison: Measure

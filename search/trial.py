@@ -12,6 +12,7 @@ from search.errors import StageFailed
 from search.figures import Yardstick, speed_figures
 from search.records import (
     Canary,
+    Comparison,
     Dataset,
     Deployable,
     DeviceProfile,
@@ -36,6 +37,7 @@ from search.steps import (
     Graph,
     Measure,
     Probe,
+    Profile,
     Prune,
     Pruned,
     Quantize,
@@ -169,6 +171,13 @@ def canary(lab: Lab, study: str, after_trials: int) -> Recipe[Canary]:
         against_itself, launches=CANARY_LAUNCHES, occasion=f"{study}, {after_trials} trials"
     )
     return Canary(after_trials, measured.interval, measured.quality)
+
+
+def profile(deployable: Deployable, threads: int, lab: Lab) -> Recipe[Comparison]:
+    """Profiles a model beside the uncompressed network at its best thread count."""
+    best = lab.yardstick.best_threads
+    found: Comparison = yield Profile(measure(lab.bench, deployable, threads, lab.reference, best))
+    return found
 
 
 def trial(point: Point, lab: Lab, referee: Referee) -> Recipe[Ending]:

@@ -28,6 +28,8 @@ rounds      count minimum limit_ms block_ms seed           rounds [[candidate_ms
                                                            disturbed [whether the round was] runs
                                                            order
 operators   role                                           operators {type: executed kernels}
+profile     role runs                                      kernels [of one run: name operator
+                                                           provider microseconds inputs outputs]
 close                                                      ends the children
 =========== ============================================== =======================================
 """
@@ -73,6 +75,7 @@ LOCK_POLL_S = 0.02
 OUT_OF_MEMORY = re.compile("bad.?alloc|MemoryError|failed to allocate", re.IGNORECASE)
 POWERCAP = Path("/sys/class/powercap")
 STEAL_COLUMN = 8  # of a processor's line in /proc/stat
+KERNEL_EVENT = "_kernel_time"  # ends the names of such events in onnxruntime's profile
 SPINNING = "session.intra_op.allow_spinning"
 # Threads that may spin keep burning processor time for about 40 ms after a run; others stop at
 # once, and a longer pause would only let the processor's clock and caches go cold.
@@ -257,13 +260,22 @@ class Bench:
 
     def operators(self, _: Message) -> Message:
         """Counts the kernels that one run executes, from onnxruntime's own profile."""
+        return {"operators": count_kernels(self._profile(1))}
+
+    def profile(self, request: Message) -> Message:
+        """Tells the kernels of a run and what time each takes while it is looked at."""
+        return {"kernels": typical_kernels(self._profile(request["runs"]), request["runs"])}
+
+    def _profile(self, runs: int) -> list[Message]:
+        """Runs in a session of its own that writes down what it does; returns these events."""
         feeds = self._opened()
         lift_memory_limit()
         with tempfile.TemporaryDirectory() as folder:
             session = self._create(profile_prefix=str(Path(folder) / "profile"))
-            session.run(None, feeds[0])
-            events = json.loads(Path(session.end_profiling()).read_text())
-        return {"operators": count_kernels(events)}
+            for feed in itertools.islice(itertools.cycle(feeds), runs):
+                session.run(None, feed)
+            events: list[Message] = json.loads(Path(session.end_profiling()).read_text())
+        return events
 
     def _create(self, profile_prefix: str | None) -> Any:
         request = self._request
@@ -435,12 +447,44 @@ def energy_of_run(before: Message, after: Message, runs: int) -> Message:
 
 def count_kernels(events: Iterable[Message]) -> dict[str, int]:
     """Counts operator types among a profile's kernel events."""
-    kernels = (
-        event["args"]["op_name"]
-        for event in events
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
-    )
+    kernels = (event["args"]["op_name"] for event in kernel_events(events))
     return dict(sorted(Counter(kernels).items()))
+
+
+def typical_kernels(events: Iterable[Message], runs: int) -> list[Message]:
+    """Gathers the kernel events of ``runs`` runs, in the order of execution.
+
+    Returns:
+        For every kernel what onnxruntime says of it, and the microseconds of one run. A kernel of
+        a loop's body may be executed several times in a run.
+    """
+    found: dict[str, list[Message]] = {}
+    for event in kernel_events(events):
+        found.setdefault(event["name"], []).append(event)
+    return [
+        {
+            "name": name.removesuffix(KERNEL_EVENT),
+            "operator": same[0]["args"]["op_name"],
+            "provider": same[0]["args"]["provider"],
+            "microseconds": middle_mean([e["dur"] for e in same]) * len(same) / runs,
+            "inputs": same[0]["args"].get("input_type_shape", []),
+            "outputs": same[0]["args"].get("output_type_shape", []),
+        }
+        for name, same in found.items()
+    ]
+
+
+def kernel_events(events: Iterable[Message]) -> Iterator[Message]:
+    """Yields the events of a profile that stand for executed kernels."""
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(KERNEL_EVENT):
+            yield event
+
+
+def middle_mean(values: Sequence[float]) -> float:
+    """Mean of the middle half: as deaf to outliers as the median, finer for whole numbers."""
+    cut = len(values) // 4
+    return statistics.fmean(sorted(values)[cut : len(values) - cut])
 
 
 def run_session(out: TextIO) -> None:
@@ -454,6 +498,7 @@ def run_session(out: TextIO) -> None:
         "single": bench.single,
         "throughput": bench.throughput,
         "operators": bench.operators,
+        "profile": bench.profile,
     }
     serve(sys.stdin, out, handlers)
 
@@ -839,6 +884,7 @@ def run_coordinator(out: TextIO) -> None:
         "single": coordinator.pass_on,
         "throughput": coordinator.pass_on,
         "operators": coordinator.pass_on,
+        "profile": coordinator.pass_on,
         "rounds": coordinator.rounds,
         "close": coordinator.close,
     }

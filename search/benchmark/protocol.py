@@ -242,8 +242,9 @@ def launch_pair(ask: Ask, plan: Plan, number: int, until: float, clock: Clock) -
     # Whoever starts first may get the better memory: take turns in that as well.
     roles = ROLES if number % 2 == 0 else ROLES[::-1]
     ask({"request": "start", "roles": list(roles)})
-    opened = {role: ask(_open_request(plan, role, seed)) for role in roles}
-    single = {role: ask(_single_request(role, MOST_RUNS, SINGLE_MS)) for role in roles}
+    sides = dict(zip(ROLES, (plan.candidate, plan.reference), strict=True))
+    opened = {role: ask(open_request(plan, role, sides[role], seed)) for role in roles}
+    single = {role: ask(single_request(role, MOST_RUNS, SINGLE_MS)) for role in roles}
     rounds = _measure_rounds(ask, seed, max(until, clock() + LEAST_ROUNDS_S), clock)
     low, high = sign_test_interval(log_ratios(rounds.used), LOOK_LEVEL)
     return Launch(
@@ -257,8 +258,8 @@ def launch_pair(ask: Ask, plan: Plan, number: int, until: float, clock: Clock) -
     )
 
 
-def _open_request(plan: Plan, role: str, seed: int) -> dict[str, Any]:
-    side = plan.candidate if role == "candidate" else plan.reference
+def open_request(plan: Plan, role: str, side: Side, seed: int) -> dict[str, Any]:
+    """Asks for a model in the role's process; all but ``side`` is as planned."""
     return {
         "request": "open",
         "role": role,
@@ -272,7 +273,8 @@ def _open_request(plan: Plan, role: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _single_request(role: str, count: int, limit_ms: float) -> dict[str, Any]:
+def single_request(role: str, count: int, limit_ms: float) -> dict[str, Any]:
+    """Asks for the times of single runs: at most ``count``, and at most so long."""
     return {"request": "single", "role": role, "count": count, "limit_ms": limit_ms}
 
 
@@ -332,7 +334,7 @@ def measure_alone(ask: Ask, plan: Plan, launches: Sequence[Launch]) -> Alone:
     role = {"role": "candidate"}
     if len(times) < MOST_RUNS:
         missing = MOST_RUNS - len(times)
-        times += ask(_single_request("candidate", missing, TAIL_MS))["times_ms"]
+        times += ask(single_request("candidate", missing, TAIL_MS))["times_ms"]
     saturated = {
         "batch_size": plan.throughput_batch_size,
         "limit_ms": THROUGHPUT_MS,

@@ -24,6 +24,11 @@ def format_ms(value_ms: float | None) -> str:
     return DASH if value_ms is None else f"{value_ms:.{_decimals(value_ms)}f} ms"
 
 
+def format_us(value_us: float) -> str:
+    """Writes microseconds with two significant digits, whole ones all kept; for under a heading."""
+    return f"{value_us:.{max(0, _decimals(value_us) - 1)}f}" if value_us >= 0.05 else "0"
+
+
 def format_ms_interval(value_ms: float, low_ms: float, high_ms: float) -> str:
     """Writes milliseconds and their interval with the digits of the value."""
     return f"{format_ms(value_ms)} {_interval(value_ms, low_ms, high_ms)}"

@@ -32,6 +32,7 @@ from search.steps import (
     Finetune,
     Graph,
     Measure,
+    Profile,
     Prune,
     Quantize,
     Step,
@@ -213,6 +214,7 @@ STEPS: list[Step[Any]] = [
     Quantize(file("model"), 8, "u8s8", DATA, 16, 0),
     Evaluate(DEPLOYABLE, DATA, "validation"),
     measure_step(DEPLOYABLE, reference_threads=2),
+    Profile(measure_step(DEPLOYABLE, reference_threads=2)),
 ]
 
 

@@ -116,6 +116,16 @@ def test_a_search_goes_on_there(searched: Away) -> None:
     assert len(set(sent)) == len(sent)
 
 
+def test_a_trial_is_explained_there(searched: Away) -> None:
+    before = len(searched.server.uploads)
+    done = command("search.explain", searched.folder, "study=away", "trial=1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"profiling on 127.0.0.1:{searched.server.port} ...\n")
+    assert "Trial 1 " in done.stdout
+    # The model that computes nothing; all else is there.
+    assert len(searched.server.uploads) == before + 1
+
+
 def test_a_search_does_not_go_on_elsewhere(searched: Away) -> None:
     refused = run(searched.folder, "study.n_trials=5")
     assert refused.returncode == 2

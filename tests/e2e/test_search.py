@@ -30,6 +30,7 @@ from search.data.source import Labels, Pixels
 from search.report.points import label
 from tests.e2e.searching import (
     ROOT,
+    STUDY,
     TIMEOUT_S,
     TRIALS,
     Tracked,
@@ -191,6 +192,34 @@ def test_same_command_again_adds_nothing(finished: tuple[Path, str]) -> None:
     assert re.findall(FINALIST_LINE, printed) == re.findall(FINALIST_LINE, first)
     assert {n: run.to_dictionary() for n, run in Tracked(folder).trials.items()} == before
     assert_whole(folder, TRIALS)
+
+
+def test_a_finished_trial_is_explained_once(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    number = re.findall(FINALIST_LINE, printed, re.MULTILINE)[0]
+    first = explain(folder, number)
+    assert first.startswith("profiling on local ...\n")
+    for part in (f"trial {number}", "conv", "(call)", "100 %", "Cold start", "original's time"):
+        assert part in first
+    assert max(len(line) for line in first.splitlines()) <= 80
+    again = explain(folder, number)
+    assert again.startswith("remembered; to measure it again, remove mlruns/store/steps/profile\n")
+    assert first.partition("\n")[2] == again.partition("\n")[2]
+
+
+def explain(folder: Path, trial: str) -> str:
+    """Has a trial of a finished search explained, and returns what was printed."""
+    result = subprocess.run(
+        [sys.executable, "-m", "search.explain", f"study={STUDY}", f"trial={trial}"],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, ""), result
+    return result.stdout
 
 
 # ---- a larger budget, in a terminal

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from search.benchmark.agent import (
     read_disturbances,
     read_energy,
     read_quotas,
+    typical_kernels,
     usable_cpus,
 )
 from search.benchmark.device import AGENT, LocalDevice, describe_device, hold, make_profile
@@ -171,6 +173,35 @@ def test_census_finds_integer_operators(device: LocalDevice, folder: Path) -> No
     found = device.ask({"request": "operators", "role": "candidate"}, START_S)["operators"]
     assert found["QLinearConv"] == 1
     assert "Conv" not in found
+
+
+def test_profile_tells_every_kernel_of_a_run(device: LocalDevice, folder: Path) -> None:
+    open_model(device, folder, "candidate", "quantised.onnx")
+    census = device.ask({"request": "operators", "role": "candidate"}, START_S)["operators"]
+    request = {"request": "profile", "role": "candidate", "runs": 9}
+    kernels = device.ask(request, START_S)["kernels"]
+    assert Counter(kernel["operator"] for kernel in kernels) == census
+    (conv,) = (kernel for kernel in kernels if kernel["operator"] == "QLinearConv")
+    assert conv["inputs"][0] == {"uint8": [1, 28, 28, 1]}  # channels last
+    assert conv["outputs"] == [{"uint8": [1, 28, 28, 16]}]
+    assert all(kernel["provider"] == "CPUExecutionProvider" for kernel in kernels)
+    assert all(0 <= kernel["microseconds"] < 1e6 for kernel in kernels)
+    # What has been opened is still there.
+    single = {"request": "single", "role": "candidate", "count": 3, "limit_ms": 1e3}
+    assert len(device.ask(single, START_S)["times_ms"]) == 3
+
+
+def test_kernels_take_what_they_take_in_the_middle() -> None:
+    def event(name: str, microseconds: int) -> dict[str, Any]:
+        details = {"op_name": "Conv", "provider": "CPU", "input_type_shape": [{"float": [1]}]}
+        name = f"{name}_kernel_time"
+        return {"cat": "Node", "name": name, "dur": microseconds, "args": details}
+
+    # Four runs; b is the body of a loop and executed twice in each.
+    took = [("a", 90), ("a", 2), ("a", 3), ("a", 1), *[("b", 10)] * 8]
+    a, b = typical_kernels([event(*one) for one in took], runs=4)
+    assert (a["name"], a["microseconds"], a["inputs"]) == ("a", 2.5, [{"float": [1]}])
+    assert (b["name"], b["microseconds"], b["outputs"]) == ("b", 20.0, [])
 
 
 def test_census_counts_kernels_only() -> None:

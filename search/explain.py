@@ -1,0 +1,113 @@
+"""The command line ``python -m search.explain study=NAME trial=N``; knows no reasons itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from search import cli
+from search.config import ExplainConfig, parse
+from search.errors import ConfigError
+
+if TYPE_CHECKING:
+    from search.archive import Archive
+    from search.records import Deployable, Figures, Finalist, TrialRecord
+
+
+class Subject(NamedTuple):
+    """The trial that is to be explained: its model, how it is run, what was found."""
+
+    number: int
+    deployable: Deployable
+    threads: int
+    figures: Figures
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs ``search.explain`` and returns its exit status."""
+    return cli.main(lambda raw, _: explain(parse(raw, ExplainConfig)), arguments, "explain")
+
+
+def explain(config: ExplainConfig) -> int:
+    """Profiles a trial's model beside the original, unless that is remembered, and says why.
+
+    Returns:
+        Exit status.
+    """
+    # Imported here, so that --help and a mistyped override answer at once.
+    from rich.console import Console
+
+    from search.archive import read_archive
+    from search.driving import Effort, drive
+    from search.engine.inline import InlineEngine
+    from search.engine.store import Store
+    from search.progress import configure_logging
+    from search.report.explanation import explain as make_explanation
+    from search.report.explanation import explanation_text
+    from search.trial import profile
+
+    console = Console()
+    configure_logging(console)
+    archive = read_archive(cli.STATE / "studies", config.study, "study")
+    subject, lab = choose(archive, config.trial), archive.lab
+    device = lab.bench.device
+    engine = InlineEngine(
+        Store(cli.STATE / "store"),
+        lambda step: console.print(f"profiling on {device.name} ...", markup=False),
+    )
+    effort = Effort()
+    found = drive(profile(subject.deployable, subject.threads, lab), engine, effort)
+    if effort.reused_steps:
+        folder = cli.STATE / "store" / "steps" / "profile"
+        console.print(f"remembered; to measure it again, remove {folder}", markup=False)
+    explanation = make_explanation(
+        subject.number,
+        subject.figures,
+        found,
+        lab.teacher.network.macs,
+        device.round_to,
+        config.top,
+    )
+    console.print()
+    console.print(explanation_text(explanation))
+    return 0
+
+
+def choose(archive: Archive, number: int | None) -> Subject:
+    """Returns what has the model of trial ``number``: the finalist, or else the trial.
+
+    Raises:
+        ConfigError: When no number is given, or that trial has no model; says which have one.
+    """
+    finalists = archive.closing.finalists if archive.closing is not None else ()
+    # A finalist's model takes the place of its trial's.
+    known: tuple[TrialRecord | Finalist, ...] = (*archive.records, *finalists)
+    subjects = {
+        one.number: Subject(one.number, one.deployable, one.point.threads, one.figures)
+        for one in known
+        if one.deployable is not None
+    }
+    if number in subjects:
+        return subjects[number]
+    if number is not None:
+        there = any(record.number == number for record in archive.records)
+        raise ConfigError(
+            f"trial={number}: {'has no model' if there else 'there is no such trial'}; with a "
+            f"model there are {_list(subjects)}"
+        )
+    from search.front import front
+
+    standing = [finalist.number for finalist in finalists if finalist.stands]
+    members = standing or [r.number for r in front(archive.records, archive.objectives)]
+    raise ConfigError(
+        f"trial is not given; add trial=...: on the front of {archive.name} are {_list(members)}"
+    )
+
+
+def _list(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers))) or "none"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Stage ``profile``: finds out what a model's time goes into, beside the uncompressed network's.
+
+It knows which layer a kernel belongs to; it does not know what makes a model slow.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from search.benchmark.device import Device, on_device
+from search.benchmark.plans import make_plan
+from search.benchmark.profiling import EMPTY, Profiled, profile_together
+from search.benchmark.protocol import Side
+from search.data import read_samples
+from search.layers import find_layers, find_owners, place_kernels
+from search.records import Comparison, Deployable, Kernel, ModelProfile, TypedShapes
+from search.steps import Profile, Shelf
+
+# The device frees itself after so many time-outs: uploading may take another one.
+HOLDS = 2
+
+
+def run(step: Profile, shelf: Shelf) -> Comparison:
+    """Does the step; one to three seconds for small models.
+
+    Raises:
+        StageFailed: If a model does not load or crashes, or the device's time-out runs out.
+        DeviceLost: If the connection to the device breaks again and again.
+    """
+    pair = step.comparison
+    images = read_samples(pair.data)
+    with tempfile.TemporaryDirectory(prefix="profile-") as folder:
+        inputs, empty = Path(folder) / "inputs.npy", Path(folder) / "empty.onnx"
+        np.save(inputs, images)
+        empty.write_bytes(empty_model(images.shape[1:]))
+
+        def profile(device: Device) -> dict[str, Profiled]:
+            plan = make_plan(pair, shelf, inputs, device)
+            nothing = Side(device.deliver(empty), 1, ())
+            return profile_together(device, plan, nothing, scale(pair.device.usable_cores))
+
+        told = on_device(pair.connection, profile, HOLDS * pair.connection.timeout_s)
+    return Comparison(
+        candidate=_describe(pair.deployable, pair.threads, told["candidate"], shelf),
+        original=_describe(pair.reference, pair.reference_threads, told["reference"], shelf),
+        call_ms=told[EMPTY].latency_ms[1],
+        looking_us=sum(float(kernel["microseconds"]) for kernel in told[EMPTY].kernels),
+    )
+
+
+def scale(cores: int) -> list[int]:
+    """Returns the numbers of threads to try: doubled each time, and all cores."""
+    return sorted({1 << power for power in range(cores.bit_length())} | {cores})
+
+
+def empty_model(image_shape: tuple[int, ...]) -> bytes:
+    """Returns an ONNX model that does not look at its images ``[N, *image_shape]``."""
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", *image_shape])
+    rank = helper.make_tensor_value_info("shape", TensorProto.INT64, [1 + len(image_shape)])
+    node = helper.make_node("Shape", ["images"], ["shape"])
+    graph = helper.make_graph([node], "empty", [images], [rank])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _describe(deployable: Deployable, threads: int, told: Profiled, shelf: Shelf) -> ModelProfile:
+    graph = onnx.load(shelf.path(deployable.model)).graph
+    names = [str(kernel["name"]) for kernel in told.kernels]
+    kernels = tuple(
+        Kernel(
+            operator=kernel["operator"],
+            layer=layer,
+            microseconds=float(kernel["microseconds"]),
+            inputs=_typed(kernel["inputs"]),
+            outputs=_typed(kernel["outputs"]),
+        )
+        for kernel, layer in zip(
+            told.kernels, place_kernels(names, find_owners(graph)), strict=True
+        )
+    )
+    return ModelProfile(
+        bits=deployable.bits,
+        threads=threads,
+        layers=find_layers(graph),
+        kernels=kernels,
+        latency_ms=told.latency_ms,
+        cold_start_ms=told.cold_start_ms,
+    )
+
+
+def _typed(shapes: list[dict[str, list[int]]]) -> TypedShapes:
+    return tuple((kind, tuple(shape)) for one in shapes for kind, shape in one.items())
