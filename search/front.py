@@ -73,3 +73,25 @@ def hypervolume(records: Sequence[TrialRecord], objectives: Sequence[str]) -> fl
     reference[[name == "accuracy" for name in objectives]] += ACCURACY_MARGIN
     normal = loss_matrix(members, objectives) / reference
     return pareto.hypervolume(normal, np.ones(len(objectives)))
+
+
+def hypervolumes(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[float]:
+    """Returns ``hypervolume`` as it was after every record, ``[n]``.
+
+    Only the front so far and the record itself are looked at each time, which keeps thousands of
+    trials quick.
+    """
+    values: list[float] = []
+    members: list[TrialRecord] = []
+    deployed: set[Hashable] = set()
+    first: list[TrialRecord] = []
+    for record in records:
+        value = values[-1] if values else 0.0
+        first = [record] if record.number == 0 else first
+        if record.outcome == "complete" and _deployment(record) not in deployed:
+            deployed.add(_deployment(record))
+            before, members = members, front([*members, record], objectives)
+            if members != before:
+                value = hypervolume([*first, *members], objectives)
+        values.append(value)
+    return values

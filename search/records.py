@@ -479,6 +479,21 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class KeptLayer:
+    """What pruning left of one layer.
+
+    Attributes:
+        name: Of the module that holds its weights.
+        channels: Output channels that it has.
+        of: Those it had in the uncompressed network.
+    """
+
+    name: str
+    channels: int
+    of: int
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """A finished trial, whole: all that tracking and reports are made from.
 
@@ -496,6 +511,8 @@ class TrialRecord:
         reused_steps: Steps that the store answered.
         wall_s: Seconds that this trial took this time.
         finished_at: Unix time in seconds.
+        layers: What pruning left of every layer, in the network's order; empty where the trial
+            ended before it was pruned.
     """
 
     number: int
@@ -510,6 +527,8 @@ class TrialRecord:
     reused_steps: int
     wall_s: float
     finished_at: float
+    # Optional, because journals of earlier versions lack it.
+    layers: tuple[KeptLayer, ...] = ()
 
 
 @dataclass(frozen=True)

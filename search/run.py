@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from search import cli
 from search.config import SearchConfig, parse
-from search.errors import ConfigError, StageFailed, hide_passwords
+from search.errors import ConfigError, DeviceLost, StageFailed, hide_passwords
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -102,6 +102,7 @@ def search(config: SearchConfig, settings: str) -> int:
                 objectives,
                 _tags(bench),
                 settings,
+                study.importances,
             ) as tracker,
             Progress(console, config.study, objectives) as progress,
         ):
@@ -228,8 +229,29 @@ def _close(
         return ()
     if found:
         models = {f.number: store.path(f.deployable.model) for f in found}
-        tracker.log_finalists(found, models)
+        tracker.log_finalists(found, models, _explain(found, lab, engine))
     return found
+
+
+def _explain(finalists: Sequence[Finalist], lab: Lab, engine: Engine) -> str:
+    """Says for the page what the time of each point of the front goes into."""
+    from search.driving import Effort, drive
+    from search.report.explanation import explain, explanation_html
+    from search.trial import profile
+
+    told = []
+    for finalist in finalists:
+        if finalist.deployable == lab.reference or not finalist.stands:
+            continue
+        recipe = profile(finalist.deployable, finalist.point.threads, lab)
+        try:
+            found = drive(recipe, engine, Effort())
+        except (StageFailed, DeviceLost) as error:
+            log.warning("trial %d could not be profiled: %s", finalist.number, error)
+            continue
+        macs, round_to = lab.teacher.network.macs, lab.bench.device.round_to
+        told.append(explain(finalist.number, finalist.figures, found, macs, round_to))
+    return "\n".join(map(explanation_html, told))
 
 
 def _own_server() -> str:

@@ -56,6 +56,7 @@ from search.driving import Effort, drive
 from search.engine.base import Engine
 from search.errors import ConfigError, InfeasiblePoint, StageFailed
 from search.front import losses
+from search.importance import importances
 from search.journal import Journal
 from search.judging import Judge, outlook
 from search.records import Closing, Figures, Point, TrialRecord
@@ -160,6 +161,10 @@ class Study:
         # The journal only grows: what stands in it already is not written again.
         if self._optuna.user_attrs.get(name) != value:
             self._optuna.set_user_attr(name, value)
+
+    def importances(self) -> Mapping[str, Mapping[str, float]]:
+        """Returns each dimension's share of what decides each objective; see that module."""
+        return importances(self.records, self._objectives)
 
     def _begin_or_compare(self, settings: Mapping[str, Any]) -> None:
         begun = self._optuna.user_attrs.get(SETTINGS)
@@ -431,6 +436,7 @@ def _write_record(
         reused_steps=effort.reused_steps,
         wall_s=wall_s,
         finished_at=time.time(),
+        layers=ending.layers,
     )
 
 

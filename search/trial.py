@@ -18,6 +18,7 @@ from search.records import (
     DeviceProfile,
     Figures,
     File,
+    KeptLayer,
     Measurement,
     Network,
     NetworkSpec,
@@ -91,6 +92,7 @@ class Ending:
     figures: Figures
     violations: Mapping[str, float]
     deployable: Deployable | None
+    layers: tuple[KeptLayer, ...] = ()
 
 
 class Referee(Protocol):
@@ -185,6 +187,7 @@ def trial(point: Point, lab: Lab, referee: Referee) -> Recipe[Ending]:
     bench = lab.bench
     pruned: Pruned = yield Prune(lab.teacher.network, point.prune_ratio, bench.device.round_to)
     point = referee.deployment(point, pruned.network)
+    layers = kept_layers(pruned.network, lab.teacher.network)
     untrained = yield from deploy(pruned.network, point.bits, bench)
     if untrained == lab.reference:  # measured with the other thread counts, and as fast as itself
         speed = replace(
@@ -199,11 +202,11 @@ def trial(point: Point, lab: Lab, referee: Referee) -> Recipe[Ending]:
     if pruned.channels_removed > 0:  # an untouched network has nothing to recover from
         violations = violated(figures, lab)
         if any(excess > 0 for excess in violations.values()):
-            return _infeasible(point, figures, violations, None)
+            return _infeasible(point, figures, violations, None, layers)
         reason, student = referee.before_training(point, figures), Student(network, None, 0.0, 0.0)
         for begin, end in pairwise((0.0, *bench.train.rungs)):
             if reason is not None:
-                return Ending(point, "stopped", reason, figures, violations, None)
+                return Ending(point, "stopped", reason, figures, violations, None, layers)
             student = yield finetune(student, begin, end, point, lab)
             figures = replace(figures, float_accuracy=student.val_accuracy)
             reason = referee.at_rung(point, end, figures) if end < 1 else None
@@ -218,8 +221,21 @@ def trial(point: Point, lab: Lab, referee: Referee) -> Recipe[Ending]:
     )
     violations = violated(figures, lab)
     if any(excess > 0 for excess in violations.values()):
-        return _infeasible(point, figures, violations, deployable)
-    return Ending(point, "complete", "", figures, violations, deployable)
+        return _infeasible(point, figures, violations, deployable, layers)
+    return Ending(point, "complete", "", figures, violations, deployable, layers)
+
+
+def kept_layers(network: Network, whole: Network) -> tuple[KeptLayer, ...]:
+    """Returns the output channels of every layer, beside those it has in the ``whole`` network.
+
+    A layer is a weight of two dimensions or more, of which the first counts its channels.
+    """
+    before = dict(whole.shapes)
+    return tuple(
+        KeptLayer(name.removesuffix(".weight"), shape[0], before[name][0])
+        for name, shape in network.shapes
+        if name.endswith("weight") and len(shape) >= 2
+    )
 
 
 def deploy(network: Network, bits: int, bench: Bench) -> Recipe[Deployable]:
@@ -305,9 +321,11 @@ def _infeasible(
     figures: Figures,
     violations: Mapping[str, float],
     deployable: Deployable | None,
+    layers: tuple[KeptLayer, ...],
 ) -> Ending:
     broken = ", ".join(f"{name} by {v:.4g}" for name, v in violations.items() if v > 0)
-    return Ending(point, "infeasible", f"exceeds {broken}", figures, violations, deployable)
+    reason = f"exceeds {broken}"
+    return Ending(point, "infeasible", reason, figures, violations, deployable, layers)
 
 
 def measure(

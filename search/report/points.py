@@ -12,7 +12,7 @@ from search.records import Finalist, TrialRecord
 ORIGINAL = 0  # every study measures the uncompressed network first
 EMPTY = "No trial has both an accuracy and a latency yet."
 LOG_SPREAD = 10.0
-Kind = Literal["front", "dominated", "infeasible"]
+Kind = Literal["front", "dominated", "infeasible", "searched"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Dot:
 
     Attributes:
         record: The trial.
-        kind: Where it stands; an infeasible trial cannot be on the front.
+        kind: Where it stands; an infeasible trial cannot be on the front. Beside finalists, what
+            the search found of other trials is ``searched``.
         accuracy: On the validation split, or a finalist's on the test split, 0..1.
         latency_ms: Comparable latency.
         low_ms: Lower end of its interval; the latency itself where no interval is known.
@@ -29,6 +30,7 @@ class Dot:
         accuracy_low: Lower end of the accuracy's interval; the accuracy where none is known.
         accuracy_high: Upper end.
         validation: A finalist's accuracy on the validation split; None of other trials.
+        tie: Number of a finalist's group of points that cannot be told apart; None if alone.
     """
 
     record: TrialRecord
@@ -40,6 +42,7 @@ class Dot:
     accuracy_low: float
     accuracy_high: float
     validation: float | None = None
+    tie: int | None = None
 
     @property
     def number(self) -> int:
@@ -55,6 +58,25 @@ class Dot:
     def is_original(self) -> bool:
         """Whether this is the uncompressed network."""
         return self.number == ORIGINAL
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A trial that was stopped before its end.
+
+    Attributes:
+        record: The trial.
+        accuracy: Of the student in PyTorch when it was stopped, 0..1; None if it was not trained.
+        latency_ms: Comparable latency, measured before training.
+        low_ms: Lower end of its interval.
+        high_ms: Upper end.
+    """
+
+    record: TrialRecord
+    accuracy: float | None
+    latency_ms: float
+    low_ms: float
+    high_ms: float
 
 
 @dataclass(frozen=True)
@@ -109,9 +131,31 @@ def place_finalists(records: Iterable[TrialRecord], finalists: Sequence[Finalist
                 finalist.test_low,
                 finalist.test_high,
                 figures.val_accuracy,
+                finalist.tie,
             )
         )
     return sorted(dots, key=lambda dot: (dot.latency_ms, -dot.accuracy, dot.number))
+
+
+def place_searched(records: Iterable[TrialRecord], finalists: Sequence[Finalist]) -> list[Dot]:
+    """Returns a dot for every trial that is no finalist, as the search saw it, by latency."""
+    closed = {finalist.number for finalist in finalists}
+    dots = place([record for record in records if record.number not in closed], ())
+    return [replace(dot, kind="searched") if dot.kind == "dominated" else dot for dot in dots]
+
+
+def place_stopped(records: Iterable[TrialRecord]) -> list[Cut]:
+    """Returns the stopped trials that were measured, in their order."""
+    return [
+        Cut(
+            record,
+            record.figures.float_accuracy,
+            record.figures.latency_ms,
+            *(record.figures.latency_interval_ms or (record.figures.latency_ms,) * 2),
+        )
+        for record in records
+        if record.outcome == "stopped" and record.figures.latency_ms
+    ]
 
 
 def staircase(dots: Sequence[Dot]) -> list[Dot]:

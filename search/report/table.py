@@ -123,6 +123,11 @@ def finalist_caption(finalists: Sequence[Finalist]) -> str:
     return " ".join(lines)
 
 
+def name_tie(tie: int) -> str:
+    """Returns the letter of a group of points that cannot be told apart."""
+    return ascii_lowercase[tie - 1]
+
+
 def markdown_table(front: Sequence[TrialRecord], original: TrialRecord | None = None) -> str:
     """Returns ``front_rows`` as a Markdown table with its caption."""
     rows = front_rows(front, original)
@@ -218,7 +223,7 @@ def label_tied(number: int, tie: int | None) -> str:
     if tie is None:
         return name
     short = name[:4] + "." if number == ORIGINAL else name  # for 80 columns
-    return f"{short} {ascii_lowercase[tie - 1]}"
+    return f"{short} {name_tie(tie)}"
 
 
 def _by_latency(record: TrialRecord) -> tuple[float, int]:

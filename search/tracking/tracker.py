@@ -6,7 +6,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +32,7 @@ from search.report.points import label
 from search.tracking.server import address, answering, connect, explained
 
 log = logging.getLogger(__name__)
+Importances = Mapping[str, Mapping[str, float]]
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 IDENTITY = "study.identity"
@@ -70,6 +71,8 @@ class Tracker(AbstractContextManager["Tracker"]):
         objectives: Names of what the front trades.
         tags: Facts about the study for its parent run.
         settings: The resolved configuration as YAML.
+        importances: Answers, when the front's page is drawn, what share each dimension has in
+            each objective.
 
     Raises:
         ConfigError: When the server does not answer or the database cannot be opened.
@@ -84,10 +87,12 @@ class Tracker(AbstractContextManager["Tracker"]):
         objectives: Sequence[str],
         tags: Mapping[str, str],
         settings: str,
+        importances: Callable[[], Importances] = dict,
     ) -> None:
         self._config = config
         self._study = study
         self._objectives = objectives
+        self._importances = importances
         self._uri = address(config, state)
         artifacts = None if config.uri else (state.resolve() / "artifacts" / study).as_uri()
         self._on_front: frozenset[int] | None = None
@@ -96,6 +101,7 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._canaries: list[Canary] = []
         self._canaries_logged = 0
         self._finalists: Sequence[Finalist] = ()
+        self._explanations = ""
         self._device = f"{tags['device']} ({tags['device.cpu']})" if "device.cpu" in tags else ""
         with explained(config, state):
             self._client = connect(config, state)
@@ -239,14 +245,17 @@ class Tracker(AbstractContextManager["Tracker"]):
                 self._log_front(records, members)
                 self._tag_front(numbers)
 
-    def log_finalists(self, finalists: Sequence[Finalist], models: Mapping[int, Path]) -> None:
+    def log_finalists(
+        self, finalists: Sequence[Finalist], models: Mapping[int, Path], explanations: str = ""
+    ) -> None:
         """Logs the closing round; its front takes the place of the search's.
 
         Args:
             finalists: In the order of their table.
             models: ONNX file of every finalist, by trial number.
+            explanations: HTML that says what their time goes into.
         """
-        self._finalists = finalists
+        self._finalists, self._explanations = finalists, explanations
         # The same round logged again, by the same command, adds nothing.
         now_ms = _milliseconds(self._records[-1].finished_at)
         with answering(self._config):
@@ -343,7 +352,15 @@ class Tracker(AbstractContextManager["Tracker"]):
             (folder / "front-small.png").write_bytes(halved(picture))
             (folder / "front.html").write_text(
                 front_page(
-                    self._study, records, numbers, self._noise(), self._finalists, self._device
+                    self._study,
+                    records,
+                    numbers,
+                    self._noise(),
+                    self._finalists,
+                    self._device,
+                    self._objectives,
+                    self._importances(),
+                    self._explanations,
                 )
             )
             self._client.log_artifacts(self._parent, str(folder))

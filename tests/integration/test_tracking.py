@@ -404,6 +404,24 @@ def test_third_objective_counts(state: Path, client: MlflowClient) -> None:
     assert on_front(client) == {0, 1}
 
 
+def test_page_tells_what_decides_when_it_is_drawn(
+    state: Path, client: MlflowClient, tmp_path: Path
+) -> None:
+    asked: list[int] = []
+
+    def importances() -> dict[str, dict[str, float]]:
+        asked.append(len(asked))
+        return {"accuracy": {"learning_rate": 0.9, "bits": 0.1}}
+
+    config = TrackingConfig(uri=None, timeout_s=10.0)
+    with Tracker(config, state, STUDY, "mine", OBJECTIVES, {}, "", importances) as tracker:
+        tracker.log_trials(RECORDS[:2], {})
+        tracker.log_trials(RECORDS[:2], {})
+    assert asked == [0]
+    page = read(client, parent(client), "front.html", tmp_path).decode()
+    assert "from 2 complete trials" in page
+
+
 def test_logging_again_adds_nothing(
     open_tracker: Open, client: MlflowClient, models: dict[int, Path]
 ) -> None:

@@ -16,7 +16,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.archive import earlier_points
+from search.archive import RECORDS, earlier_points
 from search.config import (
     GpConfig,
     NsgaConfig,
@@ -349,6 +349,21 @@ def test_a_damaged_journal_is_refused_by_name(journal: Journal, damage: str) -> 
     journal.path.write_text("\n".join([*lines[:3], damage, *lines[3:], ""]))
     with pytest.raises(ConfigError, match=r"s\.journal: is damaged, or another version wrote it"):
         open_study(journal)
+
+
+def test_a_record_without_layers_is_of_an_earlier_version_and_read(journal: Journal) -> None:
+    kept = RECORDS.dump_python(next(open_study(journal).trials(lab(), FakeEngine())), mode="json")
+    assert kept["layers"] == [{"name": "weight", "channels": 8, "of": 8}]
+    del kept["layers"]
+    assert RECORDS.validate_python(kept).layers == ()
+
+
+def test_importances_come_from_the_complete_trials(journal: Journal) -> None:
+    study = open_study(journal, n_trials=30)
+    assert study.importances() == {}
+    assert all(record.outcome == "complete" for record in study.trials(lab(), FakeEngine()))
+    assert set(study.importances()) == {"accuracy", "latency"}
+    assert next(iter(study.importances()["latency"])) in ("prune_ratio", "bits")
 
 
 def test_a_record_of_another_version_is_refused_by_name(journal: Journal) -> None:

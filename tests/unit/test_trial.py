@@ -14,7 +14,7 @@ from search.driving import Effort, drive
 from search.engine.base import Done
 from search.errors import StageFailed
 from search.figures import Yardstick, effective_bits, speed_figures
-from search.records import Deployable, Figures, Measurement, Point, Student, Teacher
+from search.records import Deployable, Figures, KeptLayer, Measurement, Point, Student, Teacher
 from search.steps import (
     ChoosePlacement,
     ChosenPlacement,
@@ -31,7 +31,18 @@ from search.steps import (
     Teach,
     Trace,
 )
-from search.trial import Ending, Lab, Recipe, Unjudged, canary, export, prepare, trial, violated
+from search.trial import (
+    Ending,
+    Lab,
+    Recipe,
+    Unjudged,
+    canary,
+    export,
+    kept_layers,
+    prepare,
+    trial,
+    violated,
+)
 from tests.fakes import (
     LOCAL,
     NETWORK,
@@ -109,6 +120,25 @@ def test_the_untrained_and_not_the_trained_model_is_measured() -> None:
     assert (measured.threads, measured.reference_threads) == (2, 2)
     assert measured.reference == lab().reference
     assert scored.split == "validation"
+
+
+def test_layers_are_weights_with_channels_in_order() -> None:
+    def shapes(first: int, second: int) -> Any:
+        return (
+            ("block.conv.weight", (first, 1, 3, 3)),
+            ("block.norm.weight", (first,)),
+            ("block.conv.bias", (first,)),
+            ("fc.weight", (second, first)),
+        )
+
+    whole, pruned = replace(NETWORK, shapes=shapes(8, 10)), replace(NETWORK, shapes=shapes(3, 10))
+    assert kept_layers(pruned, whole) == (KeptLayer("block.conv", 3, 8), KeptLayer("fc", 10, 10))
+
+
+@pytest.mark.parametrize("limit", [{}, {"max_latency_ms": 0.1}, {"max_accuracy_drop": 0.0}])
+def test_every_ending_after_pruning_has_its_layers(limit: dict[str, Any]) -> None:
+    ending = drive(trial(POINT, lab(**limit), Unjudged()), FakeEngine(), Effort())
+    assert ending.layers == (KeptLayer("weight", 8, 8),)
 
 
 def test_rungs_follow_each_other() -> None:

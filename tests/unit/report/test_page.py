@@ -8,14 +8,14 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
-from search.records import Deployable, File, Finalist, TrialRecord
+from search.records import TrialRecord
 from search.report.formats import ARROW, DASH, TIMES
 from search.report.page import front_page
 from search.report.points import EMPTY
 from search.report.table import NO_FRONT
+from tests.plants import plant_finalist
 
 Plant = Callable[..., TrialRecord]
-MODEL = File("0" * 64, ".onnx", 1024)
 HOSTILE = "<script>alert('x')</script>{{plotly}}&"
 
 
@@ -96,13 +96,6 @@ def test_page_names_the_device(plant: Plant) -> None:
     assert "0 failed; measured on board (<8 cores>)" in _parse(page).text
 
 
-def test_page_owns_up_to_trials_out_of_view(plant: Plant) -> None:
-    records = [plant(n, val_accuracy=0.9 + 0.01 * n) for n in range(4)]
-    collapsed = plant(9, val_accuracy=0.1)
-    assert "below this view" not in front_page("study", records, {3})
-    assert "1 trial lies below this view" in front_page("study", [*records, collapsed], {3})
-
-
 def test_table_lists_the_front_alone(plant: Plant) -> None:
     records = [plant(1), plant(2), plant(3)]
     rows = [a for tag, a in _parse(front_page("s", records, {1, 3})).opened if "data-trial" in a]
@@ -124,25 +117,16 @@ def test_no_trial_says_so(plant: Plant) -> None:
         page = front_page("study", records, set())
         assert EMPTY in page
         assert NO_FRONT in page
-        assert 'id="chart"' not in page
-
-
-def _finalist(record: TrialRecord, **changes: Any) -> Finalist:
-    known: dict[str, Any] = {
-        "number": record.number, "point": record.point, "deployable": Deployable(MODEL, 8, ()),
-        "figures": record.figures, "test_accuracy": 0.9, "test_low": 0.89, "test_high": 0.91,
-        "stands": True, "reason": "", "tie": None,
-    }  # fmt: skip
-    return Finalist(**(known | changes))
+        assert "hidden>" in page.partition('id="explore"')[2][:80]
 
 
 def test_finalists_show_ties_intervals_and_both_splits(plant: Plant) -> None:
     records = [plant(n, latency_ms=0.5 + 0.1 * n, val_accuracy=0.92) for n in range(4)]
     finalists = [
-        _finalist(records[1], tie=1),
-        _finalist(records[2], tie=1, test_accuracy=0.895),
-        _finalist(records[3], stands=False, reason="2 is faster and no less accurate"),
-        _finalist(records[0], stands=False, reason="1 is faster and no less accurate"),
+        plant_finalist(records[1], tie=1),
+        plant_finalist(records[2], tie=1, test_accuracy=0.895),
+        plant_finalist(records[3], stands=False, reason="2 is faster and no less accurate"),
+        plant_finalist(records[0], stands=False, reason="1 is faster and no less accurate"),
     ]
     page = front_page("study", records, {3}, finalists=finalists)
     text = _parse(page).text
