@@ -5,7 +5,7 @@ READY := .venv/.ready
 PORT ?= 5000
 STATE ?= $(CURDIR)/mlruns
 
-.PHONY: setup run ui test lint bench clean
+.PHONY: setup run ui test searches others lint bench clean
 
 setup: $(READY)
 
@@ -33,7 +33,16 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest
+	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target searches others
+
+# Whole searches beside all else, each in a process of its own: a core for either.
+SEARCHES := $(patsubst %,tests/e2e/test_%.py,devices interrupt pick search)
+
+searches:
+	$(BIN)/python -m pytest $(SEARCHES)
+
+others:
+	$(BIN)/python -m pytest $(SEARCHES:%=--ignore=%)
 
 # Prints figures; nothing here can fail on a time.
 bench: $(READY)
