@@ -41,6 +41,7 @@ PAGE_RUNS = 1000
 FOR_MODELS = "workflowType=machine_learning"
 # A saved view of the run table, in the form in which MLflow's own pages keep one.
 VIEW = "mlflow.sharedViewState.front"
+SECTION, RUNS_DRAWN = "front", 100
 VIEW_METRICS = ("val_accuracy", "latency_ms", "speedup", "size_bytes")
 FINAL_VIEW_METRICS = ("test_accuracy", "final_latency_ms", "final_speedup", "final_size_bytes")
 # MLflow cuts a description after 8 000 letters, and a point takes up to 230 of them.
@@ -161,7 +162,7 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._save_view(VIEW_METRICS)
 
     def _save_view(self, metrics: Sequence[str]) -> None:
-        """Saves the view of the front's runs; the second metric is its latency."""
+        """Saves the view of the front's runs; its metrics begin with accuracy and latency."""
         columns = [f"metrics.`{name}`" for name in metrics]
         state = {
             "searchFilter": 'tags.pareto = "true"',
@@ -170,6 +171,31 @@ class Tracker(AbstractContextManager["Tracker"]):
             "selectedColumns": [
                 *columns,
                 *(f"params.`{n}`" for n in ("prune_ratio", "bits", "threads")),
+            ],
+            "compareRunCharts": [
+                {
+                    **_card("SCATTER"),
+                    "runsCountToCompare": RUNS_DRAWN,
+                    "xaxis": {"key": metrics[1], "type": "METRIC"},
+                    "yaxis": {"key": metrics[0], "type": "METRIC"},
+                },
+                {
+                    **_card("PARALLEL"),
+                    "runsCountToCompare": RUNS_DRAWN,
+                    "showAllRuns": False,
+                    "selectedParams": ["prune_ratio", "bits", "threads"],
+                    "selectedMetrics": [metrics[1], metrics[0]],
+                },
+            ],
+            "compareRunSections": [
+                {
+                    "uuid": SECTION,
+                    "name": "Front",
+                    "display": True,
+                    "isReordered": False,
+                    "columns": 1,
+                    "cardHeight": 420,
+                }
             ],
         }
         view = {"name": "Front", "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)}
@@ -395,7 +421,8 @@ class Tracker(AbstractContextManager["Tracker"]):
         return "\n".join(
             [
                 f"**Front of {len(numbers)} after {format_counted(trials, 'trial')}**: "
-                f"[interactive page]({page}), [table of its runs]({runs})",
+                f"[interactive page]({page}), [table]({runs}) and "
+                f"[charts]({runs}&compareRunsMode=CHART) of its runs",
                 *([f"**{noise}**"] if noise else []),
                 f"Fastest first: trials {links}; each holds its `{file}` under *Artifacts*.",
                 "",
@@ -428,6 +455,17 @@ class Tracker(AbstractContextManager["Tracker"]):
             if kind is None:
                 raise
             log.warning("%s", error)  # what ended the study is the news
+
+
+def _card(kind: str) -> dict[str, Any]:
+    """Returns what every chart of a saved view has."""
+    return {
+        "uuid": f"front-{kind.lower()}",
+        "type": kind,
+        "metricSectionId": SECTION,
+        "deleted": False,
+        "isGenerated": False,
+    }
 
 
 def _trial_number(run: Run) -> int:

@@ -1,0 +1,169 @@
+"""Reviewing a study in MLflow's own pages, in a real browser, as a newcomer would."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser import Visit, open_browser
+from tests.e2e.searching import TIMEOUT_S, Tracked, environment
+
+SERVER_S = 90
+PATIENCE_MS = 60_000
+FOR_MODELS = "workflowType=machine_learning"
+# MLflow asks a server without accounts for its user, and logs that there is none.
+OWN_COMPLAINT = "users/current"
+
+
+@pytest.fixture(scope="module")
+def tracked(finished: tuple[Path, str]) -> Tracked:
+    return Tracked(finished[0])
+
+
+@pytest.fixture(scope="module")
+def server(finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of an MLflow server that shows the finished study, started as ``make ui`` does."""
+    state = finished[0] / "mlruns"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port",
+                str(port), "--workers", "1", "--backend-store-uri",
+                f"sqlite:///{state / 'mlflow.db'}", "--artifacts-destination",
+                str(state / "artifacts"),
+            ],
+            env={
+                **os.environ,
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            },
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + SERVER_S
+        while True:
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=5).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.5)
+        yield address
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A window; whatever its page complains of fails the test."""
+    opened = browser.new_page(viewport={"width": 1500, "height": 1200})
+    opened.set_default_timeout(PATIENCE_MS)
+    complaints: list[str] = []
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on(
+        "console",
+        lambda said: (
+            complaints.append(f"{said.text} {said.location}") if said.type == "error" else None
+        ),
+    )
+    yield opened
+    opened.close()
+    assert [text for text in complaints if OWN_COMPLAINT not in text] == []
+
+
+def address(server: str, tracked: Tracked, rest: str) -> str:
+    return f"{server}/#/experiments/{tracked.parent.info.experiment_id}/runs{rest}"
+
+
+def test_the_studys_page_opens_on_its_front(server: str, tracked: Tracked, page: Page) -> None:
+    page.goto(address(server, tracked, f"/{tracked.parent.info.run_id}?{FOR_MODELS}"))
+    page.get_by_text("Show more").click()
+    rows = page.locator("table", has_text="Test accuracy").locator("tbody tr")
+    expect(rows.first).to_be_visible(timeout=PATIENCE_MS)
+    beside = 0 if 0 in tracked.tagged() else 1  # the original, in brackets
+    assert rows.count() == len(tracked.tagged()) + beside
+    picture = page.locator("img[alt='The front']")
+    page.wait_for_function(
+        "document.querySelector(\"img[alt='The front']\").naturalWidth > 0", timeout=PATIENCE_MS
+    )
+    expect(picture).to_be_visible()
+    expect(page.get_by_role("link", name="interactive page")).to_be_visible()
+
+
+def test_the_page_works_in_the_artifact_viewer(server: str, tracked: Tracked, page: Page) -> None:
+    run_id = tracked.parent.info.run_id
+    page.goto(address(server, tracked, f"/{run_id}/artifacts/front.html?{FOR_MODELS}"))
+    inside = page.frame_locator("iframe")
+    expect(inside.locator("#chart.js-plotly-plot")).to_be_visible(timeout=PATIENCE_MS)
+    before = inside.locator("#command").inner_text()
+    assert before.startswith("python -m search.pick study=")
+    inside.locator("#budget").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(inside.locator("#command")).to_contain_text("max_latency_ms=")
+
+
+def test_the_saved_view_lists_and_draws_the_front(
+    server: str, tracked: Tracked, page: Page
+) -> None:
+    view = f"?viewStateShareKey=front&{FOR_MODELS}"
+    page.goto(address(server, tracked, view))
+    for number in tracked.tagged():
+        expect(page.get_by_role("link", name=f"trial {number}", exact=True)).to_be_visible()
+    expect(page.get_by_text(f"{len(tracked.tagged())} matching run")).to_be_visible()
+    page.goto(address(server, tracked, f"{view}&compareRunsMode=CHART"))
+    page.reload()
+    expect(page.get_by_text("Front (2)")).to_be_visible()
+    expect(page.locator(".js-plotly-plot").first).to_be_visible()
+
+
+@pytest.mark.parametrize("prefer", ["accuracy", "latency"])
+def test_the_command_that_the_page_shows_picks_what_it_says(
+    finished: tuple[Path, str], tracked: Tracked, browser: Browser, tmp_path: Path, prefer: str
+) -> None:
+    visit = Visit(browser, tracked.read(tracked.parent, "front.html", tmp_path))
+    last = visit.positions("budget"), visit.positions("floor")
+    places = [(last[0] // 2, 0), (last[0], last[1] // 2), (0, 0)]
+    chosen = [choice for choice in visit.choices(places) if choice.prefer == prefer]
+    assert visit.complaints == []
+    assert any(choice.is_offered for choice in chosen)
+    for choice in chosen:
+        result = subprocess.run(
+            [sys.executable, *shlex.split(choice.command)[1:], "dry_run=true"],
+            cwd=finished[0],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        if choice.is_offered:
+            (number,) = re.findall(r"^trial (\d+):", result.stdout, re.MULTILINE)
+            assert re.findall(r"\d+", choice.name) == [number], choice
+        else:
+            assert result.returncode == 3, result
