@@ -129,7 +129,7 @@ def preference(config: PickConfig) -> Preference:
 
 
 def recommend(offered: Offer, allowed_drop: float | None) -> dict[str, tuple[Candidate, str]]:
-    """Names the points that most users want, each with the reason.
+    """Names the points that most users want, each with what its name does not say.
 
     Args:
         offered: With at least one candidate.
@@ -141,12 +141,12 @@ def recommend(offered: Offer, allowed_drop: float | None) -> dict[str, tuple[Can
     near = [c for c in candidates if round(reference.accuracy - c.accuracy - drop, 12) <= 0]
     named: dict[str, tuple[Candidate, str]] = {}
     if near:
-        within = f"the fastest within {format_share(drop, 1)} of the original's accuracy"
+        within = f"within {format_share(drop, 1)} of the original"
         named["fastest"] = near[choose(near, [], "latency")], within
-    named["most_accurate"] = candidates[choose(candidates, [], "accuracy")], "the highest accuracy"
-    named["smallest"] = candidates[choose(candidates, [], "size")], "the smallest file"
+    named["most_accurate"] = candidates[choose(candidates, [], "accuracy")], ""
+    named["smallest"] = candidates[choose(candidates, [], "size")], ""
     if len(candidates) > 2:
-        reason = "farthest from the line between the front's ends: beyond it, either costs more"
+        reason = "where the front bends most"
         named["knee"] = candidates[choose(candidates, [], "knee")], reason
     return named
 

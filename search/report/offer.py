@@ -38,7 +38,7 @@ def offer_table(offered: Offer) -> Table:
         box=SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=0,
         caption=Text(_caption(offered)),
         caption_justify="left",
     )
