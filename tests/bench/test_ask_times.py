@@ -23,7 +23,7 @@ from search.config import (
 from search.journal import Journal
 from search.study import Plan, Study
 from tests.bench.replay.simulate import OBJECTIVES, Table
-from tests.fakes import PLAIN, POLICY, FakeEngine, lab
+from tests.fakes import PLAIN, FakeEngine, lab
 
 TRIALS, MORE, MORE_OF_GP = 1000, 20, 3
 RANDOM = RandomConfig(name="random")
@@ -70,6 +70,7 @@ def test_ask_times(tmp_path: Path) -> None:
         shutil.copytree(tmp_path / "filled", folder)
         more = MORE_OF_GP if sampler.name == "gp" else MORE
         started = time.perf_counter()
-        study = extend(folder, sampler, POLICY, TRIALS + more)
+        # Not other deployments of a thousand students that had none: asks are what is timed.
+        study = extend(folder, sampler, PLAIN, TRIALS + more)
         whole_s = (time.perf_counter() - started) / more  # opening the study included
         print(f"  {sampler}: {1e3 * median(study.asks_s):.0f}, {1e3 * whole_s:.0f}")
