@@ -83,12 +83,12 @@ def read_archive(folder: Path, name: str | None, key: str) -> Archive:
             configuration=str(kept[CONFIGURATION]),
             lab=LABS.validate_python(kept[LAB]),
             records=tuple(records_of(study)),
-            closing=CLOSINGS.validate_python(kept[CLOSING]) if CLOSING in kept else None,
+            closing=closing_of(study),
         )
 
 
 def earlier_points(folder: Path, names: Sequence[str], objectives: Sequence[str]) -> list[Point]:
-    """Returns the fronts of other studies.
+    """Returns the fronts of other studies, as confirmed where a closing round was held.
 
     Args:
         folder: Where studies are kept.
@@ -103,7 +103,9 @@ def earlier_points(folder: Path, names: Sequence[str], objectives: Sequence[str]
         journal = _existing(folder, name, "study.warm_start")
         with explained(journal, f"leave {name} out of study.warm_start"):
             study = optuna.load_study(study_name=name, storage=journal.storage())
-            points += [record.point for record in front(records_of(study), objectives)]
+            closing = closing_of(study)
+            standing = [] if closing is None else [f.point for f in closing.finalists if f.stands]
+            points += standing or [r.point for r in front(records_of(study), objectives)]
     return points
 
 
@@ -125,6 +127,15 @@ def records_of(study: optuna.Study) -> list[TrialRecord]:
         for trial in study.get_trials(deepcopy=False)
         if trial.state.is_finished()
     ]
+
+
+def closing_of(study: optuna.Study) -> Closing | None:
+    """Returns the study's latest closing round; None if none was held."""
+    kept = study.user_attrs.get(CLOSING)
+    if kept is None:
+        return None
+    closing: Closing = CLOSINGS.validate_python(kept)
+    return closing
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,14 +58,17 @@ class Offer:
     Attributes:
         candidates: The front's, the fastest first.
         others: Complete trials beside the front, by number.
-        original: The uncompressed network, whether on the front or not; None if it failed.
+        original: The uncompressed network, whether on the front or not, and also where it breaks
+            a limit; None if it failed.
         confirmed: Whether a closing round found this front.
+        unfit: Why each other trial cannot be picked, by number.
     """
 
     candidates: tuple[Candidate, ...]
     others: tuple[Candidate, ...]
     original: Candidate | None
     confirmed: bool
+    unfit: Mapping[int, str]
 
     def find(self, number: int) -> Candidate:
         """Returns the candidate of a trial.
@@ -74,10 +77,11 @@ class Offer:
             ConfigError: When that trial has no model.
         """
         everything = {c.number: c for c in (*self.candidates, *self.others)}
-        if number not in everything:
-            there = ", ".join(str(known) for known in sorted(everything))
-            raise ConfigError(f"trial={number}: no such trial with a model; there are {there}")
-        return everything[number]
+        if number in everything:
+            return everything[number]
+        there = ", ".join(str(known) for known in sorted(everything))
+        why = self.unfit.get(number, "there is no such trial")
+        raise ConfigError(f"trial={number}: {why}; those that can be picked are {there}")
 
 
 def offer(
@@ -95,11 +99,13 @@ def offer(
         validation_images: Number of images that the search's accuracies were found on.
     """
     finalists = {} if closing is None else {f.number: _of_finalist(f) for f in closing.finalists}
-    searched = {
-        r.number: _of_record(r, validation_images)
+    scored = {
+        r.number: _of_record(r, r.deployable, r.figures.val_accuracy, validation_images)
         for r in records
-        if r.outcome == "complete" and r.deployable is not None
+        if r.deployable is not None and r.figures.val_accuracy is not None
     }
+    fit = {r.number for r in records if r.outcome == "complete"}
+    searched = {number: candidate for number, candidate in scored.items() if number in fit}
     if finalists:
         standing = {number for number, c in finalists.items() if not c.left}
     else:
@@ -111,9 +117,23 @@ def offer(
             sorted((everything[n] for n in standing), key=lambda c: (c.latency_ms, c.number))
         ),
         others=tuple(everything[n] for n in sorted(everything) if n not in standing),
-        original=None if first is None else everything.get(first.number),
+        original=None if first is None else {**scored, **finalists}.get(first.number),
         confirmed=bool(finalists),
+        unfit={
+            r.number: f"is {r.outcome} ({r.reason})" for r in records if r.number not in everything
+        },
     )
+
+
+def accuracy_drop(candidate: Candidate, reference: Candidate) -> float | None:
+    """Returns by how much a candidate is less accurate than another, on images of one split.
+
+    On the test split where both were scored there, else on validation.
+    """
+    if candidate.split == reference.split:
+        return reference.accuracy - candidate.accuracy
+    here, there = candidate.figures.val_accuracy, reference.figures.val_accuracy
+    return None if here is None or there is None else there - here
 
 
 def _of_finalist(finalist: Finalist) -> Candidate:
@@ -132,14 +152,14 @@ def _of_finalist(finalist: Finalist) -> Candidate:
     )
 
 
-def _of_record(record: TrialRecord, images: int) -> Candidate:
-    assert record.deployable is not None
-    accuracy = record.figures.val_accuracy or 0.0
+def _of_record(
+    record: TrialRecord, deployable: Deployable, accuracy: float, images: int
+) -> Candidate:
     low, high = wilson_interval(round(accuracy * images), images)
     return Candidate(
         number=record.number,
         point=record.point,
-        deployable=record.deployable,
+        deployable=deployable,
         figures=record.figures,
         split="validation",
         accuracy=accuracy,

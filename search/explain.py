@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search import cli
 from search.config import ExplainConfig, parse
@@ -13,6 +13,8 @@ from search.errors import ConfigError
 if TYPE_CHECKING:
     from search.archive import Archive
     from search.records import Deployable, Figures, Finalist, TrialRecord
+    from search.steps import Step
+    from search.trial import Lab
 
 
 class Subject(NamedTuple):
@@ -52,10 +54,19 @@ def explain(config: ExplainConfig) -> int:
     archive = read_archive(cli.STATE / "studies", config.study, "study")
     subject, lab = choose(archive, config.trial), archive.lab
     device = lab.bench.device
-    engine = InlineEngine(
-        Store(cli.STATE / "store"),
-        lambda step: console.print(f"profiling on {device.name} ...", markup=False),
-    )
+
+    def announce(_: Step[Any]) -> None:
+        _check_device(lab)
+        console.print(f"profiling on {device.name} ...", markup=False)
+
+    store = Store(cli.STATE / "store")
+    path = store.path(subject.deployable.model)
+    if not path.exists():
+        raise ConfigError(
+            f"trial={subject.number}: its model is gone from {path}; its run in MLflow holds a "
+            "copy: put that there, or explain another trial"
+        )
+    engine = InlineEngine(store, announce)
     effort = Effort()
     found = drive(profile(subject.deployable, subject.threads, lab), engine, effort)
     if effort.reused_steps:
@@ -72,6 +83,23 @@ def explain(config: ExplainConfig) -> int:
     console.print()
     console.print(explanation_text(explanation))
     return 0
+
+
+def _check_device(lab: Lab) -> None:
+    """Refuses another device than the study's, whose figures a profile is shown beside.
+
+    Raises:
+        ConfigError: When that is what now answers.
+    """
+    from search.benchmark.device import describe_device
+
+    then, now = lab.bench.device, describe_device(lab.bench.measuring)
+    for name in ("cpu", "runtime"):
+        if getattr(now, name) != getattr(then, name):
+            raise ConfigError(
+                f"the device {then.name} is {getattr(now, name)}, but the study was measured on "
+                f"{getattr(then, name)}; latencies do not compare: explain it there"
+            )
 
 
 def choose(archive: Archive, number: int | None) -> Subject:

@@ -26,10 +26,11 @@ from search.benchmark.estimates import (
     worse_by_chance,
 )
 from search.benchmark.protocol import LOG_HALF_WIDTH, POOR_LOG_HALF_WIDTH
-from search.config import FinalistsConfig
+from search.config import FinalistsConfig, ObjectiveConfig
 from search.errors import StageFailed
 from search.figures import recognised
 from search.front import front, loss_matrix, losses, original
+from search.limits import broken_limits
 from search.records import (
     Deployable,
     Figures,
@@ -69,15 +70,15 @@ class Contender:
 
 
 def close(
-    records: Sequence[TrialRecord], lab: Lab, config: FinalistsConfig, objectives: Sequence[str]
+    records: Sequence[TrialRecord], lab: Lab, config: FinalistsConfig
 ) -> Recipe[tuple[Finalist, ...]]:
     """Trains the front on, measures it together and scores it once on the test split.
 
     Returns:
         The finalists: those that stand by latency, tied ones together, then those that left.
     """
-    contenders = []
-    for record in choose(records, objectives, config.count):
+    contenders, limits = [], lab.bench.limits
+    for record in choose(records, limits.names, config.count):
         try:
             contenders.append((yield from improve(record, lab, config.epochs)))
         except StageFailed as error:
@@ -98,7 +99,7 @@ def close(
         ),
         launches,
     )
-    return judge(contenders, session, level, lab.yardstick.latency_ms(best), objectives)
+    return judge(contenders, session, level, lab.yardstick.latency_ms(best), limits)
 
 
 def choose(
@@ -109,7 +110,8 @@ def choose(
     kept = pareto.spread_order(loss_matrix(members, objectives))[:count]
     chosen = [members[index] for index in sorted(kept)]
     first = original(records)
-    if chosen and first is not None and first.outcome == "complete" and first not in chosen:
+    # Also where a limit forbids it: it is what all else is compared with.
+    if chosen and first is not None and first.deployable is not None and first not in chosen:
         chosen.append(first)
     return chosen
 
@@ -151,20 +153,21 @@ def judge(
     session: Session,
     level: float,
     reference_ms: float,
-    objectives: Sequence[str],
+    limits: ObjectiveConfig,
 ) -> tuple[Finalist, ...]:
     """Decides who stands and who ties.
 
-    A point leaves when a faster one that stands is no worse in accuracy and in all else that the
-    front trades: faster by an interval that excludes 1, no worse by McNemar's test. All intervals
-    of latencies hold together with 95 %, by Bonferroni's correction for their number.
+    A point leaves when it breaks a limit of the study, now that all is known, or when a faster one
+    that stands is no worse in accuracy and in all else that the front trades: faster by an
+    interval that excludes 1, no worse by McNemar's test. All intervals of latencies hold together
+    with 95 %, by Bonferroni's correction for their number.
 
     Args:
         contenders: With their scores.
         session: Of the same length and order.
         level: Of every interval of latencies.
         reference_ms: Latency of the uncompressed network at its best thread count.
-        objectives: Names of what the front trades.
+        limits: Names of what the front trades, and the limits that its points must keep.
     """
     logs = np.array(session.log_ratios)
     finalists = [
@@ -172,16 +175,21 @@ def judge(
         for index, contender in enumerate(contenders)
     ]
     right = [recognised(contender.test) for contender in contenders]
-    rivals = _Rivals(finalists, logs, right, level, objectives)
+    rivals = _Rivals(finalists, logs, right, level, limits.names)
+    original_accuracy = next((f.test_accuracy for f in finalists if f.number == 0), None)
     order = sorted(range(len(finalists)), key=lambda i: (finalists[i].figures.latency_ms, i))
     standing: list[int] = []
     for index in order:
+        one = finalists[index]
+        drop = None if original_accuracy is None else original_accuracy - one.test_accuracy
+        reason = ", ".join(broken_limits(one.figures, drop, limits))
         winner = next((other for other in standing if rivals.beats(other, index)), None)
-        if winner is None:
-            standing.append(index)
-        else:
+        if not reason and winner is not None:
             reason = f"{finalists[winner].number} is faster and no less accurate"
-            finalists[index] = replace(finalists[index], stands=False, reason=reason)
+        if reason:
+            finalists[index] = replace(one, stands=False, reason=reason)
+        else:
+            standing.append(index)
     ties, arranged = itertools.count(1), []
     for group in _group(standing, rivals.are_alike):
         tie = next(ties) if len(group) > 1 else None

@@ -159,36 +159,6 @@ def _volume(corners: Floats) -> float:
     return total
 
 
-def knee(front: ArrayLike) -> int:
-    """Finds the point where giving up a little of any objective costs most of another.
-
-    Each objective is scaled to 0..1 over the front; the knee lies farthest from the line between
-    the extremes, on the side of the ideal point. With m objectives it is the plane across the
-    unit vectors instead of a line. A front that bulges away from the ideal has no such point:
-    then one of the extremes is the answer. Of equal points the first is taken.
-
-    Args:
-        front: ``[n, m]``, finite and mutually non-dominated, n of at least 1.
-
-    Returns:
-        Index of the knee.
-
-    Raises:
-        ValueError: If the front is empty.
-
-    Source:
-        Das, "On characterizing the 'knee' of the Pareto curve based on normal-boundary
-        intersection", 1999.
-    """
-    points = _as_points(front)
-    if not points.size:
-        raise ValueError("an empty front has no knee")
-    low, high = points.min(axis=0), points.max(axis=0)
-    span = np.where(high > low, high - low, 1.0)
-    # Scaled, the line is where the coordinates sum to 1: the lower the sum, the farther.
-    return int(np.argmin(((points - low) / span).sum(axis=1)))
-
-
 def _as_points(losses: ArrayLike) -> Floats:
     points = np.asarray(losses, dtype=np.float64)
     if points.ndim == 1 and not points.size:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from search import cli
@@ -59,10 +60,7 @@ def pick(config: PickConfig) -> int:
     bench = archive.lab.bench
     offered = offer(archive.records, archive.closing, archive.objectives, bench.data.sizes[1])
     if not offered.candidates:
-        raise ConfigError(
-            f"study={archive.name}: none of its {len(archive.records)} trials is complete; "
-            "search on"
-        )
+        raise ConfigError(f"study={archive.name}: {_nothing_to_pick(archive)}")
     if all(getattr(config, rule) is None for rule in RULES):
         _list(console, archive, offered)
         return 0
@@ -72,6 +70,22 @@ def pick(config: PickConfig) -> int:
         console.print("\nNothing was written: dry_run=true.")
         return 0
     return _ship(config, console, archive, offered, chosen)
+
+
+def _nothing_to_pick(archive: Archive) -> str:
+    from search.report.formats import format_outcomes
+
+    finalists = [] if archive.closing is None else archive.closing.finalists
+    if finalists:
+        reasons = "; ".join(f"{one.number}: {one.reason}" for one in finalists)
+        return f"no point of the closing round keeps the study's limits ({reasons})"
+    infeasible = [record.reason for record in archive.records if record.outcome == "infeasible"]
+    if infeasible:
+        return (
+            f"none is complete of {format_outcomes(archive.records)}; the latest "
+            f"infeasible one {infeasible[-1]}: search again with objective limits that can be kept"
+        )
+    return f"none is complete of {format_outcomes(archive.records)}; search on"
 
 
 def _check(config: PickConfig) -> None:
@@ -89,6 +103,8 @@ def _check(config: PickConfig) -> None:
         )
     if config.force and not (config.promote and (config.reason or "").strip()):
         raise ConfigError("force=true: goes with promote=true and reason='...', which is recorded")
+    if config.reason is not None and not config.promote:
+        raise ConfigError("reason='...': goes with promote=true, where it is recorded")
     if config.out is not None and config.out.strip() in ("", ".", "/"):
         raise ConfigError(f"out={config.out!r}: give a folder of its own, which may not exist yet")
 
@@ -145,19 +161,12 @@ def _heading(archive: Archive) -> str:
 
 def _remarks(archive: Archive) -> list[str]:
     """Returns what should be known before one relies on the figures."""
-    from search.report import describe_noise
-    from search.report.formats import format_counted
+    from search.report import describe_later, describe_noise
 
-    closing, found = archive.closing, []
-    if closing is not None and closing.finalists:
-        added = len(archive.records) - closing.after_trials
-        if added > 0:
-            found.append(
-                f"{format_counted(added, 'trial')} came after the closing round; "
-                "study.n_trials=0 holds it again."
-            )
+    closing = archive.closing
+    later = describe_later(closing, len(archive.records))
     noise = describe_noise(() if closing is None else closing.canaries, archive.records)
-    return [*found, noise] if noise else found
+    return [remark for remark in (later, noise) if remark]
 
 
 def _show(console: Console, archive: Archive, offered: Offer, chosen: Candidate) -> None:
@@ -182,18 +191,31 @@ def _ship(
     config: PickConfig, console: Console, archive: Archive, offered: Offer, chosen: Candidate
 ) -> int:
     """Writes, verifies and registers the bundle; promotes it if that is asked for."""
-    from search.bundle import write
+    from search.bundle import compose, write
+    from search.bundle.contents import sample_images
     from search.engine.inline import InlineEngine
     from search.engine.store import Store
+    from search.promotion import facts_for_comparison
+    from search.report.offer import describe
+    from search.tracking.registry import Registry
 
     store = Store(cli.STATE / "store")
     engine = InlineEngine(store, lambda step: console.print("scoring on the test split ..."))
+    model = _read_model(chosen, store)  # this and the next before the work that needs them
+    registry = Registry(config.tracking, cli.STATE, archive.name)
+    registry.run_of(archive.identity, chosen.number)
     facts, score = _gather(archive, offered, chosen, engine)
     target = Path(config.out).expanduser() if config.out else _default_target(archive, chosen)
-    is_new = write(target, _compose(facts, store))
+    is_new = write(target, compose(facts, model, sample_images(facts.lab.bench.data)))
     done = "written and verified" if is_new else "there already, verified again"
     console.print(f"\nBundle:     {target}  ({done})", soft_wrap=True, markup=False)
-    registry, version = _register(config, archive, facts, target)
+    version = registry.register(
+        target,
+        archive.identity,
+        chosen.number,
+        describe(facts.candidate),
+        facts_for_comparison(facts.candidate, archive.lab),
+    )
     found = "registered" if version.is_new else "registered before"
     console.print(
         f"Registered: models:/{archive.name}/{version.version}  ({found}), alias candidate",
@@ -203,8 +225,8 @@ def _ship(
     if config.promote:
         _promote(config, console, facts, score, registry, version, engine, store)
     console.print(
-        f"\nTry it:     python {target / 'predict.py'} --bench\n"
-        f"Serve it:   MLFLOW_TRACKING_URI={registry.server} mlflow models serve "
+        f"\nTry it:     python {quote(str(target / 'predict.py'))} --bench\n"
+        f"Serve it:   MLFLOW_TRACKING_URI={quote(registry.server)} mlflow models serve "
         f"--env-manager local -m models:/{archive.name}@candidate",
         soft_wrap=True,
         markup=False,
@@ -262,41 +284,19 @@ def _on_test(candidate: Candidate, archive: Archive, engine: Engine) -> tuple[Ca
     return scored, score
 
 
-def _compose(facts: Facts, store: Store) -> dict[str, bytes]:
-    from search.bundle import compose
-    from search.bundle.contents import sample_images
-
-    return compose(facts, _read_model(facts.candidate, store), sample_images(facts.lab.bench.data))
-
-
 def _read_model(candidate: Candidate, store: Store) -> bytes:
     path = store.path(candidate.deployable.model)
     try:
         return path.read_bytes()
     except FileNotFoundError:
+        remedy = (
+            "run the search again with study.n_trials=0, which makes it anew"
+            if candidate.confirmed
+            else "its run in MLflow holds a copy: put that there, or pick another trial"
+        )
         raise ConfigError(
-            f"trial {candidate.number}: its model is gone from {path}; run the search again with "
-            "study.n_trials=0, which makes it anew"
+            f"trial {candidate.number}: its model is gone from {path}; {remedy}"
         ) from None
-
-
-def _register(
-    config: PickConfig, archive: Archive, facts: Facts, bundle: Path
-) -> tuple[Registry, Registered]:
-    from search.promotion import facts_for_comparison
-    from search.report.offer import describe
-    from search.tracking.registry import Registry
-
-    bench = archive.lab.bench
-    registry = Registry(config.tracking, cli.STATE, archive.name)
-    version = registry.register(
-        bundle,
-        archive.identity,
-        facts.candidate.number,
-        describe(facts.candidate),
-        facts_for_comparison(facts.candidate, bench.data, bench.device),
-    )
-    return registry, version
 
 
 def _promote(
@@ -315,20 +315,22 @@ def _promote(
         NotMet: When something is, and the user did not force it.
     """
     from search.figures import recognised
-    from search.promotion import broken_limits, objections
+    from search.limits import broken_limits
+    from search.promotion import objections
 
     bench, candidate = facts.lab.bench, facts.candidate
     champion = registry.champion()
     if champion is not None and champion.version == version.version:
         console.print("Champion:   it is already")
         return
-    against = broken_limits(candidate, facts.original, bench.limits)
+    first = facts.original
+    drop = None if first is None else first.accuracy - candidate.accuracy
+    against = broken_limits(candidate.figures, drop, bench.limits)
     against += objections(
         candidate,
         recognised(score),
         None if champion is None else _meet(champion, registry, bench.data, engine, store),
-        bench.data,
-        bench.device,
+        facts.lab,
     )
     if against and not config.force:
         raise NotMet(

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from search import pareto
-from search.candidates import Candidate, Offer
+from search.candidates import Candidate, Offer, accuracy_drop
 from search.config import PickConfig, Preference
 from search.errors import ConfigError, NotMet
 from search.report.formats import format_bytes, format_ms, format_share
 
 # How much less accurate than the original the point called fastest may be, where nothing is said.
 ALLOWED_DROP = 0.01
+LEAST_FOR_A_KNEE = 3
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def limits_of(config: PickConfig, reference: Candidate | None) -> list[Limit]:
     """
 
     def drop(candidate: Candidate) -> float | None:
-        return None if reference is None else reference.accuracy - candidate.accuracy
+        return None if reference is None else accuracy_drop(candidate, reference)
 
     if config.max_accuracy_drop is not None and reference is None:
         raise ConfigError(
@@ -98,11 +99,17 @@ def choose(candidates: Sequence[Candidate], limits: Sequence[Limit], prefer: Pre
     """Returns the index of the best candidate that keeps all limits.
 
     Raises:
-        NotMet: When none does; names the limit that binds and the nearest candidate.
+        NotMet: When none does; names the limit that binds and the nearest candidate. Also where a
+            knee is preferred of points that have none.
     """
     kept = [i for i, c in enumerate(candidates) if all(limit.excess(c) <= 0 for limit in limits)]
     if not kept:
         raise NotMet(_explain(candidates, limits))
+    if prefer == "knee" and len(candidates) < LEAST_FOR_A_KNEE:
+        raise NotMet(
+            f"prefer=knee: a front bends from {LEAST_FOR_A_KNEE} points on, this one has "
+            f"{len(candidates)}; give prefer=accuracy, latency or size"
+        )
     bends = _bends(candidates)
 
     def order(index: int) -> tuple[float, ...]:
@@ -138,17 +145,23 @@ def recommend(offered: Offer, allowed_drop: float | None) -> dict[str, tuple[Can
     candidates = offered.candidates
     drop = ALLOWED_DROP if allowed_drop is None else allowed_drop
     reference = offered.original or max(candidates, key=lambda c: c.accuracy)
-    near = [c for c in candidates if round(reference.accuracy - c.accuracy - drop, 12) <= 0]
+    near = [c for c in candidates if _loses_at_most(c, reference, drop)]
     named: dict[str, tuple[Candidate, str]] = {}
     if near:
-        within = f"within {format_share(drop, 1)} of the original"
+        whom = "the original" if offered.original else "the most accurate"
+        within = f"within {format_share(drop, 1)} of {whom}"
         named["fastest"] = near[choose(near, [], "latency")], within
     named["most_accurate"] = candidates[choose(candidates, [], "accuracy")], ""
     named["smallest"] = candidates[choose(candidates, [], "size")], ""
-    if len(candidates) > 2:
+    if len(candidates) >= LEAST_FOR_A_KNEE:
         reason = "where the front bends most"
         named["knee"] = candidates[choose(candidates, [], "knee")], reason
     return named
+
+
+def _loses_at_most(candidate: Candidate, reference: Candidate, allowed: float) -> bool:
+    drop = accuracy_drop(candidate, reference)
+    return drop is not None and round(drop - allowed, 12) <= 0
 
 
 def _bends(candidates: Sequence[Candidate]) -> list[float]:
@@ -163,6 +176,11 @@ def _explain(candidates: Sequence[Candidate], limits: Sequence[Limit]) -> str:
     binding = hopeless or [limit for limit in limits if limit.excess(nearest) > 0]
     verb = "binds" if len(binding) == 1 else "bind"
     offers = ", ".join(f"{limit.name} {limit.offer(nearest)}" for limit in limits)
+    if len(candidates) == 1:
+        return (
+            f"trial {nearest.number} does not keep {' and '.join(map(str, binding))}: it offers "
+            f"{offers}"
+        )
     return (
         f"no point of the front keeps {' and '.join(map(str, limits))}; "
         f"{' and '.join(limit.key for limit in binding)} {verb}: the nearest point, trial "

@@ -567,7 +567,7 @@ class Closing:
 
     Attributes:
         after_trials: Finished trials when it was held.
-        finalists: In the order of their table; none if it failed.
+        finalists: In the order of their table; at least one.
         canaries: What the device was found to be like so far.
     """
 

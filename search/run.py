@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
     from search.engine.base import Engine
     from search.engine.store import Store
-    from search.records import Canary, DeviceProfile, Finalist, TrialRecord
+    from search.records import Canary, Closing, DeviceProfile, Finalist, TrialRecord
     from search.study import Study
-    from search.tracking.tracker import Tracker
     from search.trial import Bench, Lab
 
 log = logging.getLogger("search.run")  # started with -m its own name is __main__
@@ -52,7 +51,6 @@ def search(config: SearchConfig, settings: str) -> int:
     from search.engine.store import Store
     from search.journal import Journal
     from search.progress import Progress, configure_logging
-    from search.records import Closing
     from search.report.formats import format_counted
     from search.setup import make_bench, settings_of
     from search.study import Study
@@ -112,6 +110,8 @@ def search(config: SearchConfig, settings: str) -> int:
             every = config.device.canary_every
             canaries = [] if every is None else _release_canary(lab, study, engine)
             tracker.log_device(_device_tags(lab.bench.device), canaries)
+            if (before := study.closing) is not None:
+                tracker.keep_front(before, _explain(before.finalists, lab, engine))
             tracker.log_trials(study.records, _models(study.records, store))
             progress.begin(study.records)
             for _ in study.trials(lab, engine):
@@ -120,11 +120,21 @@ def search(config: SearchConfig, settings: str) -> int:
                 if every is not None and len(study.records) % every == 0:
                     canaries += _release_canary(lab, study, engine)
                     tracker.log_device({}, canaries)
-            finalists = _close(config, study.records, lab, engine, store, tracker)
-            study.keep_closing(Closing(len(study.records), finalists, tuple(canaries)))
+            closing = _close(config, study.records, lab, engine, canaries)
+            if closing is not None:
+                study.keep_closing(closing)
+                models = {f.number: store.path(f.deployable.model) for f in closing.finalists}
+                told = _explain(closing.finalists, lab, engine)
+                tracker.log_finalists(closing, models, told)
         server = _own_server() if config.tracking.uri is None else tracker.server
         _show_front(
-            console, study.records, finalists, canaries, objectives, f"{server}{tracker.location}"
+            console,
+            config.study.name,
+            study.records,
+            study.closing,
+            canaries,
+            objectives,
+            f"{server}{tracker.location}",
         )
     return 0
 
@@ -211,26 +221,21 @@ def _close(
     records: Sequence[TrialRecord],
     lab: Lab,
     engine: Engine,
-    store: Store,
-    tracker: Tracker,
-) -> tuple[Finalist, ...]:
-    """Holds the closing round, unless it is off or nothing is complete; () too if it fails."""
+    canaries: Sequence[Canary],
+) -> Closing | None:
+    """Holds the closing round, unless it is off or nothing is complete; None too if it fails."""
     from search.driving import Effort, drive
     from search.finalists import close
+    from search.records import Closing
 
     if config.finalists.count == 0:
-        return ()
+        return None
     try:
-        found = drive(
-            close(records, lab, config.finalists, config.objective.names), engine, Effort()
-        )
+        found = drive(close(records, lab, config.finalists), engine, Effort())
     except StageFailed as error:
-        log.warning("the closing round failed, the front is as the search saw it: %s", error)
-        return ()
-    if found:
-        models = {f.number: store.path(f.deployable.model) for f in found}
-        tracker.log_finalists(found, models, _explain(found, lab, engine))
-    return found
+        log.warning("the closing round failed, the front is as it was before: %s", error)
+        return None
+    return Closing(len(records), found, tuple(canaries)) if found else None
 
 
 def _explain(finalists: Sequence[Finalist], lab: Lab, engine: Engine) -> str:
@@ -289,30 +294,27 @@ def _greet(lab: Lab, seconds: float) -> None:
 
 def _show_front(
     console: Console,
+    name: str,
     records: Sequence[TrialRecord],
-    finalists: Sequence[Finalist],
+    closing: Closing | None,
     canaries: Sequence[Canary],
     objectives: Sequence[str],
     page: str,
 ) -> None:
     """Prints the front and what can be done with it."""
     from search.front import front, original
-    from search.report import describe_noise, finalist_table, front_table
+    from search.report import describe_later, describe_noise, finalist_table, front_table
 
     console.print()
-    if finalists:
-        console.print(finalist_table(finalists))
+    if closing is not None:
+        console.print(finalist_table(closing.finalists))
     else:
         console.print(front_table(front(records, objectives), original(records)))
-    noise = describe_noise(canaries, records)
-    if noise:
-        console.print(f"\n{noise}", markup=False)
-    model = "final/model.onnx" if finalists else "model.onnx"
-    hints = (
-        f"\nLook at it:   {page}\n"
-        f"Pick from it: the run 'trial N' there holds N's {model}, its figures and its recipe."
-    )
-    console.print(hints, soft_wrap=True)  # a broken link could not be clicked
+    for remark in (describe_later(closing, len(records)), describe_noise(canaries, records)):
+        if remark:
+            console.print(f"\n{remark}", markup=False)
+    hints = f"\nLook at it:   {page}\nPick from it: python -m search.pick study={name}"
+    console.print(hints, soft_wrap=True, markup=False)  # a broken link could not be clicked
 
 
 if __name__ == "__main__":

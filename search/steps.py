@@ -355,7 +355,7 @@ class Profile(Step[Comparison]):
     """Finds out what the time of a comparison's two models goes into."""
 
     kind: ClassVar[str] = "profile"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resource: ClassVar[Resource] = "device"
     result: ClassVar[type] = Comparison
 

@@ -39,6 +39,7 @@ from search.archive import (
     RECORD,
     RECORDS,
     SETTINGS,
+    closing_of,
     explained,
     records_of,
 )
@@ -152,6 +153,11 @@ class Study:
         """
         self._keep(LAB, LABS.dump_python(lab, mode="json"))
         self._keep(CONFIGURATION, configuration)
+
+    @property
+    def closing(self) -> Closing | None:
+        """The latest closing round; None if none was held."""
+        return closing_of(self._optuna)
 
     def keep_closing(self, closing: Closing) -> None:
         """Writes down the closing round; it replaces that of an earlier run."""

@@ -6,7 +6,7 @@ In particular it imports neither MLflow nor Optuna nor torch.
 from search.report.description import describe_trial
 from search.report.page import front_page
 from search.report.plot import front_png, halved
-from search.report.profile import describe_noise
+from search.report.profile import describe_later, describe_noise
 from search.report.table import (
     finalist_markdown,
     finalist_table,
@@ -15,6 +15,7 @@ from search.report.table import (
 )
 
 __all__ = [
+    "describe_later",
     "describe_noise",
     "describe_trial",
     "finalist_markdown",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search.records import Canary, DeviceProfile, Interval, TrialRecord
+from search.records import Canary, Closing, DeviceProfile, Interval, TrialRecord
 from search.report.formats import DASH, TIMES, format_counted, format_ms
 
 # A format that saves less than this share of the time is not called faster.
@@ -40,6 +40,17 @@ def describe_formats(device: DeviceProfile) -> str:
     idle = [str(bits) for name, bits in BITS.items() if not _is_faster(device.speeds[name])]
     storage = f"; {' and '.join(idle)} bits save storage, not time" if idle else ""
     return f"on a wide network {gain}{storage}"
+
+
+def describe_later(closing: Closing | None, trials: int) -> str:
+    """Says that trials came after the closing round; else empty."""
+    added = 0 if closing is None else trials - closing.after_trials
+    if added <= 0:
+        return ""
+    return (
+        f"{format_counted(added, 'trial')} came after the closing round; study.n_trials=0 holds it "
+        "again."
+    )
 
 
 def describe_noise(canaries: Sequence[Canary], records: Sequence[TrialRecord] = ()) -> str:

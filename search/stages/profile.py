@@ -42,7 +42,8 @@ def run(step: Profile, shelf: Shelf) -> Comparison:
         def profile(device: Device) -> dict[str, Profiled]:
             plan = make_plan(pair, shelf, inputs, device)
             nothing = Side(device.deliver(empty), 1, ())
-            return profile_together(device, plan, nothing, scale(pair.device.usable_cores))
+            counts = scale(pair.device.usable_cores, pair.threads, pair.reference_threads)
+            return profile_together(device, plan, nothing, counts)
 
         told = on_device(pair.connection, profile, HOLDS * pair.connection.timeout_s)
     return Comparison(
@@ -53,9 +54,12 @@ def run(step: Profile, shelf: Shelf) -> Comparison:
     )
 
 
-def scale(cores: int) -> list[int]:
-    """Returns the numbers of threads to try: doubled each time, and all cores."""
-    return sorted({1 << power for power in range(cores.bit_length())} | {cores})
+def scale(cores: int, *own: int) -> list[int]:
+    """Returns the numbers of threads to try: doubled each time, all cores, and the models' own.
+
+    Both models are timed at each, so that each can be compared at the other's.
+    """
+    return sorted({1 << power for power in range(cores.bit_length())} | {cores, *own})
 
 
 def empty_model(image_shape: tuple[int, ...]) -> bytes:

@@ -22,7 +22,7 @@ from mlflow.tracking import MlflowClient
 from search.bundle.predict import SUMS
 from search.config import TrackingConfig
 from search.errors import ConfigError, hide_passwords
-from search.tracking.server import address, connect, explained
+from search.tracking.server import address, connect, database_file, explained
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 # Tags of a version: its bundle's digest, and what it is compared by.
@@ -60,6 +60,13 @@ class Registry:
 
     def __init__(self, config: TrackingConfig, state: Path, study: str) -> None:
         self._config, self._state, self._study = config, state, study
+        file = database_file(config, state)
+        if file is not None and not file.exists():  # or an empty one would be made
+            raise ConfigError(
+                f"tracking.uri={self.server!r}: there is no such database; give the one that the "
+                f"study was tracked in, or log it anew: python -m search.run study.name={study} "
+                "study.n_trials=0 with its settings"
+            )
         with explained(config, state):
             self._client: MlflowClient = connect(config, state)
             mlflow.set_tracking_uri(address(config, state))
@@ -83,11 +90,11 @@ class Registry:
         """
         # What it lists tells bundles apart.
         sums_sha256 = hashlib.sha256((bundle / SUMS).read_bytes()).hexdigest()
-        with explained(self._config, self._state):
+        run_id = self.run_of(identity, trial)
+        with explained(self._config, self._state, "mend that and pick again: the bundle stands"):
             known = self._find(sums_sha256)
             is_new = known is None
             if known is None:
-                run_id = self._run_of(identity, trial)
                 self._client.log_artifacts(run_id, str(bundle), "bundle")
                 version = self._log_model(bundle, run_id)
                 # Last comes the digest: a version without it was cut off, and is not found again.
@@ -133,22 +140,24 @@ class Registry:
         same = (v for v in found if v.tags.get(BUNDLE) == sums_sha256)
         return next(same, None)
 
-    def _run_of(self, identity: str, trial: int) -> str:
+    def run_of(self, identity: str, trial: int) -> str:
         """Returns the run of a trial.
 
         Raises:
             ConfigError: When the study is not tracked there.
         """
-        experiment = self._client.get_experiment_by_name(self._study)
-        places = [] if experiment is None else [experiment.experiment_id]
-        for parent in self._client.search_runs(places, f"tags.`study.identity` = '{identity}'"):
-            mine = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-            for run in self._client.search_runs(places, f"{mine} and tags.trial = '{trial}'"):
-                run_id: str = run.info.run_id
-                return run_id
+        with explained(self._config, self._state):
+            experiment = self._client.get_experiment_by_name(self._study)
+            places = [] if experiment is None else [experiment.experiment_id]
+            for parent in self._client.search_runs(places, f"tags.`study.identity` = '{identity}'"):
+                mine = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+                for run in self._client.search_runs(places, f"{mine} and tags.trial = '{trial}'"):
+                    run_id: str = run.info.run_id
+                    return run_id
         raise ConfigError(
             f"tracking.uri={self.server!r}: holds no trial {trial} of this study; give the "
-            "tracking.uri that it was searched with"
+            "tracking.uri that it was searched with, or log it there: python -m search.run "
+            f"study.name={self._study} study.n_trials=0 with its settings"
         )
 
     def _log_model(self, bundle: Path, run_id: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from requests import RequestException
+from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.config import TrackingConfig
@@ -32,6 +33,13 @@ def check_tracking(config: TrackingConfig, state: Path, study: str) -> None:
 def address(config: TrackingConfig, state: Path) -> str:
     """Returns the address of the server or database, with its password."""
     return config.uri or f"sqlite:///{state.resolve() / DATABASE}"
+
+
+def database_file(config: TrackingConfig, state: Path) -> Path | None:
+    """Returns the file that the database is; None where it is no file."""
+    url = address(config, state)
+    name = make_url(url).database if url.startswith("sqlite") else None
+    return None if name is None else Path(name)
 
 
 def connect(config: TrackingConfig, state: Path) -> MlflowClient:
@@ -68,8 +76,14 @@ PLAIN_REASONS = {
 
 
 @contextmanager
-def explained(config: TrackingConfig, state: Path) -> Iterator[None]:
-    """Turns what a server or database cannot do into one line about ``tracking.uri``."""
+def explained(config: TrackingConfig, state: Path, remedy: str = "") -> Iterator[None]:
+    """Turns what a server or database cannot do into one line about ``tracking.uri``.
+
+    Args:
+        config: Where it is.
+        state: Folder of the working directory's state.
+        remedy: What the user can do; by default, what helps where none can be opened.
+    """
     try:
         with _bounded(config, retries=0):
             yield
@@ -81,7 +95,7 @@ def explained(config: TrackingConfig, state: Path) -> Iterator[None]:
         text = hide_passwords(str(error))
         plain = next((plain for sign, plain in PLAIN_REASONS.items() if sign in text), "{text}")
         reason = plain.format(timeout_s=config.timeout_s, text=_first_line(text))
-        remedy = (
+        remedy = remedy or (
             "mend it, or leave tracking.uri=null for mlruns/mlflow.db"
             if config.uri
             else "move the file away, and the trials are logged into a new one"

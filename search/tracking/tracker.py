@@ -17,8 +17,9 @@ from mlflow.entities import Metric, Param, Run
 from search.config import TrackingConfig
 from search.errors import TrackingLost, hide_passwords
 from search.front import front, hypervolume, original
-from search.records import Canary, Finalist, TrialRecord
+from search.records import Canary, Closing, Finalist, TrialRecord
 from search.report import (
+    describe_later,
     describe_noise,
     describe_trial,
     finalist_markdown,
@@ -97,11 +98,12 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._uri = address(config, state)
         artifacts = None if config.uri else (state.resolve() / "artifacts" / study).as_uri()
         self._on_front: frozenset[int] | None = None
+        self._searched_front: frozenset[int] | None = None
         self._records: Sequence[TrialRecord] = ()
         self._drawn = 0
         self._canaries: list[Canary] = []
         self._canaries_logged = 0
-        self._finalists: Sequence[Finalist] = ()
+        self._closing: Closing | None = None
         self._explanations = ""
         self._device = f"{tags['device']} ({tags['device.cpu']})" if "device.cpu" in tags else ""
         with explained(config, state):
@@ -248,6 +250,19 @@ class Tracker(AbstractContextManager["Tracker"]):
             self._client.log_batch(self._parent, metrics=metrics)
         self._canaries_logged = len(canaries)
 
+    def keep_front(self, closing: Closing, explanations: str) -> None:
+        """Lets an earlier closing round's front stand until the next one is logged.
+
+        Args:
+            closing: What it found.
+            explanations: HTML that says what its finalists' time goes into.
+        """
+        self._closing, self._explanations = closing, explanations
+
+    @property
+    def _finalists(self) -> Sequence[Finalist]:
+        return () if self._closing is None else self._closing.finalists
+
     def log_trials(self, records: Sequence[TrialRecord], models: Mapping[int, Path]) -> None:
         """Logs the trials that are not logged yet, and the front when it changed.
 
@@ -267,21 +282,23 @@ class Tracker(AbstractContextManager["Tracker"]):
                     self._children[record.number] = run_id
             members = front(records, self._objectives)
             numbers = frozenset(record.number for record in members)
-            if numbers != self._on_front:
+            if numbers != self._searched_front:
                 self._log_front(records, members)
-                self._tag_front(numbers)
+                self._tag_front(self._standing() if self._closing else numbers)
+                self._searched_front = numbers
 
     def log_finalists(
-        self, finalists: Sequence[Finalist], models: Mapping[int, Path], explanations: str = ""
+        self, closing: Closing, models: Mapping[int, Path], explanations: str = ""
     ) -> None:
         """Logs the closing round; its front takes the place of the search's.
 
         Args:
-            finalists: In the order of their table.
+            closing: What it found.
             models: ONNX file of every finalist, by trial number.
             explanations: HTML that says what their time goes into.
         """
-        self._finalists, self._explanations = finalists, explanations
+        finalists = closing.finalists
+        self._closing, self._explanations = closing, explanations
         # The same round logged again, by the same command, adds nothing.
         now_ms = _milliseconds(self._records[-1].finished_at)
         with answering(self._config):
@@ -298,7 +315,7 @@ class Tracker(AbstractContextManager["Tracker"]):
                 self._client.set_tag(run_id, "finalist", "true")
                 self._log_file(run_id, models[finalist.number], "model.onnx", "final")
             self._log_front(self._records, front(self._records, self._objectives))
-            self._tag_front(frozenset(f.number for f in finalists if f.stands))
+            self._tag_front(self._standing())
             self._save_view(FINAL_VIEW_METRICS)
 
     def _log_trial(self, record: TrialRecord, model: Path | None) -> str:
@@ -381,7 +398,7 @@ class Tracker(AbstractContextManager["Tracker"]):
                     self._study,
                     records,
                     numbers,
-                    self._noise(),
+                    self._remarks(),
                     self._finalists,
                     self._device,
                     self._objectives,
@@ -393,8 +410,12 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._client.set_tag(self._parent, NOTE, self._describe_front(len(records), members, first))
         self._drawn = len(records)
 
-    def _noise(self) -> str:
-        return describe_noise(self._canaries, self._records)
+    def _standing(self) -> frozenset[int]:
+        return frozenset(finalist.number for finalist in self._finalists if finalist.stands)
+
+    def _remarks(self) -> str:
+        later = describe_later(self._closing, len(self._records))
+        return " ".join(filter(None, (later, describe_noise(self._canaries, self._records))))
 
     def _summarise(self, record: TrialRecord | Finalist) -> dict[str, Any]:
         return {**asdict(record), "run_id": self._children[record.number]}
@@ -417,13 +438,13 @@ class Tracker(AbstractContextManager["Tracker"]):
         )
         runs = f"#/experiments/{self._experiment}/runs?viewStateShareKey=front&{FOR_MODELS}"
         page = self._page(self._parent, "front.html")
-        omitted, noise = max(0, len(numbers) - POINTS_DESCRIBED), self._noise()
+        omitted, remarks = max(0, len(numbers) - POINTS_DESCRIBED), self._remarks()
         return "\n".join(
             [
                 f"**Front of {len(numbers)} after {format_counted(trials, 'trial')}**: "
                 f"[interactive page]({page}), [table]({runs}) and "
                 f"[charts]({runs}&compareRunsMode=CHART) of its runs",
-                *([f"**{noise}**"] if noise else []),
+                *([f"**{remarks}**"] if remarks else []),
                 f"Fastest first: trials {links}; each holds its `{file}` under *Artifacts*.",
                 "",
                 finalist_markdown(self._finalists)

@@ -55,7 +55,14 @@ def test_rows_of_both_models_stand_beside_each_other(
 
 
 @pytest.mark.parametrize(
-    ("cores", "tried"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 2, 4, 8])]
+    ("cores", "own", "tried"),
+    [
+        (1, (1, 1), [1]),
+        (2, (1, 2), [1, 2]),
+        (3, (1, 1), [1, 2, 3]),
+        (8, (1, 8), [1, 2, 4, 8]),
+        (8, (3, 5), [1, 2, 3, 4, 5, 8]),
+    ],
 )
-def test_thread_counts(cores: int, tried: list[int]) -> None:
-    assert scale(cores) == tried
+def test_thread_counts(cores: int, own: tuple[int, int], tried: list[int]) -> None:
+    assert scale(cores, *own) == tried

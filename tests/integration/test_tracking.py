@@ -27,6 +27,7 @@ from search.config import TrackingConfig
 from search.errors import ConfigError, TrackingLost
 from search.records import (
     Canary,
+    Closing,
     Deployable,
     Figures,
     File,
@@ -127,10 +128,14 @@ def finalist(record: TrialRecord, test: float, latency_ms: float, **changes: Any
     return replace(found, **changes)
 
 
-FINALISTS = [
-    finalist(FASTER, 0.87, 0.6),
-    finalist(ORIGINAL, 0.89, 1.0, stands=False, reason="1 is faster and no less accurate"),
-]
+CLOSING = Closing(
+    after_trials=6,
+    finalists=(
+        finalist(FASTER, 0.87, 0.6),
+        finalist(ORIGINAL, 0.89, 1.0, stands=False, reason="1 is faster and no less accurate"),
+    ),
+    canaries=(),
+)
 Open = Callable[..., Tracker]
 
 
@@ -259,7 +264,7 @@ def test_the_closing_round_takes_the_front_over(
     tracker = open_tracker()
     tracker.log_trials(RECORDS, models)
     assert on_front(client) == {1, 2}
-    tracker.log_finalists(FINALISTS, models)
+    tracker.log_finalists(CLOSING, models)
     tracker.__exit__(None)
     assert on_front(client) == {1}
     metrics = children(client)[1].data.metrics
@@ -293,9 +298,32 @@ def test_the_closing_round_takes_the_front_over(
     before = {n: run.to_dictionary() for n, run in children(client).items()}
     again = open_tracker()
     again.log_trials(RECORDS, models)
-    again.log_finalists(FINALISTS, models)
+    again.log_finalists(CLOSING, models)
     again.__exit__(None)
     assert {n: run.to_dictionary() for n, run in children(client).items()} == before
+
+
+def test_a_confirmed_front_stands_until_the_next_one(
+    open_tracker: Open, client: MlflowClient, models: dict[int, Path], tmp_path: Path
+) -> None:
+    tracker = open_tracker()
+    tracker.log_trials(RECORDS, models)
+    tracker.log_finalists(CLOSING, models)
+    tracker.__exit__(None)
+    again = open_tracker()  # which is interrupted before its own closing round
+    again.keep_front(CLOSING, "<p>told before</p>")
+    again.log_trials(RECORDS, models)
+    latest = replace(BETTER, number=6, finished_at=BETTER.finished_at + 1)
+    again.log_trials([*RECORDS, latest], models | {6: models[2]})
+    again.__exit__(KeyboardInterrupt)
+    assert on_front(client) == {1}
+    note = parent(client).data.tags[NOTE]
+    assert "1 trial came after the closing round; study.n_trials=0 holds it again." in note
+    assert "87.00 % [86.0" in note.replace("\\", "")
+    page = read(client, parent(client), "front.html", tmp_path).decode()
+    assert "Test accuracy" in page
+    assert "<p>told before</p>" in page
+    assert "1 trial came after the closing round" in page
 
 
 def test_who_is_no_finalist_any_more_is_not_called_one(
@@ -303,8 +331,8 @@ def test_who_is_no_finalist_any_more_is_not_called_one(
 ) -> None:
     tracker = open_tracker()
     tracker.log_trials(RECORDS, models)
-    tracker.log_finalists(FINALISTS, models)
-    later = [finalist(BETTER, 0.91, 0.8)]
+    tracker.log_finalists(CLOSING, models)
+    later = Closing(6, (finalist(BETTER, 0.91, 0.8),), ())
     tracker.log_finalists(later, models | {2: models[2]})
     tags = {n: run.data.tags.get("finalist") for n, run in children(client).items()}
     assert tags == {0: "false", 1: "false", 2: "true", 3: None, 4: None, 5: None}

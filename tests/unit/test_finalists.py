@@ -21,7 +21,7 @@ from search.records import Deployable, Finalist, Session, Student, TrialRecord
 from search.space import parse_space
 from search.steps import Confirm, Evaluate, Finetune, Prune, Score, Step
 from search.study import Study
-from tests.fakes import PLAIN, FakeEngine, file, lab, measurement, score
+from tests.fakes import PLAIN, FakeEngine, file, lab, limits, measurement, score
 from tests.unit.test_study import SPACE
 
 OBJECTIVES = ("accuracy", "latency")
@@ -41,7 +41,7 @@ def records(tmp_path: Path) -> Iterator[list[TrialRecord]]:
 
 def held(records: list[TrialRecord], engine: FakeEngine, **changes: Any) -> tuple[Finalist, ...]:
     config = replace(CONFIG, **changes)
-    return drive(close(records, lab(), config, OBJECTIVES), engine, Effort())
+    return drive(close(records, lab(), config), engine, Effort())
 
 
 # ---- the round
@@ -181,7 +181,7 @@ Judge = Callable[..., tuple[Finalist, ...]]
 def verdict(records: list[TrialRecord]) -> Judge:
     """Judges models given as (latency ratio, test score, size)."""
 
-    def give(*models: tuple[float, Score, int], objectives: tuple[str, ...] = OBJECTIVES) -> Any:
+    def give(*models: tuple[float, Score, int], **changes: Any) -> Any:
         rng = np.random.default_rng(0)
         logs = [tuple(math.log(r) + rng.normal(0, 0.004, LAUNCHES)) for r, _, _ in models]
         session = Session(tuple(measurement(r) for r, _, _ in models), tuple(logs))
@@ -190,7 +190,7 @@ def verdict(records: list[TrialRecord]) -> Judge:
             for number, (_, test, size) in enumerate(models)
         ]
         level = joint_level(len(models))
-        return judge(contenders, session, level, 0.8, objectives)
+        return judge(contenders, session, level, 0.8, limits(**changes))
 
     return give
 
@@ -235,7 +235,26 @@ def test_who_left_drives_nobody_out(verdict: Judge) -> None:
 def test_a_smaller_point_stands_where_size_is_traded(verdict: Judge) -> None:
     models = ((0.5, accuracy(0.9), 1000), (1.0, accuracy(0.9), 500))
     assert [f.stands for f in verdict(*models)] == [True, False]
-    assert [f.stands for f in verdict(*models, objectives=(*OBJECTIVES, "size"))] == [True, True]
+    assert [f.stands for f in verdict(*models, names=(*OBJECTIVES, "size"))] == [True, True]
+
+
+def test_a_point_that_breaks_a_limit_leaves_and_drives_nobody_out(verdict: Judge) -> None:
+    models = ((1.0, accuracy(0.92), 10), (0.5, accuracy(0.92), 10), (0.7, accuracy(0.90), 10))
+    found = verdict(*models, max_accuracy_drop=0.01, max_latency_ms=0.6)
+    assert {f.number: f.reason for f in found} == {
+        1: "",
+        2: "it loses 2.00 % on test, 1.00 % is allowed",
+        0: "it takes 0.800 ms, 0.600 ms is allowed",  # the original itself
+    }
+
+
+def test_an_original_that_breaks_a_limit_takes_part_all_the_same(
+    records: list[TrialRecord],
+) -> None:
+    first, *others = records
+    slow = [replace(first, outcome="infeasible"), *others]
+    assert choose(slow, OBJECTIVES, 12)[-1].number == 0
+    assert choose([replace(slow[0], deployable=None), *others], OBJECTIVES, 12)[-1].number != 0
 
 
 def test_intervals_widen_with_the_number_of_finalists(verdict: Judge) -> None:

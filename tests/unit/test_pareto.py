@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from search.pareto import (
+    bends,
     hypervolume,
-    knee,
     non_dominated,
     non_dominated_ranks,
     spread_order,
@@ -127,19 +127,14 @@ def test_spread_order_of_copies_and_without_span() -> None:
 @pytest.mark.parametrize(
     ("front", "expected"),
     [
-        ([[0, 10], [1, 2], [10, 0]], 1),
-        ([[0, 10], [4, 4], [5, 1], [10, 0]], 2),
-        ([[0, 1000], [0.1, 100], [1, 0]], 1),  # units do not matter
-        ([[0, 10], [8, 8], [10, 0]], 0),  # bulges away from the ideal
-        ([[7, 7]], 0),
-        ([[3, 5], [3, 5]], 0),
-        ([[0, 1, 1], [1, 0, 1], [0.2, 0.2, 0.2], [1, 1, 0]], 2),
+        ([[0, 10], [1, 2], [10, 0]], [0, 0.7, 0]),
+        ([[0, 10], [4, 4], [5, 1], [10, 0]], [0, 0.2, 0.4, 0]),
+        ([[0, 1000], [0.1, 100], [1, 0]], [0, 0.8, 0]),  # units do not matter
+        ([[0, 10], [8, 8], [10, 0]], [0, -0.6, 0]),  # bulges away from the ideal
+        ([[7, 7]], [0]),
+        ([[3, 5], [3, 5]], [0, 0]),
+        ([], []),
     ],
 )
-def test_knee(front: list[list[float]], expected: int) -> None:
-    assert knee(front) == expected
-
-
-def test_an_empty_front_has_no_knee() -> None:
-    with pytest.raises(ValueError, match="empty"):
-        knee([])
+def test_bends(front: list[list[float]], expected: list[float]) -> None:
+    assert bends(np.reshape(front, (-1, 2))) == pytest.approx(expected)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from search.candidates import Candidate, Offer, offer
+from search.candidates import Candidate, Offer, accuracy_drop, offer
 from search.config import PickConfig, parse
 from search.errors import ConfigError, NotMet
 from search.picking import choose, limits_of, preference, recommend
@@ -152,6 +153,7 @@ def test_the_choice_keeps_its_limits_and_none_that_does_is_better(
     front = [candidate(n, a / 50, float(ms), b) for n, (a, ms, b) in enumerate(points)]
     config = rules(min_accuracy=accuracy / 50, max_latency_ms=float(latency), prefer=prefer)
     allowed = [c for c in front if c.accuracy >= accuracy / 50 and c.latency_ms <= latency]
+    assume(prefer != "knee" or len(front) > 2)
     if not allowed:
         with pytest.raises(NotMet):
             choose(front, limits_of(config, None), preference(config))
@@ -167,15 +169,41 @@ def test_the_choice_keeps_its_limits_and_none_that_does_is_better(
 
 
 def test_recommendations() -> None:
-    offered = Offer(FRONT, (), FRONT[-1], confirmed=True)
+    offered = Offer(FRONT, (), FRONT[-1], confirmed=True, unfit={})
     named = {name: c.number for name, (c, _) in recommend(offered, None).items()}
     assert named == {"fastest": 5, "most_accurate": 0, "smallest": 2, "knee": 5}
     assert recommend(offered, 0.05)["fastest"][0].number == 2
     assert recommend(offered, 1.0)["fastest"][0].number == 3
 
 
+def test_a_trial_of_its_own_is_told_what_it_does_not_keep() -> None:
+    with pytest.raises(NotMet) as caught:
+        choose(FRONT[:1], limits_of(rules(max_latency_ms=0.8), None), "accuracy")
+    assert (
+        str(caught.value) == "trial 3 does not keep max_latency_ms=0.8: it offers latency 1.00 ms"
+    )
+
+
+def test_accuracies_of_one_split_are_compared() -> None:
+    """A trial that was no finalist has none on test, where all are lower than on validation."""
+    original = replace(FRONT[-1], accuracy=0.92, figures=Figures(val_accuracy=0.95))
+    searched = replace(FRONT[0], accuracy=0.92, figures=Figures(val_accuracy=0.92))
+    searched = replace(searched, split="validation")
+    assert accuracy_drop(searched, original) == pytest.approx(0.03)
+    (limit,) = limits_of(rules(max_accuracy_drop=0.005), original)
+    assert limit.excess(searched) > 0
+    confirmed = replace(searched, split="test")
+    assert accuracy_drop(confirmed, original) == 0
+    unknown = replace(searched, figures=Figures())
+    assert limit.excess(unknown) == math.inf
+
+
 def test_two_points_have_no_knee() -> None:
-    offered = Offer(FRONT[:2], (), None, confirmed=True)
+    with pytest.raises(
+        NotMet, match=r"prefer=knee: a front bends from 3 points on, this one has 2"
+    ):
+        choose(FRONT[:2], [], "knee")
+    offered = Offer(FRONT[:2], (), None, confirmed=True, unfit={})
     assert "knee" not in recommend(offered, None)
     assert "fastest" in recommend(offered, 0.5)
 
@@ -212,8 +240,25 @@ def test_finalists_that_stand_are_offered(plant: Callable[..., TrialRecord]) -> 
     assert offered.original is not None
     assert offered.original.left == ": 1 is faster and no less accurate"
     assert offered.find(2).split == "validation"
-    with pytest.raises(ConfigError, match=r"trial=3: no such trial .* there are 0, 1, 2"):
+    with pytest.raises(ConfigError, match=r"trial=3: is failed \(diverged\); .* are 0, 1, 2"):
         offered.find(3)
+    with pytest.raises(ConfigError, match=r"trial=9: there is no such trial; .* are 0, 1, 2"):
+        offered.find(9)
+
+
+def test_an_original_that_breaks_a_limit_is_compared_with_but_not_picked(
+    plant: Callable[..., TrialRecord],
+) -> None:
+    slow = _record(plant, 0, val_accuracy=0.92, latency_ms=2.0)
+    slow = replace(slow, outcome="infeasible", reason="exceeds max_latency_ms by 1")
+    records = [slow, _record(plant, 1, val_accuracy=0.91, latency_ms=1.0)]
+    offered = offer(records, None, ("accuracy", "latency"), 1000)
+    assert [c.number for c in (*offered.candidates, *offered.others)] == [1]
+    assert offered.original is not None
+    limits = limits_of(rules(max_accuracy_drop=0.01), offered.original)
+    assert choose(offered.candidates, limits, "latency") == 0
+    with pytest.raises(ConfigError, match="trial=0: is infeasible"):
+        offered.find(0)
 
 
 def test_without_a_closing_round_the_searched_front_is_offered(

@@ -13,7 +13,7 @@ import gzip
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -376,8 +376,3 @@ def volume_at(curve: Curve, clock_s: float) -> float:
     """The hypervolume at a moment."""
     reached = [volume for clock, volume in curve if clock <= clock_s]
     return reached[-1] if reached else 0.0
-
-
-def moments(curves: Sequence[Curve]) -> Iterator[float]:
-    """Yields the moments at which some curve changes."""
-    yield from sorted({clock for curve in curves for clock, _ in curve})

@@ -1,0 +1,37 @@
+"""A point is told in words which limits it breaks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from search.limits import broken_limits
+from search.records import Figures
+from tests.fakes import limits
+
+FIGURES = Figures(latency_ms=1.0, size_bytes=1000, peak_rss_bytes=5000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, []),
+        ({"max_accuracy_drop": 0.02}, []),
+        ({"max_accuracy_drop": 0.01}, ["it loses 2.00 % on test, 1.00 % is allowed"]),
+        ({"max_latency_ms": 0.9}, ["it takes 1.00 ms, 0.900 ms is allowed"]),
+        ({"max_size_bytes": 999}, ["it has 1000 B, 999 B is allowed"]),
+        ({"max_memory_bytes": 4000}, ["it takes 4.88 KiB, 3.91 KiB is allowed"]),
+    ],
+)
+def test_limits_are_kept_on_test(changes: dict[str, Any], fault: list[str]) -> None:
+    assert broken_limits(FIGURES, 0.92 - 0.90, limits(**changes)) == fault
+
+
+def test_what_is_not_known_keeps_no_limit() -> None:
+    narrow = limits(max_memory_bytes=4000, max_accuracy_drop=0.01)
+    assert broken_limits(Figures(), None, narrow) == [
+        "its accuracy drop is not known, at most 1.00 % is allowed",
+        "its memory is not known, at most 3.91 KiB is allowed",
+    ]
+    assert broken_limits(Figures(), None, limits()) == []
