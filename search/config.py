@@ -273,10 +273,23 @@ class FinalistsConfig:
 
 
 @dataclass(frozen=True, config=strict)
-class EngineConfig:
-    """Where steps run."""
+class InlineEngineConfig:
+    """Steps run in the search's own process."""
 
     name: Literal["inline"]
+
+
+@dataclass(frozen=True, config=strict)
+class LocalEngineConfig:
+    """Steps run in worker processes of this machine."""
+
+    name: Literal["local"]
+    workers: Count
+    threads: Count | None
+    memory_limit_bytes: Annotated[Whole, Field(ge=2**29)] | None
+
+
+EngineConfig = Annotated[InlineEngineConfig | LocalEngineConfig, Field(discriminator="name")]
 
 
 TRACKING_URI = re.compile(r"(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://[^/]|sqlite:///.")
@@ -406,7 +419,7 @@ def parse(raw: object, shape: type[T]) -> T:
         raise ConfigError("; ".join(_describe(f, raw, strangers) for f in faults)) from None
 
 
-CHOSEN_BY_NAME = ("model", "data", "sampler", "device")
+CHOSEN_BY_NAME = ("model", "data", "sampler", "device", "engine")
 MESSAGES = {
     "bool_parsing": "input should be true or false",
     "bool_type": "input should be true or false",

@@ -1,15 +1,19 @@
-"""Runs a recipe's steps on an engine; knows neither the steps nor where they run."""
+"""Runs recipes' steps on an engine; knows neither the steps nor where they run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from search.engine.base import Engine
-from search.errors import StageFailed
+from search.engine.base import Done, Engine
+from search.errors import InfeasiblePoint, StageFailed
+from search.steps import Step
 from search.trial import Recipe
 
 T = TypeVar("T")
+C = TypeVar("C", bound="Course[Any]")
 
 
 @dataclass
@@ -19,40 +23,144 @@ class Effort:
     Attributes:
         stage_s: Seconds by stage, as first computed.
         reused_steps: Steps that were not computed for this recipe.
+        worker_rss_bytes: Most memory that a worker held; None where all was done in this process.
         keys: Of the steps counted.
     """
 
     stage_s: dict[str, float] = field(default_factory=dict)
     reused_steps: int = 0
+    worker_rss_bytes: int | None = None
     keys: set[str] = field(default_factory=set)
 
-    def add(self, key: str, kind: str, seconds: float, reused: bool) -> None:
+    def add(self, step: Step[Any], done: Done) -> None:
         """Counts a finished step."""
-        if key not in self.keys:
-            self.keys.add(key)
-            self.stage_s[kind] = self.stage_s.get(kind, 0.0) + seconds
-            self.reused_steps += reused
+        if step.key not in self.keys:
+            self.keys.add(step.key)
+            self.stage_s[step.kind] = self.stage_s.get(step.kind, 0.0) + done.seconds
+            self.reused_steps += done.reused
+        if done.peak_rss_bytes is not None:
+            self.worker_rss_bytes = max(done.peak_rss_bytes, self.worker_rss_bytes or 0)
 
 
-def drive(recipe: Recipe[T], engine: Engine, effort: Effort) -> T:
-    """Runs a recipe's steps to its end, adding what they took to ``effort``.
+class Course(Generic[T]):
+    """A recipe under way.
 
     A stage that fails is raised inside the recipe, which may know another way.
 
-    Raises:
-        SearchError: As a step raised it.
+    Args:
+        recipe: Not begun.
+        engine: Does its steps.
+        effort: Where what it takes is added; its own by default.
+
+    Attributes:
+        effort: What it took so far.
+        pending: The answer that it waits for; None at its end.
     """
-    answer: Any = None
-    failure: StageFailed | None = None
-    while True:
+
+    def __init__(self, recipe: Recipe[T], engine: Engine, effort: Effort | None = None) -> None:
+        self.effort = effort or Effort()
+        self.pending: Future[Done] | None = None
+        self._recipe = recipe
+        self._engine = engine
+        self._step: Step[Any] | None = None
+        self._results: list[T] = []
+        self._failure: StageFailed | InfeasiblePoint | None = None
+        self._go_on(lambda: next(recipe))
+
+    def advance(self) -> None:
+        """Waits for the pending answer, and goes on to the next step or the end.
+
+        Raises:
+            SearchError: As a step raised it, unless it is the recipe's own failure; OSError too.
+        """
+        assert self.pending is not None, "it has ended"
+        assert self._step is not None
         try:
-            step = recipe.send(answer) if failure is None else recipe.throw(failure)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]  # StopIteration is not generic
-        try:
-            done = engine.run(step)
+            done = self.pending.result()
         except StageFailed as error:
-            answer, failure = None, error
-            continue
-        answer, failure = done.result, None
-        effort.add(step.key, step.kind, done.seconds, done.reused)
+            failure = error  # Python forgets ``error`` at the end of the clause
+            self._go_on(lambda: self._recipe.throw(failure))
+        except InfeasiblePoint as error:
+            self._failure, self.pending = error, None
+        else:
+            self.effort.add(self._step, done)
+            self._go_on(lambda: self._recipe.send(done.result))
+
+    def result(self) -> T:
+        """Returns what the recipe returned.
+
+        Raises:
+            StageFailed: When it did not get over a failure.
+            InfeasiblePoint: When its point cannot be realised.
+        """
+        if self._failure is not None:
+            raise self._failure
+        return self._results[0]
+
+    def _go_on(self, resume: Callable[[], Step[Any]]) -> None:
+        try:
+            self._step = resume()
+        except StopIteration as stop:
+            self._results, self.pending = [stop.value], None
+        except (StageFailed, InfeasiblePoint) as error:
+            self._failure, self.pending = error, None
+        else:
+            self.pending = self._engine.submit(self._step)
+
+
+def drive(recipe: Recipe[T], engine: Engine, effort: Effort | None = None) -> T:
+    """Runs a recipe's steps to its end, adding what they took to ``effort``.
+
+    Raises:
+        SearchError: As a step raised it; OSError too.
+    """
+    course = Course(recipe, engine, effort)
+    while course.pending is not None:
+        course.advance()
+    return course.result()
+
+
+def drive_together(begin: Callable[[], C | None], slots: int) -> Iterator[C]:
+    """Drives several recipes side by side, and yields each at its end.
+
+    Args:
+        begin: Begins another recipe, whenever there is room for one; None when there is none now.
+        slots: Recipes that may be under way at a time.
+
+    Raises:
+        SearchError: As a step raised it; OSError too.
+    """
+    under_way: list[C] = []
+    while True:
+        while len(under_way) < slots and (course := begin()) is not None:
+            under_way.append(course)
+        if not under_way:
+            return
+        pending = [course.pending for course in under_way if course.pending is not None]
+        if len(pending) == len(under_way):
+            wait(pending, return_when=FIRST_COMPLETED)
+        for course in list(under_way):
+            if course.pending is not None and course.pending.done():
+                course.advance()
+            if course.pending is None:
+                under_way.remove(course)
+                yield course
+
+
+def drive_all(recipes: Sequence[Recipe[T]], engine: Engine) -> list[Course[T]]:
+    """Drives recipes side by side to their ends, and returns them in their order.
+
+    Raises:
+        SearchError: As a step raised it; OSError too.
+    """
+    courses: list[Course[T]] = []
+
+    def begin() -> Course[T] | None:
+        if len(courses) == len(recipes):
+            return None
+        courses.append(Course(recipes[len(courses)], engine))
+        return courses[-1]
+
+    for _ in drive_together(begin, engine.slots):
+        pass
+    return courses

@@ -1,5 +1,7 @@
 """The error tree, named by what the caller does next; knows nothing of what failed."""
 
+from __future__ import annotations
+
 import re
 
 PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):\S*@")
@@ -55,3 +57,7 @@ class StageFailed(SearchError):  # noqa: N818 - named by what happened to the tr
         super().__init__(f"{stage}: {reason}")
         self.stage = stage
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[StageFailed], tuple[str, str]]:
+        """Lets it pass between processes."""
+        return type(self), (self.stage, self.reason)

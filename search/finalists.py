@@ -27,6 +27,8 @@ from search.benchmark.estimates import (
 )
 from search.benchmark.protocol import LOG_HALF_WIDTH, POOR_LOG_HALF_WIDTH
 from search.config import FinalistsConfig, ObjectiveConfig
+from search.driving import drive, drive_all
+from search.engine.base import Engine
 from search.errors import StageFailed
 from search.figures import recognised
 from search.front import front, loss_matrix, losses, original
@@ -70,21 +72,39 @@ class Contender:
 
 
 def close(
-    records: Sequence[TrialRecord], lab: Lab, config: FinalistsConfig
-) -> Recipe[tuple[Finalist, ...]]:
+    records: Sequence[TrialRecord], lab: Lab, config: FinalistsConfig, engine: Engine
+) -> tuple[Finalist, ...]:
     """Trains the front on, measures it together and scores it once on the test split.
 
     Returns:
         The finalists: those that stand by latency, tied ones together, then those that left.
+
+    Raises:
+        StageFailed: When they cannot be measured together.
     """
     contenders, limits = [], lab.bench.limits
-    for record in choose(records, limits.names, config.count):
+    chosen = choose(records, limits.names, config.count)
+    improving = drive_all([improve(record, lab, config.epochs) for record in chosen], engine)
+    for record, course in zip(chosen, improving, strict=True):
         try:
-            contenders.append((yield from improve(record, lab, config.epochs)))
+            contenders.append(course.result())
         except StageFailed as error:
             log.warning("trial %d takes no part in the closing round: %s", record.number, error)
     if not contenders:
         return ()
+    session, level = drive(confirm(contenders, lab, config.budget_s), engine)
+    reference_ms = lab.yardstick.latency_ms(lab.yardstick.best_threads)
+    return judge(contenders, session, level, reference_ms, limits)
+
+
+def confirm(
+    contenders: Sequence[Contender], lab: Lab, budget_s: float
+) -> Recipe[tuple[Session, float]]:
+    """Measures the contenders together.
+
+    Returns:
+        The session, and the level at which all its comparisons hold together.
+    """
     best = lab.yardstick.best_threads
     level = joint_level(len(contenders))
     launches = launches_needed(level)
@@ -92,14 +112,14 @@ def close(
         tuple(
             replace(
                 measure(lab.bench, c.deployable, c.record.point.threads, lab.reference, best),
-                budget_s=config.budget_s,
+                budget_s=budget_s,
                 launches=launches,
             )
             for c in contenders
         ),
         launches,
     )
-    return judge(contenders, session, level, lab.yardstick.latency_ms(best), limits)
+    return session, level
 
 
 def choose(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from search.archive import Archive
     from search.bundle import Facts
     from search.candidates import Candidate, Offer
-    from search.engine.base import Engine
+    from search.engine.inline import InlineEngine
     from search.engine.store import Store
     from search.promotion import Champion
     from search.records import Dataset
@@ -239,7 +239,7 @@ def _default_target(archive: Archive, chosen: Candidate) -> Path:
 
 
 def _gather(
-    archive: Archive, offered: Offer, chosen: Candidate, engine: Engine
+    archive: Archive, offered: Offer, chosen: Candidate, engine: InlineEngine
 ) -> tuple[Facts, Score]:
     """Scores the point and the original on the test split, which finalists were already.
 
@@ -264,7 +264,9 @@ def _gather(
     return facts, score
 
 
-def _on_test(candidate: Candidate, archive: Archive, engine: Engine) -> tuple[Candidate, Score]:
+def _on_test(
+    candidate: Candidate, archive: Archive, engine: InlineEngine
+) -> tuple[Candidate, Score]:
     from search.benchmark.estimates import wilson_interval
     from search.steps import Evaluate
 
@@ -306,7 +308,7 @@ def _promote(
     score: Score,
     registry: Registry,
     version: Registered,
-    engine: Engine,
+    engine: InlineEngine,
     store: Store,
 ) -> None:
     """Makes a version the champion, if nothing is to be said against it.
@@ -346,7 +348,7 @@ def _promote(
 
 
 def _meet(
-    found: Registered, registry: Registry, data: Dataset, engine: Engine, store: Store
+    found: Registered, registry: Registry, data: Dataset, engine: InlineEngine, store: Store
 ) -> Champion:
     """Scores the present champion on this study's test split."""
     from search.figures import recognised

@@ -511,6 +511,8 @@ class TrialRecord:
         reused_steps: Steps that the store answered.
         wall_s: Seconds that this trial took this time.
         finished_at: Unix time in seconds.
+        worker_rss_bytes: Most memory that a worker process held that did one of its steps; None
+            where all were done in the search's own process, or known.
         layers: What pruning left of every layer, in the network's order; empty where the trial
             ended before it was pruned.
     """
@@ -529,6 +531,7 @@ class TrialRecord:
     finished_at: float
     # Optional, because journals of earlier versions lack it.
     layers: tuple[KeptLayer, ...] = ()
+    worker_rss_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def search(config: SearchConfig, settings: str) -> int:
     from rich.console import Console
 
     from search.archive import earlier_points
-    from search.engine.inline import InlineEngine
+    from search.engine import make_engine
     from search.engine.store import Store
     from search.journal import Journal
     from search.progress import Progress, configure_logging
@@ -103,8 +103,8 @@ def search(config: SearchConfig, settings: str) -> int:
                 study.importances,
             ) as tracker,
             Progress(console, config.study, objectives) as progress,
+            make_engine(config.engine, store, lambda step: progress.step(step.kind)) as engine,
         ):
-            engine = InlineEngine(store, lambda step: progress.step(step.kind))
             lab = _prepare(bench, engine)
             study.keep_lab(lab, hide_passwords(settings))
             every = config.device.canary_every
@@ -188,12 +188,12 @@ def _prepare(bench: Bench, engine: Engine) -> Lab:
     Raises:
         ConfigError: When the uncompressed network itself cannot go the way of a trial.
     """
-    from search.driving import Effort, drive
+    from search.driving import drive
     from search.trial import prepare
 
     started = time.monotonic()
     try:
-        lab = drive(prepare(bench), engine, Effort())
+        lab = drive(prepare(bench), engine)
     except StageFailed as error:
         raise ConfigError(f"the uncompressed network cannot be used: {error}") from error
     _greet(lab, time.monotonic() - started)
@@ -202,12 +202,12 @@ def _prepare(bench: Bench, engine: Engine) -> Lab:
 
 def _release_canary(lab: Lab, study: Study, engine: Engine) -> list[Canary]:
     """Sees whether the device still tells that a model is as fast as itself; [] if it fails."""
-    from search.driving import Effort, drive
+    from search.driving import drive
     from search.report import describe_noise
     from search.trial import canary
 
     try:
-        found = drive(canary(lab, study.identity, len(study.records)), engine, Effort())
+        found = drive(canary(lab, study.identity, len(study.records)), engine)
     except StageFailed as error:
         log.warning("the original could not be measured against itself: %s", error)
         return []
@@ -224,14 +224,13 @@ def _close(
     canaries: Sequence[Canary],
 ) -> Closing | None:
     """Holds the closing round, unless it is off or nothing is complete; None too if it fails."""
-    from search.driving import Effort, drive
     from search.finalists import close
     from search.records import Closing
 
     if config.finalists.count == 0:
         return None
     try:
-        found = drive(close(records, lab, config.finalists), engine, Effort())
+        found = close(records, lab, config.finalists, engine)
     except StageFailed as error:
         log.warning("the closing round failed, the front is as it was before: %s", error)
         return None
@@ -240,7 +239,7 @@ def _close(
 
 def _explain(finalists: Sequence[Finalist], lab: Lab, engine: Engine) -> str:
     """Says for the page what the time of each point of the front goes into."""
-    from search.driving import Effort, drive
+    from search.driving import drive
     from search.report.explanation import explain, explanation_html
     from search.trial import profile
 
@@ -250,7 +249,7 @@ def _explain(finalists: Sequence[Finalist], lab: Lab, engine: Engine) -> str:
             continue
         recipe = profile(finalist.deployable, finalist.point.threads, lab)
         try:
-            found = drive(recipe, engine, Effort())
+            found = drive(recipe, engine)
         except (StageFailed, DeviceLost) as error:
             log.warning("trial %d could not be profiled: %s", finalist.number, error)
             continue

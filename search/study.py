@@ -53,7 +53,7 @@ from search.config import (
     TpeConfig,
 )
 from search.deployments import Hope, worth_deploying
-from search.driving import Effort, drive
+from search.driving import Course, drive_together
 from search.engine.base import Engine
 from search.errors import ConfigError, InfeasiblePoint, StageFailed
 from search.front import losses
@@ -89,6 +89,57 @@ class Plan:
 
 
 PLANS = TypeAdapter(Plan)
+
+
+class Attempt(Course[Ending]):
+    """A trial under way; whatever goes wrong inside it becomes its outcome.
+
+    Args:
+        point: To be tried.
+        lab: Where.
+        engine: Does its steps.
+        referee: Judges it.
+        asked: The trial that Optuna asked for; None where a known student is deployed otherwise.
+        student_of: Number of the trial that trained that student.
+    """
+
+    def __init__(
+        self,
+        point: Point,
+        lab: Lab,
+        engine: Engine,
+        referee: Referee,
+        asked: optuna.Trial | None = None,
+        student_of: int | None = None,
+    ) -> None:
+        self.point, self.asked, self.student_of = point, asked, student_of
+        self._begun_s = time.monotonic()
+        super().__init__(trial(point, lab, referee), engine)
+
+    def record(self, number: int) -> TrialRecord:
+        """Returns what is written down of the ended trial."""
+        try:
+            ending = self.result()
+        except InfeasiblePoint as error:
+            ending = Ending(self.point, "infeasible", str(error), Figures(), {}, None)
+        except StageFailed as error:
+            ending = Ending(self.point, "failed", str(error), Figures(), {}, None)
+        return TrialRecord(
+            number=number,
+            point=ending.point,
+            outcome=ending.outcome,
+            reason=ending.reason,
+            figures=ending.figures,
+            violations=ending.violations,
+            deployable=ending.deployable,
+            student_of=self.student_of,
+            stage_s=self.effort.stage_s,
+            reused_steps=self.effort.reused_steps,
+            wall_s=time.monotonic() - self._begun_s,
+            finished_at=time.time(),
+            layers=ending.layers,
+            worker_rss_bytes=self.effort.worker_rss_bytes,
+        )
 
 
 class Study:
@@ -127,6 +178,7 @@ class Study:
         self._space = space
         self._sampled = space
         self._objectives = objectives
+        self._under_way: list[Attempt] = []
         with explained(journal):
             self._optuna = optuna.create_study(
                 storage=journal.storage(),
@@ -204,23 +256,57 @@ class Study:
             self._sampled = self._space.fix(
                 bits=self._space.bit_widths()[0], threads=self._space.thread_counts()[0]
             )
+        for asked in self._unfinished():
+            if RECORD in asked.user_attrs:  # only the telling was cut off
+                yield self._tell(asked, RECORDS.validate_python(asked.user_attrs[RECORD]))
         deadline = time.monotonic() + (self._config.timeout_s or float("inf"))
-        while True:
-            for record in self._deploy_otherwise(lab, engine, plan, deadline):
-                self.records.append(record)
-                yield record
-            if self._is_spent(deadline):
-                return
-            asked = self._ask(plan)
-            kept = asked.user_attrs.get(RECORD)
-            if kept is None:
-                record = self._try_point(asked, plan, lab, engine)
-                asked.set_user_attr(RECORD, RECORDS.dump_python(record, mode="json"))
-            else:
-                record = RECORDS.validate_python(kept)
-            self._tell(asked, record)
-            self.records.append(record)
-            yield record
+
+        def begin() -> Attempt | None:
+            attempt = self._begin(lab, engine, plan, deadline)
+            if attempt is not None:
+                self._under_way.append(attempt)
+            return attempt
+
+        for attempt in drive_together(begin, engine.slots):
+            self._under_way.remove(attempt)
+            yield self._finish(attempt)
+
+    def _begin(self, lab: Lab, engine: Engine, plan: Plan, deadline: float) -> Attempt | None:
+        """Begins the next trial; None while there is none, or for good when a budget is spent.
+
+        Deployments of trained students come first. Before the planned points are through, which
+        show whose turn it is, bits and threads are only tried where they are new. Samplers are not
+        told of them: they would take many points for one training.
+        """
+        if time.monotonic() >= deadline:
+            return None
+        is_spent = self._is_spent()
+        hope = self._next_deployment(lab, only_new=bool(self._left_over(plan)) and not is_spent)
+        if hope is not None:
+            return Attempt(hope.point, lab, engine, Unjudged(), student_of=hope.student)
+        if is_spent:
+            return None
+        asked = self._ask(plan)
+        point = self._point(asked)
+        return Attempt(point, lab, engine, self._referee(asked, point, plan, lab), asked=asked)
+
+    def _finish(self, attempt: Attempt) -> TrialRecord:
+        """Writes down how an attempt ended."""
+        if attempt.asked is not None:
+            record = attempt.record(attempt.asked.number)
+            attempt.asked.set_user_attr(RECORD, RECORDS.dump_python(record, mode="json"))
+            return self._tell(attempt.asked, record)
+        record = attempt.record(len(self._optuna.get_trials(deepcopy=False)))
+        attributes = {
+            POINT: asdict(attempt.point),
+            RECORD: RECORDS.dump_python(record, mode="json"),
+        }
+        # Samplers pass over failed trials.
+        self._optuna.add_trial(
+            optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes)
+        )
+        self.records.append(record)
+        return record
 
     def _prices_bits(self, lab: Lab) -> bool:
         """Whether bits count for more than the latency by which deployments are chosen."""
@@ -241,25 +327,32 @@ class Study:
         self._optuna.set_user_attr(PLAN, PLANS.dump_python(plan, mode="json"))
         return plan
 
-    def _is_spent(self, deadline: float) -> bool:
+    def _is_spent(self) -> bool:
         asked = sum(record.student_of is None for record in self.records)
-        n_trials = self._config.n_trials
-        return (n_trials is not None and asked >= n_trials) or time.monotonic() >= deadline
+        asked += sum(attempt.asked is not None for attempt in self._under_way)
+        return self._config.n_trials is not None and asked >= self._config.n_trials
+
+    def _unfinished(self) -> list[optuna.Trial]:
+        """Returns the trials that an earlier process left running."""
+        under_way = {a.asked.number for a in self._under_way if a.asked is not None}
+        # Optuna offers no other way back to a running trial than its storage's number.
+        return [
+            optuna.Trial(self._optuna, trial._trial_id)
+            for trial in self._optuna.get_trials(deepcopy=False)
+            if trial.state == TrialState.RUNNING and trial.number not in under_way
+        ]
 
     def _ask(self, plan: Plan) -> optuna.Trial:
         """Returns the trial that an earlier process left unfinished, else a new one."""
+        left = next(iter(self._unfinished()), None)
         trials = self._optuna.get_trials(deepcopy=False)
-        left = next((t for t in trials if not t.state.is_finished()), None)
-        number = len(trials) if left is None else left.number
-        if left is None:
+        waiting = next((t.number for t in trials if t.state == TrialState.WAITING), None)
+        if left is None and waiting is None:
             for point in self._left_over(plan)[:1]:
                 self._enqueue(point)
-        self._optuna.sampler = self._make_sampler(number)
-        if left is not None and left.state == TrialState.RUNNING:
-            # Optuna offers no other way back to a running trial than its storage's number.
-            asked = optuna.Trial(self._optuna, left._trial_id)
-        else:
-            asked = self._optuna.ask()
+        number = len(trials) if waiting is None else waiting
+        self._optuna.sampler = self._make_sampler(number if left is None else left.number)
+        asked = self._optuna.ask() if left is None else left
         if self._is_inside(asked):
             for name, distribution in self._sampled.distributions().items():
                 _suggest(asked, name, distribution)
@@ -272,39 +365,13 @@ class Study:
             return point if plan.samples_deployments else replace(point, bits=0, threads=0)
 
         tried = {training(record.point) for record in self.records}
+        tried |= {training(attempt.point) for attempt in self._under_way}
         return [p for p in (*plan.starting, *plan.earlier) if training(p) not in tried]
 
     def _enqueue(self, point: Point) -> None:
         params = self._space.params(point) if self._space.contains(point) else {}
         sampled = {name: params[name] for name in self._sampled.distributions() if name in params}
         self._optuna.enqueue_trial(sampled, user_attrs={POINT: asdict(point)})
-
-    def _deploy_otherwise(
-        self, lab: Lab, engine: Engine, plan: Plan, deadline: float
-    ) -> Iterator[TrialRecord]:
-        """Deploys the front's students in other bits and at other threads, while it pays.
-
-        Before the planned points are through, which show whose turn it is, bits and threads are
-        only tried where they are new. Samplers are not told: they would take many points for one
-        training.
-        """
-        while time.monotonic() < deadline:
-            only_new = bool(self._left_over(plan)) and not self._is_spent(deadline)
-            hope = self._next_deployment(lab, only_new)
-            if hope is None:
-                return
-            number = len(self._optuna.get_trials(deepcopy=False))
-            ending, effort, wall_s = _conduct(hope.point, lab, engine, Unjudged())
-            record = _write_record(number, ending, effort, wall_s, hope.student)
-            attributes = {
-                POINT: asdict(hope.point),
-                RECORD: RECORDS.dump_python(record, mode="json"),
-            }
-            # Samplers pass over failed trials.
-            self._optuna.add_trial(
-                optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes)
-            )
-            yield record
 
     def _next_deployment(self, lab: Lab, only_new: bool) -> Hope | None:
         """Returns the fastest deployment to hope for.
@@ -314,7 +381,9 @@ class Study:
             only_new: Whether bits and threads count that no pruned network has had yet.
         """
         limit, allowed = self._policy.deployments, self._space.deployments()
-        siblings = Counter(r.student_of for r in self.records)
+        busy = [a for a in self._under_way if a.student_of is not None]
+        siblings = Counter(record.student_of for record in self.records)
+        siblings.update(attempt.student_of for attempt in busy)
         students = [
             r
             for r in self.records
@@ -331,6 +400,7 @@ class Study:
             hope
             for hope in hopes
             if self._space.contains(hope.point)
+            and all(hope.point != attempt.point for attempt in busy)
             and all(excess <= 0 for excess in violated(hope.figures, lab).values())
         ]
         return min(sound, key=lambda hope: hope.figures.latency_ms or 0.0, default=None)
@@ -367,17 +437,14 @@ class Study:
         enqueued = asked.user_attrs.get(POINT)
         return self._sampled.point(asked.params) if enqueued is None else Point(**enqueued)
 
-    def _try_point(self, asked: optuna.Trial, plan: Plan, lab: Lab, engine: Engine) -> TrialRecord:
-        point = self._point(asked)
-        referee: Referee = Unjudged()
-        if asked.number > 0:  # the yardstick stays as it is
-            # Earlier points were good as they are.
-            stays = plan.samples_deployments or point in plan.earlier
-            allowed = [] if stays else self._space.deployments()
-            note = partial(self._note_rung, asked)
-            referee = Judge(self.records, self._objectives, self._policy, lab, allowed, note)
-        ending, effort, wall_s = _conduct(point, lab, engine, referee)
-        return _write_record(asked.number, ending, effort, wall_s, None)
+    def _referee(self, asked: optuna.Trial, point: Point, plan: Plan, lab: Lab) -> Referee:
+        if asked.number == 0:  # the yardstick stays as it is
+            return Unjudged()
+        # Earlier points were good as they are.
+        stays = plan.samples_deployments or point in plan.earlier
+        allowed = [] if stays else self._space.deployments()
+        note = partial(self._note_rung, asked)
+        return Judge(self.records, self._objectives, self._policy, lab, allowed, note)
 
     def _note_rung(self, asked: optuna.Trial, end: float, own: list[float]) -> list[list[float]]:
         """Writes a rung's losses into the trial; returns those of all at this rung, its own last.
@@ -392,7 +459,7 @@ class Study:
         ]
         return [*reached, own]
 
-    def _tell(self, asked: optuna.Trial, record: TrialRecord) -> None:
+    def _tell(self, asked: optuna.Trial, record: TrialRecord) -> TrialRecord:
         values = losses(record.figures, self._objectives)
         told = self._optuna.get_trials(deepcopy=False)[asked.number].constraints
         for name, excess in record.violations.items():
@@ -406,44 +473,8 @@ class Study:
             self._optuna.tell(asked.number, state=TrialState.PRUNED)
         else:
             self._optuna.tell(asked.number, values)
-
-
-def _conduct(
-    point: Point, lab: Lab, engine: Engine, referee: Referee
-) -> tuple[Ending, Effort, float]:
-    """Drives one trial; whatever goes wrong inside it becomes its outcome."""
-    started, effort = time.monotonic(), Effort()
-    try:
-        ending = drive(trial(point, lab, referee), engine, effort)
-    except InfeasiblePoint as error:
-        ending = Ending(point, "infeasible", str(error), Figures(), {}, None)
-    except StageFailed as error:
-        ending = Ending(point, "failed", str(error), Figures(), {}, None)
-    return ending, effort, time.monotonic() - started
-
-
-def _write_record(
-    number: int,
-    ending: Ending,
-    effort: Effort,
-    wall_s: float,
-    student_of: int | None,
-) -> TrialRecord:
-    return TrialRecord(
-        number=number,
-        point=ending.point,
-        outcome=ending.outcome,
-        reason=ending.reason,
-        figures=ending.figures,
-        violations=ending.violations,
-        deployable=ending.deployable,
-        student_of=student_of,
-        stage_s=effort.stage_s,
-        reused_steps=effort.reused_steps,
-        wall_s=wall_s,
-        finished_at=time.time(),
-        layers=ending.layers,
-    )
+        self.records.append(record)
+        return record
 
 
 def _shown(value: object) -> str:

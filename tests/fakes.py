@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from search.config import (
     PolicyConfig,
     TrainConfig,
 )
-from search.engine.base import Done
+from search.engine.base import Done, answered
 from search.figures import Yardstick
 from search.records import (
     Dataset,
@@ -204,10 +205,15 @@ class FakeEngine:
         interfere: Called with every step before it is answered; may raise.
     """
 
+    slots = 1
+
     def __init__(self, interfere: Callable[[Step[Any]], None] = lambda step: None) -> None:
         self._interfere = interfere
         self._known: dict[str, Any] = {}
         self.computed: list[Step[Any]] = []
+
+    def submit(self, step: Step[Any]) -> Future[Done]:
+        return answered(lambda: self.run(step))
 
     def run(self, step: Step[Any]) -> Done:
         """Answers ``step``; the second time from memory."""

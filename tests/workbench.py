@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from search.config import DigitsConfig
 from search.data import describe
-from search.driving import Effort, drive
+from search.driving import drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.factory import load_factory, source_sha256
@@ -136,7 +136,7 @@ class Workbench:
     def export(self, network: Network) -> Exported:
         """The float ONNX model of a network, by the recipe of trials."""
         shared = replace(lab().bench, spec=network.spec, data=self.data)
-        return drive(export(network, shared), self.engine, Effort())
+        return drive(export(network, shared), self.engine)
 
     def quantize_step(self, exported: Exported, bits: int, **changes: Any) -> Quantize:
         """Stores an exported model in ``bits`` for a processor with VNNI, but for ``changes``."""

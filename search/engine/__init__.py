@@ -1,1 +1,32 @@
-"""Runs steps somewhere and remembers what they answered; knows nothing of what a step means."""
+"""Runs steps and remembers their results; knows nothing of what a step means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from search.config import EngineConfig, InlineEngineConfig
+from search.engine.base import Engine
+from search.engine.store import Store
+from search.steps import Step
+
+
+def make_engine(
+    config: EngineConfig, store: Store, on_start: Callable[[Step[Any]], None]
+) -> AbstractContextManager[Engine]:
+    """Returns the configured engine; leaving it gives up what is still under way.
+
+    Args:
+        config: Which one, and what it may use.
+        store: Remembers finished steps.
+        on_start: Told of every step that is computed, perhaps from another thread.
+    """
+    # Imported here: each brings libraries of its own.
+    if isinstance(config, InlineEngineConfig):
+        from search.engine.inline import InlineEngine
+
+        return InlineEngine(store, on_start)
+    from search.engine.local import LocalEngine
+
+    return LocalEngine(store, config, on_start)

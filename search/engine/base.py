@@ -2,27 +2,121 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from search.engine.store import Store
+from search.errors import SearchError, StageFailed, one_line
 from search.steps import Step
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Done:
-    """A step's result, the seconds it cost when computed, and whether the store knew it."""
+    """A step's result, and what it took.
+
+    Attributes:
+        result: What the step answers.
+        seconds: It cost when it was computed.
+        reused: Whether it was known already, or computed for somebody else.
+        peak_rss_bytes: Most memory that the worker process held so far; None if in this process.
+    """
 
     result: Any
     seconds: float
     reused: bool
+    peak_rss_bytes: int | None = None
 
 
 class Engine(Protocol):
-    """Answers steps, from memory or by doing them."""
+    """Answers steps, from memory or by doing them.
 
-    def run(self, step: Step[Any]) -> Done:
-        """Returns what ``step`` answers.
+    Attributes:
+        slots: Recipes that it can go on with at a time.
+    """
 
-        Raises:
-            SearchError: As the stage raised it.
+    slots: int
+
+    def submit(self, step: Step[Any]) -> Future[Done]:
+        """Returns what ``step`` will answer.
+
+        The future raises SearchError as the stage raised it; whatever else goes wrong inside a
+        stage becomes ``StageFailed``. Files that cannot be written are not the stage's fault:
+        OSError passes through.
         """
+
+
+def compute(step: Step[Any], store: Store) -> Done:
+    """Does ``step`` in this process and remembers its result.
+
+    Raises:
+        SearchError: As the stage raised it; whatever else goes wrong inside a stage becomes
+            ``StageFailed`` with its cause chained. Files that cannot be written are not the
+            stage's fault: OSError passes through.
+    """
+    stage = importlib.import_module(f"search.stages.{step.kind}")
+    started = time.perf_counter()
+    try:
+        result = stage.run(step, store)
+    except (SearchError, OSError):
+        raise
+    except Exception as error:
+        log.debug("stage %s failed", step.kind, exc_info=True)
+        raise StageFailed(step.kind, one_line(error)) from error
+    seconds = time.perf_counter() - started
+    store.save(step, result, seconds)
+    return Done(result, seconds, reused=False)
+
+
+def answered(answer: Callable[[], Done]) -> Future[Done]:
+    """Calls ``answer`` and returns its outcome."""
+    future: Future[Done] = Future()
+    try:
+        future.set_result(answer())
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+class Memory:
+    """Answers steps that were done before, or that are being done for somebody else.
+
+    Args:
+        store: Remembers finished steps.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._under_way: dict[str, Future[Done]] = {}
+
+    def answer(self, step: Step[Any], start: Callable[[], Future[Done]]) -> Future[Done]:
+        """Returns what ``step`` answers; ``start`` begins it where nobody knows and does it."""
+        shared = self._under_way.get(step.key)
+        if shared is not None and not shared.done():
+            return _reuse(shared)
+        known = self._store.load(step)
+        if known is not None:
+            return answered(lambda: Done(known.result, known.seconds, reused=True))
+        self._under_way[step.key] = begun = start()
+        return begun
+
+
+def _reuse(shared: Future[Done]) -> Future[Done]:
+    """Returns a future of the same answer, for which somebody else pays."""
+    own: Future[Done] = Future()
+
+    def pass_on(finished: Future[Done]) -> None:
+        error = finished.exception()
+        if error is None:
+            own.set_result(replace(finished.result(), reused=True))
+        else:
+            own.set_exception(error)
+
+    shared.add_done_callback(pass_on)
+    return own

@@ -2,51 +2,44 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
-import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Any
 
-from search.engine.base import Done
+from search.engine.base import Done, Memory, answered, compute
 from search.engine.store import Store
-from search.errors import SearchError, StageFailed, one_line
 from search.steps import Step
 
-log = logging.getLogger(__name__)
 
-
-class InlineEngine:
+class InlineEngine(AbstractContextManager["InlineEngine"]):
     """Answers steps from the store, or computes them here.
 
     One step runs at a time, so training stands still while the device is measured.
+
+    Args:
+        store: Remembers finished steps.
+        on_start: Told of every step that is computed.
     """
+
+    slots = 1
 
     def __init__(self, store: Store, on_start: Callable[[Step[Any]], None]) -> None:
         self._store = store
         self._on_start = on_start
+        self._memory = Memory(store)
+
+    def submit(self, step: Step[Any]) -> Future[Done]:
+        """Runs ``step`` to its end unless its result is known."""
+        return self._memory.answer(step, lambda: answered(lambda: self._compute(step)))
 
     def run(self, step: Step[Any]) -> Done:
-        """Runs ``step`` unless its result is known.
+        """Returns what ``step`` answers, and raises what it raises."""
+        return self.submit(step).result()
 
-        Raises:
-            SearchError: As the stage raised it; whatever else goes wrong inside a stage becomes
-                ``StageFailed`` with its cause chained. Files that cannot be written are not the
-                stage's fault: OSError passes through.
-        """
-        known = self._store.load(step)
-        if known is not None:
-            return Done(known.result, known.seconds, reused=True)
+    def _compute(self, step: Step[Any]) -> Done:
         self._on_start(step)
-        stage = importlib.import_module(f"search.stages.{step.kind}")
-        started = time.perf_counter()
-        try:
-            result = stage.run(step, self._store)
-        except (SearchError, OSError):
-            raise
-        except Exception as error:
-            log.debug("stage %s failed", step.kind, exc_info=True)
-            raise StageFailed(step.kind, one_line(error)) from error
-        seconds = time.perf_counter() - started
-        self._store.save(step, result, seconds)
-        return Done(result, seconds, reused=False)
+        return compute(step, self._store)
+
+    def __exit__(self, *_: object) -> None:
+        """Does nothing: all it began has ended."""

@@ -28,7 +28,7 @@ from optuna.samplers import TPESampler
 
 from search import cli, pareto
 from search.config import SearchConfig, parse
-from search.driving import Effort, drive
+from search.driving import drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.errors import StageFailed
@@ -76,7 +76,7 @@ def plain_loop(lab: Lab, space: Space, engine: InlineEngine, seed: int) -> Itera
         asked = study.ask(space.distributions())
         point = space.point(asked.params)
         try:
-            found = drive(plain_trial(point, lab), engine, Effort())
+            found = drive(plain_trial(point, lab), engine)
         except StageFailed:  # its training diverged
             study.tell(asked, state=optuna.trial.TrialState.FAIL)
             yield None, None, None, point.threads
@@ -200,7 +200,7 @@ def compare(config: SearchConfig, folder: Path, seconds: float) -> None:
     """Runs both, scores them, and writes and prints the result."""
     store = Store(folder / "store")
     bench, space = make_bench(config, store)
-    lab = drive(prepare(bench), InlineEngine(store, lambda step: None), Effort())
+    lab = drive(prepare(bench), InlineEngine(store, lambda step: None))
     engines = {}
     for name in (PLAIN, OURS):
         shutil.copytree(folder / "store", folder / name)
@@ -213,7 +213,7 @@ def compare(config: SearchConfig, folder: Path, seconds: float) -> None:
     for name in (PLAIN, OURS):  # one store holds all models for the session
         shutil.copytree(folder / name, folder / "store", dirs_exist_ok=True)
     engine = InlineEngine(Store(folder / "store"), lambda step: None)
-    scored = drive(confirm({n: best(e) for n, e in entries.items()}, lab), engine, Effort())
+    scored = drive(confirm({n: best(e) for n, e in entries.items()}, lab), engine)
     whole, curves = scored["original"], {name: curve(e, lab) for name, e in entries.items()}
     volumes = {
         name: volume([(p["test_accuracy"], p["latency_ms"]) for p in scored[name]], **{

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from search import cli
 from search.config import SearchConfig, parse
-from search.driving import Effort, drive
+from search.driving import drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.setup import make_bench
@@ -35,7 +35,7 @@ def test_teacher(model: str, tmp_path: Path) -> None:
         return lab, score.accuracy
 
     started = time.monotonic()
-    lab, accuracy = drive(recipe(), InlineEngine(store, lambda step: None), Effort())
+    lab, accuracy = drive(recipe(), InlineEngine(store, lambda step: None))
     print(
         f"\n{model}: test {accuracy:.2%}, validation {lab.reference_accuracy:.2%}, "
         f"{lab.placement.precision}, {time.monotonic() - started:.0f} s"

@@ -10,7 +10,7 @@ import pytest
 
 from search import cli
 from search.archive import Archive
-from search.driving import Effort, drive
+from search.driving import drive
 from search.errors import ConfigError
 from search.explain import choose, main
 from search.records import Closing, Deployable, Finalist, TrialRecord
@@ -74,7 +74,7 @@ def test_the_closing_rounds_front_is_the_front(archive: Archive) -> None:
 def test_the_original_runs_with_its_best_threads() -> None:
     asked: list[Step[object]] = []
     with pytest.raises(AssertionError, match="no answer"):
-        drive(profile(FINAL, 1, lab()), FakeEngine(asked.append), Effort())
+        drive(profile(FINAL, 1, lab()), FakeEngine(asked.append))
     (step,) = asked
     assert isinstance(step, Profile)
     pair = step.comparison

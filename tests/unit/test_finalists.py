@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from search.config import FinalistsConfig, RandomConfig, StudyConfig
-from search.driving import Effort, drive
 from search.errors import StageFailed
 from search.finalists import FURTHER_RATE, Contender, choose, close, joint_level, judge
 from search.front import front
@@ -41,7 +40,7 @@ def records(tmp_path: Path) -> Iterator[list[TrialRecord]]:
 
 def held(records: list[TrialRecord], engine: FakeEngine, **changes: Any) -> tuple[Finalist, ...]:
     config = replace(CONFIG, **changes)
-    return drive(close(records, lab(), config), engine, Effort())
+    return close(records, lab(), config, engine)
 
 
 # ---- the round

@@ -183,10 +183,10 @@ def test_a_recorded_trial_that_was_not_told_is_told(journal: Journal) -> None:
     study = open_study(journal, n_trials=2)
     original = study._tell
 
-    def die(asked: optuna.Trial, record: TrialRecord) -> None:
+    def die(asked: optuna.Trial, record: TrialRecord) -> TrialRecord:
         if record.number == 1:
             raise KeyboardInterrupt
-        original(asked, record)
+        return original(asked, record)
 
     study._tell = die  # type: ignore[method-assign]
     engine = FakeEngine()

@@ -82,7 +82,7 @@ class Recorder(FakeEngine):
         """Drives one trial; afterwards ``asked`` and ``computed`` hold its steps alone."""
         self.asked.clear()
         self.computed.clear()
-        return drive(trial(point, where or lab(), Unjudged()), self, Effort())
+        return drive(trial(point, where or lab(), Unjudged()), self)
 
     def kinds(self) -> list[str]:
         return [step.kind for step in self.asked]
@@ -137,7 +137,7 @@ def test_layers_are_weights_with_channels_in_order() -> None:
 
 @pytest.mark.parametrize("limit", [{}, {"max_latency_ms": 0.1}, {"max_accuracy_drop": 0.0}])
 def test_every_ending_after_pruning_has_its_layers(limit: dict[str, Any]) -> None:
-    ending = drive(trial(POINT, lab(**limit), Unjudged()), FakeEngine(), Effort())
+    ending = drive(trial(POINT, lab(**limit), Unjudged()), FakeEngine())
     assert ending.layers == (KeptLayer("weight", 8, 8),)
 
 

@@ -63,7 +63,7 @@ class Recorder:
         store = Store(folder / "store")
         bench, self._space = make_bench(config, store)
         self._engine = InlineEngine(store, lambda step: None)
-        self._lab = drive(prepare(bench), self._engine, Effort())
+        self._lab = drive(prepare(bench), self._engine)
 
     def record(self) -> dict[str, Any]:
         """Returns the whole table."""

@@ -14,6 +14,7 @@ import json
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ from optuna.storages import InMemoryStorage
 from search import pareto
 from search.benchmark.estimates import signed_rank_interval, walsh_means
 from search.config import PolicyConfig, SamplerConfig, StudyConfig
-from search.driving import Effort, drive
-from search.engine.base import Done
+from search.driving import drive
+from search.engine.base import Done, answered
 from search.figures import Yardstick
 from search.front import ACCURACY_MARGIN
 from search.journal import Journal
@@ -186,6 +187,8 @@ class ReplayEngine:
         remembers: Whether a step is done once only.
     """
 
+    slots = 1
+
     def __init__(self, table: Table, remembers: bool = True) -> None:
         self.clock_s = 0.0
         self.trained_s = 0.0
@@ -194,8 +197,11 @@ class ReplayEngine:
         self._known: dict[str, tuple[Any, float]] = {}
         self._models: dict[str, _Model] = {NETWORK.weights.sha256: _Model(0.0, None)}
 
-    def run(self, step: Step[Any]) -> Done:
+    def submit(self, step: Step[Any]) -> Future[Done]:
         """Answers ``step``."""
+        return answered(lambda: self._run(step))
+
+    def _run(self, step: Step[Any]) -> Done:
         if self._remembers and step.key in self._known:
             return Done(*self._known[step.key], reused=True)
         result, seconds = self._answer(step)
@@ -280,7 +286,7 @@ def replay_lab(table: Table, rungs: Sequence[float]) -> Lab:
     )
     whole = recorded["structures"][0]
     network = replace(NETWORK, macs=whole["macs"], parameters=whole["parameters"])
-    reference = drive(deploy(network, 32, given.bench), ReplayEngine(table), Effort())
+    reference = drive(deploy(network, 32, given.bench), ReplayEngine(table))
     train = replace(given.bench.train, rungs=tuple(rungs), epochs=recorded["epochs"])
     return replace(
         given,
@@ -330,7 +336,7 @@ def replay_plain(
     study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler)
     while len(curve) < n_trials and engine.clock_s < until_s:
         asked = study.ask(space.distributions())
-        found = drive(plain_trial(space.point(asked.params), given), engine, Effort())
+        found = drive(plain_trial(space.point(asked.params), given), engine)
         study.tell(asked, (1 - found.accuracy, found.latency_ms))
         curve.append((engine.clock_s, volume.add(found.accuracy, found.latency_ms)))
     return curve

@@ -1,0 +1,246 @@
+"""Runs steps in worker processes of this machine; knows nothing of trials.
+
+Training and light steps go to as many workers as configured, each on its own share of the cores;
+steps on the device go one at a time to a worker of their own, beside which training stands still.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import queue
+import resource
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from search.config import LocalEngineConfig
+from search.engine.base import Done, Memory, compute
+from search.engine.store import Store
+from search.errors import SearchError, StageFailed
+from search.steps import Step
+
+log = logging.getLogger(__name__)
+
+# A worker that dies may have been the victim of another process: a second one tries again.
+ATTEMPTS = 2
+JOIN_S = 5.0
+
+
+class LocalEngine(AbstractContextManager["LocalEngine"]):
+    """Answers steps from the store, or has them computed by worker processes.
+
+    Args:
+        store: Remembers finished steps; the workers write into it.
+        config: Number of workers, and what each may use.
+        on_start: Told of every step that is computed.
+    """
+
+    def __init__(
+        self, store: Store, config: LocalEngineConfig, on_start: Callable[[Step[Any]], None]
+    ) -> None:
+        self.slots = config.workers
+        self._store = store
+        self._on_start = on_start
+        self._memory = Memory(store)
+        self._closed = threading.Event()
+        memory_limit_bytes = config.memory_limit_bytes or usable_memory_bytes() // config.workers
+        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        self._workers = [
+            Worker(store.root, f"worker {number}", cores, memory_limit_bytes)
+            for number, cores in enumerate(share_cores(config.workers, config.threads), 1)
+        ]
+        for worker in self._workers:
+            self._idle.put(worker)
+        self._device_worker = Worker(store.root, "the device's worker", None, None)
+        self._trainers = ThreadPoolExecutor(config.workers, "trainer")
+        self._device = ThreadPoolExecutor(1, "device")
+
+    def submit(self, step: Step[Any]) -> Future[Done]:
+        """Begins ``step`` as soon as a worker for it is free, unless its result is known."""
+        if step.resource == "device":
+            return self._memory.answer(step, lambda: self._device.submit(self._measure, step))
+        return self._memory.answer(step, lambda: self._trainers.submit(self._train, step))
+
+    def _measure(self, step: Step[Any]) -> Done:
+        return self._compute(step, self._device_worker)
+
+    def _train(self, step: Step[Any]) -> Done:
+        worker = self._idle.get()
+        try:
+            return self._compute(step, worker)
+        finally:
+            self._idle.put(worker)
+
+    def _compute(self, step: Step[Any], worker: Worker) -> Done:
+        """Has a worker do a step, and once more if it dies.
+
+        Raises:
+            StageFailed: When it dies again; says how.
+        """
+        self._on_start(step)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return worker.compute(step)
+            except WorkerDied as death:
+                if self._closed.is_set():
+                    raise
+                log.warning("%s died in %s (%s)", worker.name, step.kind, death)
+                if attempt == ATTEMPTS:
+                    raise StageFailed(
+                        step.kind, f"its worker process died {ATTEMPTS} times, {death}"
+                    ) from death
+        raise AssertionError("unreachable")
+
+    def __exit__(self, *_: object) -> None:
+        """Kills the workers; what they had not finished is done again when it is asked for."""
+        self._closed.set()
+        for worker in (*self._workers, self._device_worker):
+            worker.kill()
+        for pool in (self._trainers, self._device):
+            pool.shutdown(cancel_futures=True)
+
+
+class WorkerDied(Exception):  # noqa: N818 - named by what happened
+    """A worker process ended before its step did; the text says how."""
+
+
+class Worker:
+    """A process that computes one step at a time; it is started when it is first needed.
+
+    Args:
+        root: Of the store.
+        name: For the log.
+        cores: It may use; None for all.
+        memory_limit_bytes: It may hold for data; None for no limit.
+    """
+
+    def __init__(
+        self, root: Path, name: str, cores: frozenset[int] | None, memory_limit_bytes: int | None
+    ) -> None:
+        self.name = name
+        self._arguments = root, cores, memory_limit_bytes
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._killed = False
+        self._starting = threading.Lock()
+
+    def compute(self, step: Step[Any]) -> Done:
+        """Returns what the step answers.
+
+        Raises:
+            WorkerDied: When the process ended before.
+            SearchError: As the stage raised it; OSError too.
+        """
+        process, pipe = self._start()
+        try:
+            pipe.send(step)
+            answer = pipe.recv()
+        except (EOFError, OSError) as error:
+            process.join(JOIN_S)
+            self._process = None
+            raise WorkerDied(_describe_exit(process.exitcode)) from error
+        if isinstance(answer, BaseException):
+            raise answer
+        done: Done = answer
+        return done
+
+    def kill(self) -> None:
+        """Ends the process for good, whatever it is doing."""
+        with self._starting:
+            self._killed = True
+            if self._process is not None:
+                self._process.kill()
+                self._process.join(JOIN_S)
+
+    def _start(self) -> tuple[multiprocessing.process.BaseProcess, Connection]:
+        with self._starting:
+            if self._killed:
+                raise WorkerDied("the search ended")
+            if self._process is None or self._pipe is None:
+                # Fresh: torch's threads do not live through a fork.
+                context = multiprocessing.get_context("spawn")
+                self._pipe, there = context.Pipe()
+                self._process = context.Process(target=_serve, args=(there, *self._arguments))
+                self._process.start()
+                there.close()
+            return self._process, self._pipe
+
+
+def _serve(
+    pipe: Connection, root: Path, cores: frozenset[int] | None, memory_limit_bytes: int | None
+) -> None:
+    """Computes what comes through the pipe, in a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator is told, and ends its workers
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    if cores is not None:
+        os.sched_setaffinity(0, cores)  # torch and onnxruntime take as many threads
+    if memory_limit_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_limit_bytes, resource.RLIM_INFINITY))
+    store = Store(root)
+    while True:
+        try:
+            step = pipe.recv()
+        except EOFError:
+            return
+        try:
+            done = compute(step, store)
+        except (SearchError, OSError) as error:
+            pipe.send(error)
+            continue
+        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        pipe.send(replace(done, peak_rss_bytes=1024 * peak_kib))
+
+
+def _follow_parent() -> None:
+    """Ends this process when the coordinator was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _describe_exit(exitcode: int | None) -> str:
+    if exitcode is None:
+        return "it does not answer"
+    if exitcode >= 0:
+        return f"exit status {exitcode}"
+    name = signal.Signals(-exitcode).name
+    memory = "; the machine may have run out of memory" if name == "SIGKILL" else ""
+    return f"killed by {name}{memory}"
+
+
+def share_cores(workers: int, threads: int | None) -> list[frozenset[int]]:
+    """Returns the cores of each worker: disjoint sets, while there are enough.
+
+    Args:
+        workers: Number of them.
+        threads: Cores of each; None divides all of them.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    each = threads or max(1, len(cores) // workers)
+    return [
+        frozenset(cores[(worker * each + i) % len(cores)] for i in range(each))
+        for worker in range(workers)
+    ]
+
+
+def usable_memory_bytes() -> int:
+    """Returns the memory of this machine, or of the control group where that is less.
+
+    Source:
+        Linux documentation, cgroup-v2 ``memory.max``.
+    """
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:  # another version, or none
+        return physical
+    return min(physical, int(limit)) if limit.isdigit() else physical

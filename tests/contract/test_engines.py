@@ -1,0 +1,215 @@
+"""What every engine promises: the same answers, each computed once, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.config import EngineConfig, InlineEngineConfig, LocalEngineConfig
+from search.engine import make_engine
+from search.engine.base import Engine
+from search.engine.local import share_cores, usable_memory_bytes
+from search.engine.store import Store
+from search.errors import ConfigError, StageFailed
+from search.records import Teacher
+from search.steps import Prune, Step, Teach
+from tests.fakes import file
+from tests.workbench import Workbench
+
+LOCAL = LocalEngineConfig(name="local", workers=2, threads=1, memory_limit_bytes=None)
+ENGINES: dict[str, EngineConfig] = {
+    "inline": InlineEngineConfig(name="inline"),
+    "local": LOCAL,
+}
+LONG = 500  # epochs that nobody waits for
+Open = Callable[[], AbstractContextManager[Engine]]
+
+
+@pytest.fixture
+def begun() -> list[Step[Any]]:
+    return []
+
+
+@pytest.fixture(params=ENGINES)
+def engine(
+    request: pytest.FixtureRequest, tmp_path: Path, begun: list[Step[Any]]
+) -> Iterator[Engine]:
+    with make_engine(ENGINES[request.param], Store(tmp_path), begun.append) as engine:
+        yield engine
+
+
+@pytest.fixture
+def teach(bench: Workbench) -> Teach:
+    """A training of a second or less."""
+    return replace(bench.teach_step("cnn"), epochs=1)
+
+
+def test_the_answer_does_not_depend_on_the_engine(
+    engine: Engine, bench: Workbench, teach: Teach, tmp_path: Path, begun: list[Step[Any]]
+) -> None:
+    """Training with as many threads gives the same bytes, wherever it is done."""
+    taught = engine.submit(teach).result()
+    assert not taught.reused
+    step = Prune(taught.result.network, 0.5, 8)
+    pruned = engine.submit(step).result()
+    assert pruned.result.network.parameters < taught.result.network.parameters
+    assert Store(tmp_path).path(pruned.result.network.weights).exists()
+    again = engine.submit(step).result()
+    assert (again.result, again.reused) == (pruned.result, True)
+    assert begun == [teach, step]
+
+
+def test_a_step_that_is_under_way_is_not_begun_again(
+    engine: Engine, teach: Teach, begun: list[Step[Any]]
+) -> None:
+    asked = [engine.submit(teach) for _ in range(3)]
+    found = [future.result() for future in asked]
+    assert [done.reused for done in found] == [False, True, True]
+    assert found[0].result == found[1].result == found[2].result
+    assert begun == [teach]
+
+
+def test_a_failure_is_the_stages_own(engine: Engine, teach: Teach) -> None:
+    lost = replace(teach, checkpoint=file("lost", ".pkl"))
+    with pytest.raises(ConfigError, match=r"model.checkpoint: cannot be read as weights"):
+        engine.submit(lost).result()
+    assert not engine.submit(teach).result().reused  # it goes on
+
+
+# ---- worker processes
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Engine]:
+    with make_engine(LOCAL, Store(tmp_path), lambda step: None) as engine:
+        yield engine
+
+
+def busy_workers() -> list[int]:
+    """Processes of this test that have worked for a while."""
+    children = [child.pid for child in multiprocessing.active_children()]
+    return [pid for pid in children if pid is not None and _cpu_s(pid) > 1]
+
+
+def kill_when_busy() -> None:
+    """Kills the one worker that computes."""
+    (pid,) = _await(busy_workers, 60)
+    os.kill(pid, signal.SIGKILL)
+    _await(lambda: not Path(f"/proc/{pid}").exists(), 10)
+
+
+def _cpu_s(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_killed_worker_costs_its_step_which_is_tried_again(local: Engine, teach: Teach) -> None:
+    asked = local.submit(replace(teach, epochs=30))
+    kill_when_busy()
+    taught: Teacher = asked.result().result
+    assert taught.val_accuracy > 0.5
+
+
+def test_a_step_that_kills_its_workers_fails_and_others_go_on(local: Engine, teach: Teach) -> None:
+    asked = local.submit(replace(teach, epochs=LONG))
+    kill_when_busy()
+    kill_when_busy()
+    with pytest.raises(StageFailed, match=r"teacher: its worker process died 2 times, killed by "):
+        asked.result()
+    assert local.submit(teach).result().peak_rss_bytes > 50e6  # type: ignore[operator]
+
+
+def test_two_train_at_a_time_and_leaving_ends_them(tmp_path: Path, teach: Teach) -> None:
+    with make_engine(LOCAL, Store(tmp_path), lambda step: None) as engine:
+        assert engine.slots == 2
+        asked = [engine.submit(replace(teach, epochs=LONG, seed=seed)) for seed in (1, 2)]
+        _await(lambda: len(busy_workers()) == 2, 60)
+        started = time.monotonic()
+    assert time.monotonic() - started < 5
+    wait(asked, timeout=5)
+    assert all(future.exception() is not None for future in asked)
+    assert multiprocessing.active_children() == []
+
+
+ORPHANS = """
+import sys, time
+from pathlib import Path
+from search.engine import make_engine
+from search.engine.store import Store
+from search.config import LocalEngineConfig
+from search.steps import ChoosePlacement
+from tests.workbench import Workbench
+if __name__ == "__main__":
+    bench = Workbench(Path(sys.argv[1]))
+    config = LocalEngineConfig(name="local", workers=2, threads=1, memory_limit_bytes=None)
+    with make_engine(config, bench.store, lambda step: print("begun", flush=True)) as engine:
+        from dataclasses import replace
+        engine.submit(replace(bench.teach_step("cnn"), epochs=500)).result()
+"""
+
+
+def test_workers_do_not_outlive_a_killed_coordinator(tmp_path: Path) -> None:
+    script = tmp_path / "coordinator.py"
+    script.write_text(ORPHANS)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "store")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as coordinator:
+        try:
+            assert coordinator.stdout is not None
+            assert coordinator.stdout.readline() == "begun\n"
+            children = _await(lambda: _children(coordinator.pid), 30)
+        finally:
+            coordinator.kill()
+    assert _await(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 30)
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def _await(found: Callable[[], Any], seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := found():
+            return value
+        time.sleep(0.05)
+    raise AssertionError("it does not come about")
+
+
+def test_a_worker_that_wants_too_much_memory_fails_its_step(
+    tmp_path: Path, bench: Workbench, teach: Teach
+) -> None:
+    config = replace(LOCAL, memory_limit_bytes=2**29)
+    with make_engine(config, Store(tmp_path), lambda step: None) as engine:
+        huge = replace(teach, spec=replace(teach.spec, width=200_000))
+        with pytest.raises(StageFailed, match=r"memory|allocate"):
+            engine.submit(huge).result()
+
+
+def test_cores_are_shared() -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    shares = share_cores(len(cores), None)
+    assert sorted(core for share in shares for core in share) == cores
+    assert share_cores(1, None) == [frozenset(cores)]
+    assert [len(share) for share in share_cores(2 * len(cores), None)] == [1] * 2 * len(cores)
+    assert 2**28 < usable_memory_bytes() < 2**50
