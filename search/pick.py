@@ -247,11 +247,9 @@ def _gather(
         ConfigError: When the model or the data cannot be used any more.
     """
     from search.bundle import Facts
-    from search.report import describe_noise
 
     candidate, score = _on_test(chosen, archive, engine)
     first = offered.original
-    closing = archive.closing
     facts = Facts(
         study=archive.name,
         configuration=archive.configuration,
@@ -259,7 +257,6 @@ def _gather(
         record=next(r for r in archive.records if r.number == chosen.number),
         candidate=candidate,
         original=None if first is None else _on_test(first, archive, engine)[0],
-        remark=describe_noise(() if closing is None else closing.canaries, archive.records),
     )
     return facts, score
 

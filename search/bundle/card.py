@@ -5,7 +5,7 @@ Its sections follow Mitchell et al., "Model Cards for Model Reporting", 2019 (ar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -29,8 +29,16 @@ from search.trial import Lab
 if TYPE_CHECKING:
     from search.bundle.contents import Facts
 
-# Of a study's configuration, what a model depends on; the rest is about this user's machines.
-REPRODUCED = ("model", "data", "train", "finalists")
+# Of a study's configuration, what a model depends on and what holds neither paths nor secrets. A
+# study that goes on keeps all of it. Not finalists.*: they may be those of a later run.
+REPRODUCED = {
+    "model": ("name", "title", "width", "factory"),
+    "data": ("name", "factory", "channels", "image_size", "validation_share"),
+    "train": (
+        "device", "precision", "batch_size", "epochs", "rungs", "weight_decay", "teacher_epochs",
+        "teacher_learning_rate", "teacher_weight_decay", "calibration_images",
+    ),
+}  # fmt: skip
 
 
 def write_card(facts: Facts) -> str:
@@ -54,7 +62,7 @@ def _title(facts: Facts) -> str:
         f"# {escape_markdown(facts.study)}, trial {candidate.number}\n\n"
         f"Sorts {_images(bench.data.image_shape)} into "
         f"{bench.data.classes} classes: "
-        f"{_accuracy(candidate)} of the test images right, one image in "
+        f"{_accuracy(candidate)} of the test images right, {_batch(facts.lab)} in "
         f"{format_ms(candidate.figures.latency_ms)} with "
         f"{format_counted(candidate.point.threads, 'thread')} on {_device(facts.lab)}."
     )
@@ -120,10 +128,13 @@ def _making(lab: Lab, record: TrialRecord) -> str:
         origin = f"was trained for {format_counted(bench.train.teacher_epochs, 'epoch')}"
     else:
         origin = f"was given as a checkpoint (SHA-256 `{bench.checkpoint.sha256}`)"
+    # What lost no channels is not fine-tuned, and without distillation nobody teaches.
+    is_taught = record.figures.channels_removed != 0 and record.point.distill_weight > 0
     teacher = (
         f"The original, {escape_markdown(bench.spec.name)} with "
         f"{format_count(lab.teacher.network.parameters)} parameters, {origin}; it has "
-        f"{format_share(lab.teacher.val_accuracy)} on validation and taught this model."
+        f"{format_share(lab.teacher.val_accuracy)} on validation"
+        f"{' and taught this model' if is_taught else ''}."
     )
     return f"## How it was made\n\n{teacher}\n\nThis model: {describe_recipe(record)}."
 
@@ -145,7 +156,9 @@ def _measuring(facts: Facts) -> str:
 
 
 def _limits(facts: Facts) -> str:
-    remark = f"\n- {facts.remark}" if facts.remark else ""
+    # Not what is known of the device by now: that changes with every trial, and the pick does not.
+    is_poor = facts.candidate.figures.measuring == "poor"
+    remark = "\n- The latency could not be measured within ±5 %." if is_poor else ""
     return f"""## Limits
 
 - The accuracy holds for images like those of the test split; nothing was tested beyond them:
@@ -156,19 +169,38 @@ def _limits(facts: Facts) -> str:
 
 
 def _reproduction(facts: Facts) -> str:
-    everything = yaml.safe_load(facts.configuration)
-    kept = {name: everything[name] for name in REPRODUCED if name in everything}
-    point = facts.candidate.point
-    settings = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).rstrip()
+    bench, point = facts.lab.bench, facts.candidate.point
+    settings = yaml.safe_dump(_settings(facts), sort_keys=False, allow_unicode=True).rstrip()
     # A fence that is longer than any run of backticks inside cannot be closed by one.
     fence = "`" * (3 + max((len(run) for run in settings.split() if set(run) == {"`"}), default=0))
     return (
-        f"## How to make it again\n\nSearch with these settings and the seed "
-        f"{facts.lab.bench.seed}; the point is `{point}`. Trained on: "
-        f"{escape_markdown(facts.lab.bench.machine)}. The file that was measured, which lacks "
-        f"this one's metadata, has the SHA-256 `{facts.candidate.deployable.model.sha256}`.\n\n"
+        f"## How to make it again\n\nSearch with these settings and the seed {bench.seed}; the "
+        f"point is `{point}`. Folders and the arguments of factories are left out; a checkpoint is "
+        "named by its digest. The file that was measured, which lacks this one's metadata, has "
+        f"the SHA-256 `{facts.candidate.deployable.model.sha256}`.\n\n"
         f"{fence}yaml\n{settings}\n{fence}"
     )
+
+
+def _settings(facts: Facts) -> dict[str, dict[str, Any]]:
+    """Returns what the pick depends on, as the configuration has it."""
+    everything, bench = yaml.safe_load(facts.configuration), facts.lab.bench
+    kept = {
+        section: {key: given[key] for key in keys if key in given}
+        for section, keys in REPRODUCED.items()
+        if (given := everything.get(section)) is not None
+    }
+    if bench.checkpoint is not None:
+        kept.setdefault("model", {})["checkpoint"] = f"sha256:{bench.checkpoint.sha256}"
+    # As they were found: given or not, they are the same, and a study goes on with either.
+    statistics = {"mean": list(bench.data.mean), "std": list(bench.data.std)}
+    kept.setdefault("data", {}).update(statistics)
+    return kept
+
+
+def _batch(lab: Lab) -> str:
+    size = lab.bench.measuring.batch_size
+    return "one image" if size == 1 else f"a batch of {size} images"
 
 
 def _accuracy(candidate: Candidate) -> str:

@@ -40,7 +40,6 @@ class Facts:
         record: Its trial.
         candidate: Its figures, the accuracy on the test split.
         original: The uncompressed network's, the accuracy on the test split.
-        remark: What is to be said of the device; may be empty.
     """
 
     study: str
@@ -49,7 +48,6 @@ class Facts:
     record: TrialRecord
     candidate: Candidate
     original: Candidate | None
-    remark: str
 
 
 def compose(facts: Facts, model: bytes, images: NDArray[np.float32]) -> dict[str, bytes]:

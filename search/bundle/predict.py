@@ -12,11 +12,17 @@ From Python: ``from predict import Classifier``.
 
 from __future__ import annotations
 
+import os
+import sys
+
+if __name__ == "__main__":  # a numpy.py that was put beside this file is not numpy
+    _beside = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120 - pathlib may be shadowed
+    sys.path[:] = [place for place in sys.path if os.path.realpath(place) != _beside]
+
 import argparse
 import hashlib
 import json
 import math
-import sys
 import time
 import zlib
 from pathlib import Path
@@ -36,7 +42,8 @@ FILES = (
     "MODEL_CARD.md", "labels.json", "model.onnx", "predict.py", "requirements.txt",
     "runtime.json", "samples.npz",
 )  # fmt: skip
-SHOWN, BENCH_S, WARM_RUNS = 10, 3.0, 50
+SHOWN, BENCH_S, WARM_S, WARM_RUNS = 10, 3.0, 1.0, 50
+ARRAY = "give a .npy array"
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 
@@ -50,6 +57,9 @@ class Classifier:
 
     Args:
         folder: With ``model.onnx``, ``runtime.json`` and ``labels.json``.
+
+    Raises:
+        Refused: When this onnxruntime cannot open the model.
     """
 
     def __init__(self, folder: Path = HERE) -> None:
@@ -57,7 +67,13 @@ class Classifier:
             (folder / "runtime.json").read_text(encoding="utf-8")
         )
         self.labels: list[str] = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
-        self._session = open_session(str(folder / "model.onnx"), self.runtime)
+        try:
+            self._session = open_session(str(folder / "model.onnx"), self.runtime)
+        except Exception as error:  # onnxruntime's errors have no other base
+            raise Refused(
+                f"model.onnx: onnxruntime {onnxruntime.__version__} cannot open it "
+                f"({_one_line(error)}); pip install -r requirements.txt"
+            ) from error
 
     @property
     def shape(self) -> Shape:
@@ -111,6 +127,8 @@ def read_images(path: Path, shape: Shape) -> Floats:
         raise Refused(f"{path}: cannot be read ({error.strerror})") from error
     if path.suffix == ".npy":
         return _read_array(path, shape)
+    if shape[0] not in (1, 3):
+        raise Refused(f"{path}: the model takes {shape[0]} channels, not grey or colour; {ARRAY}")
     pixels = _decode(path, content, shape).transpose(2, 0, 1)
     return np.ascontiguousarray(pixels)[None].astype(np.float32) / np.float32(255)
 
@@ -141,7 +159,7 @@ def _decode(path: Path, content: bytes, shape: Shape) -> Bytes:
     try:
         with Image.open(path) as opened:
             image = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise Refused(f"{path}: is no image that can be read ({error})") from error
     if image.size != (width, height):
         was = f"{image.width}x{image.height}"
@@ -288,14 +306,20 @@ def _check_sums() -> list[str]:
             faults.append(f"{name}: is missing")
         elif hashlib.sha256((HERE / name).read_bytes()).hexdigest() != sums.get(name):
             faults.append(f"{name}: was changed")
-    return faults
+    there = {path.name for path in HERE.iterdir()} - {*FILES, SUMS, "__pycache__"}
+    return faults + [f"{name}: is no part of this bundle" for name in sorted(there)]
 
 
 def _check_answers() -> list[str]:
-    classifier = Classifier()
-    images, wanted = _samples()
-    error = float(np.abs(classifier.logits(images) - wanted).max() / np.abs(wanted).max())
-    allowed = classifier.runtime["tolerance"]
+    try:
+        classifier = Classifier()
+        images, wanted = _samples()
+        answers, allowed = classifier.logits(images), classifier.runtime["tolerance"]
+    except Refused as refused:
+        return [str(refused)]
+    except Exception as fault:  # whatever is wrong is said in one line
+        return [f"the model cannot be tried ({_one_line(fault)})"]
+    error = float(np.abs(answers - wanted).max() / np.abs(wanted).max())
     if error <= allowed:
         return []
     here, there = f"onnxruntime {onnxruntime.__version__}", classifier.runtime["runtime"]
@@ -305,6 +329,10 @@ def _check_answers() -> list[str]:
     ]
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _samples() -> tuple[Floats, Floats]:
     """Returns images ``[n, C, H, W]`` and the logits ``[n, classes]`` expected of them."""
     with np.load(HERE / "samples.npz", allow_pickle=False) as samples:
@@ -312,23 +340,31 @@ def _samples() -> tuple[Floats, Floats]:
 
 
 def bench() -> None:
-    """Times single runs on the samples, one after another."""
+    """Times runs on the samples, one after another, with as many images as were measured with."""
     classifier = Classifier()
-    images, _ = _samples()
-    times_ms: list[float] = []
-    end, runs = time.perf_counter() + BENCH_S, 0
-    while not times_ms or time.perf_counter() < end:
-        image = images[runs % len(images)][None]
-        begin = time.perf_counter()
-        classifier.logits(image)
-        taken_ms = (time.perf_counter() - begin) * 1e3
-        runs += 1
-        if runs > WARM_RUNS:
-            times_ms.append(taken_ms)
-    median, p90, p99 = np.percentile(times_ms, [50, 90, 99])
     measured = classifier.runtime["measured"]
+    size = measured["batch_size"]
+    images, _ = _samples()
+    batch = images.take(range(size), axis=0, mode="wrap")
+    _times_ms(classifier, batch, WARM_S, WARM_RUNS)  # the first runs are slower, and do not count
+    times_ms = _times_ms(classifier, batch, BENCH_S)
+    median, p90, p99 = np.percentile(times_ms, [50, 90, 99])
+    print(f"each run: {'one image' if size == 1 else f'a batch of {size} images'}")
     print(f"here:     median {median:.4g} ms, p90 {p90:.4g} ms, p99 {p99:.4g} ms")
     print(f"measured: {measured['latency_ms']:.4g} ms on {measured['device']}")
+
+
+def _times_ms(
+    classifier: Classifier, batch: Floats, limit_s: float, limit: float = math.inf
+) -> list[float]:
+    """Runs until time or number reaches its limit, at least once."""
+    times_ms: list[float] = []
+    end = time.perf_counter() + limit_s
+    while not times_ms or (len(times_ms) < limit and time.perf_counter() < end):
+        begin = time.perf_counter()
+        classifier.logits(batch)
+        times_ms.append((time.perf_counter() - begin) * 1e3)
+    return times_ms
 
 
 def main() -> int:
@@ -339,18 +375,17 @@ def main() -> int:
         epilog="\n".join(lines[2:]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", nargs="?", help="image or .npy array")
-    parser.add_argument("--verify", action="store_true", help="check the files and the answers")
-    parser.add_argument("--bench", action="store_true", help="time the model here")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("file", nargs="?", help="image or .npy array")
+    what.add_argument("--verify", action="store_true", help="check the files and the answers")
+    what.add_argument("--bench", action="store_true", help="time the model here")
     given = parser.parse_args()
-    if not (given.file or given.verify or given.bench):
-        parser.error("give a file, --verify or --bench")
     try:
         if given.verify:
             return verify()
         if given.bench:
             bench()
-        if given.file:
+        else:
             predict(Path(given.file))
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)

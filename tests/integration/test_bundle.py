@@ -28,6 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from search.bundle import Facts, compose, predict, write
+from search.bundle.card import write_card
 from search.bundle.predict import FILES, SUMS
 from search.candidates import offer
 from search.errors import ConfigError, SearchError
@@ -35,7 +36,26 @@ from search.records import Deployable, TrialRecord
 from tests.fakes import file, lab
 
 IMAGES = np.random.default_rng(0).random((4, 1, 28, 28), dtype=np.float32)
-CONFIGURATION = yaml.safe_dump({"model": {"name": "cnn"}, "tracking": {"uri": "http://secret"}})
+PRIVATE = "/home/secret"
+CONFIGURATION = yaml.safe_dump(
+    {
+        "model": {
+            "name": "custom",
+            "factory": "nets:small",
+            "arguments": {"token": PRIVATE},
+            "checkpoint": f"{PRIVATE}/weights.pt",
+        },
+        "data": {
+            "name": "image_folder",
+            "root": PRIVATE,
+            "channels": 1,
+            "mean": None,
+            "memory_limit_bytes": 9,
+        },
+        "finalists": {"count": 12, "epochs": 1.5},
+        "tracking": {"uri": f"http://host{PRIVATE}"},
+    }
+)
 
 
 def linear_model(scale: float = 1.0) -> bytes:
@@ -70,7 +90,6 @@ def facts(plant: Callable[..., TrialRecord], study: str = "digits-cnn", **change
         record=record,
         candidate=offered.find(1),
         original=offered.original,
-        remark="",
     )
 
 
@@ -139,6 +158,40 @@ def test_another_pick_replaces_a_bundle(plant: Callable[..., TrialRecord], bundl
     assert (bundle / "model.onnx").read_bytes() == other["model.onnx"]
 
 
+def test_a_bundle_that_was_tampered_with_is_not_run(
+    bundle: Path, contents: dict[str, bytes], tmp_path: Path
+) -> None:
+    ran = tmp_path / "ran"
+    (bundle / "predict.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    assert write(bundle, contents)
+    assert not ran.exists()
+    assert (bundle / "predict.py").read_bytes() == contents["predict.py"]
+
+
+def test_files_that_are_only_called_like_a_bundles_are_left_alone(
+    tmp_path: Path, contents: dict[str, bytes]
+) -> None:
+    mine = {"requirements.txt": "flask\n", "predict.py": "print()\n"}
+    for name, text in mine.items():
+        (tmp_path / name).write_text(text)
+    for sums in (None, "", f"{'0' * 64}  requirements.txt\n{'0' * 64}  predict.py\n"):
+        if sums is not None:
+            mine[SUMS] = sums
+            (tmp_path / SUMS).write_text(sums)
+        with pytest.raises(ConfigError, match=r"holds files, but no whole bundle; give a folder"):
+            write(tmp_path, contents)
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == mine
+
+
+def test_a_folder_called_like_a_file_of_a_bundle_is_left_alone(
+    bundle: Path, contents: dict[str, bytes]
+) -> None:
+    (bundle / "model.onnx").unlink()
+    (bundle / "model.onnx").mkdir()
+    with pytest.raises(ConfigError, match=r"holds model\.onnx, which is no part of a bundle"):
+        write(bundle, contents)
+
+
 @pytest.mark.parametrize("stranger", ["notes.txt", ".git"])
 def test_a_folder_of_somebody_elses_is_left_alone(
     tmp_path: Path, contents: dict[str, bytes], stranger: str
@@ -170,9 +223,144 @@ def test_a_full_disk_leaves_nothing(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("search.bundle.writing.os.fsync", fill)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ConfigError, match=r"^out=\S+/b: cannot be written \(No space left"):
         write(tmp_path / "b", contents)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["file", "file/b", "link", "loop", "/proc/b"])
+def test_a_place_that_is_no_folder_is_refused(
+    contents: dict[str, bytes], tmp_path: Path, target: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ConfigError, match=rf"^out=\S*{target}: \S.*; give ") as caught:
+        write(tmp_path / target, contents)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_is_followed(contents: dict[str, bytes], tmp_path: Path, exists: bool) -> None:
+    there, link = tmp_path / "there", tmp_path / "link"
+    link.symlink_to("there")
+    if exists:
+        there.mkdir()
+    assert write(link, contents)
+    assert link.is_symlink()
+    assert {path.name for path in there.iterdir()} == {*FILES, SUMS}
+    (there / "model.onnx").write_bytes(b"")
+    assert write(link, contents)
+
+
+def test_a_name_with_brackets_is_a_name(contents: dict[str, bytes], tmp_path: Path) -> None:
+    left = tmp_path / ".b[1].bundle-part-x"
+    left.mkdir()
+    assert write(tmp_path / "b[1]", contents)
+    assert not left.exists()
+
+
+def test_a_bundle_that_takes_too_long_to_verify_is_not_kept(
+    contents: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.bundle.writing.VERIFY_TIMEOUT_S", 0.01)
+    with pytest.raises(
+        SearchError, match=r"took longer than 0\.01 s to verify itself.*pick again$"
+    ):
+        write(tmp_path / "b", contents)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _contents_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_writer_that_is_killed_while_it_replaces_loses_neither_bundle(
+    plant: Callable[..., TrialRecord],
+    whole: Path,
+    contents: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = tmp_path / "parts"
+    other = compose(facts(plant, study="other"), linear_model(), IMAGES)
+    write(parts, other)
+    bundles = [_contents_of(whole), _contents_of(parts)]
+    # Dies before the n-th change that it makes to the disk.
+    program = """
+import os, signal, sys
+from pathlib import Path
+from search.bundle import writing
+from search.bundle.predict import SUMS
+parts, target = map(Path, sys.argv[1:3])
+contents = {p.name: p.read_bytes() for p in parts.iterdir() if p.name != SUMS}
+left = int(sys.argv[3])
+def die(event, _):
+    global left
+    if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "shutil.rmtree"):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+writing._faults = lambda _: ""
+sys.addaudithook(die)
+writing.write(target, contents)
+"""
+    states, number, status = [], 0, -signal.SIGKILL
+    while status != 0:
+        number += 1
+        target = tmp_path / f"out-{number}" / "b"
+        shutil.copytree(whole, target)
+        status = subprocess.run(
+            [sys.executable, "-c", program, str(parts), str(target), str(number)],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            check=False,
+        ).returncode
+        assert status in (0, -signal.SIGKILL)
+        states.append(target.exists())
+        assert not target.exists() or _contents_of(target) in bundles
+        # Even where nothing better is written, the one or the other is there again.
+        monkeypatch.setattr("search.bundle.writing._faults", lambda _: "it is wrong")
+        with pytest.raises(SearchError, match="it is wrong"):
+            write(target, {**contents, "labels.json": b"{}"})
+        assert _contents_of(target) in bundles
+        monkeypatch.setattr("search.bundle.writing._faults", lambda _: "")
+        write(target, other)
+        assert _contents_of(target) == bundles[1]
+        assert [path.name for path in target.parent.iterdir()] == ["b"]
+    assert states.count(False) == 1  # it was killed between the two renames too
+    assert number > 2 * len(FILES) - 2  # and while it deleted the old bundle
+
+
+def test_an_old_bundle_waits_while_somebody_elses_folder_is_in_its_place(
+    bundle: Path, contents: dict[str, bytes]
+) -> None:
+    bundle.rename(bundle.with_name(f".{bundle.name}.bundle-old"))
+    bundle.mkdir()
+    (bundle / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds notes\.txt"):
+        write(bundle, contents)
+    (bundle / "notes.txt").unlink()
+    bundle.rmdir()
+    assert not write(bundle, contents)
+
+
+def test_a_bundle_that_cannot_be_moved_in_leaves_the_old_one(
+    bundle: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, rename = _contents_of(bundle), Path.rename
+
+    def fail(path: Path, to: Path) -> Path:
+        if "part" in path.name:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    monkeypatch.setattr("search.bundle.writing._faults", lambda _: "")
+    with pytest.raises(ConfigError, match="Input/output error"):
+        write(bundle, {**contents, "labels.json": b"[]"})
+    assert _contents_of(bundle) == before
+    assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.02, 0.1, 0.3])
@@ -274,14 +462,51 @@ def test_another_model_with_its_own_sums_is_found_by_its_answers(bundle: Path) -
     assert "model.onnx: its answers differ by 0.5 of the largest" in answer.stderr
 
 
+@pytest.mark.parametrize("name", ["numpy.py", "onnxruntime.py", "argparse.py", "__init__.py"])
+def test_an_added_file_is_told_and_never_run(bundle: Path, tmp_path: Path, name: str) -> None:
+    ran = tmp_path / "ran"
+    (bundle / name).write_text(f"open({str(ran)!r}, 'w')\n")
+    (bundle / "__pycache__").mkdir()
+    command = [sys.executable, str(bundle / "predict.py"), "--verify"]
+    for isolation in ([], ["-I"]):
+        answer = subprocess.run(
+            [*command[:1], *isolation, *command[1:]],
+            cwd=bundle,
+            env={**os.environ, "PYTHONPATH": str(bundle)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert answer.stderr == f"error: {name}: is no part of this bundle\n"
+        assert answer.returncode == 1
+    assert not ran.exists()
+
+
+def test_a_model_that_this_runtime_cannot_open_is_told(bundle: Path, tmp_path: Path) -> None:
+    newer = onnx.load_from_string(linear_model())
+    newer.opset_import[0].version = 999
+    (bundle / "model.onnx").write_bytes(newer.SerializeToString())
+    _renew_sums(bundle)
+    np.save(tmp_path / "a.npy", np.zeros((28, 28), np.uint8))
+    for argument, status in (("--verify", 1), ("--bench", 2), (str(tmp_path / "a.npy"), 2)):
+        answer = run(bundle, argument)
+        assert answer.returncode == status
+        assert re.fullmatch(
+            r"error: model\.onnx: onnxruntime \S+ cannot open it \(.*\); "
+            r"pip install -r requirements\.txt\n",
+            answer.stderr,
+        )
+
+
 def test_samples_with_a_pickle_are_not_opened(bundle: Path) -> None:
     stream = io.BytesIO()
     np.savez(stream, images=np.array([{}], dtype=object), logits=np.zeros(1))
     (bundle / "samples.npz").write_bytes(stream.getvalue())
     _renew_sums(bundle)
     answer = run(bundle, "--verify")
-    assert answer.returncode != 0
+    assert answer.returncode == 1
     assert "allow_pickle=False" in answer.stderr
+    assert answer.stderr.count("\n") == 1
 
 
 # ---- what it says
@@ -322,7 +547,77 @@ def test_the_card_tells_figures_and_keeps_secrets(contents: dict[str, bytes]) ->
     assert re.search(r"90\.00 % \[82\.56.94\.48\]", card)  # Wilson's interval of 90 out of 100
     assert "| The original |" in card
     assert "zero, one" in card
-    assert "secret" not in card
+    assert PRIVATE not in card
+    settings = yaml.safe_load(card.split("```yaml\n")[1].split("\n```")[0])
+    assert settings["model"] == {"name": "custom", "factory": "nets:small"}
+    assert settings["data"] == {
+        "name": "image_folder",
+        "channels": 1,
+        "mean": [0.5],  # the data's own, whether it was given or found
+        "std": [0.25],
+    }
+    assert "finalists" not in settings  # a later run may have had others
+
+
+def test_a_checkpoint_is_named_by_its_digest(plant: Callable[..., TrialRecord]) -> None:
+    given = facts(plant)
+    bench = replace(given.lab.bench, checkpoint=file("weights", ".pt"))
+    card = write_card(replace(given, lab=replace(given.lab, bench=bench)))
+    assert card.count(file("weights").sha256) == 2  # in words, and among the settings
+    assert PRIVATE not in card
+
+
+def test_going_on_with_a_study_changes_no_earlier_pick(plant: Callable[..., TrialRecord]) -> None:
+    given = facts(plant)
+    later = yaml.safe_load(CONFIGURATION)
+    later["data"] |= {"root": "/moved", "memory_limit_bytes": 8, "mean": [0.5]}
+    later["finalists"] = {"count": 3, "epochs": 9.0}
+    bench = replace(given.lab.bench, machine="another machine, torch 99")
+    again = replace(
+        given,
+        configuration=yaml.safe_dump(later),
+        lab=replace(given.lab, bench=bench),
+    )
+    assert write_card(again) == write_card(given)
+
+
+def test_a_model_that_was_measured_poorly_says_so(plant: Callable[..., TrialRecord]) -> None:
+    given = facts(plant)
+    warning = "could not be measured within ±5 %"
+    assert warning not in write_card(given)
+    figures = replace(given.candidate.figures, measuring="poor")
+    assert warning in write_card(
+        replace(given, candidate=replace(given.candidate, figures=figures))
+    )
+
+
+@pytest.mark.parametrize(
+    ("removed", "weight", "taught"), [(0.0, 0.5, False), (0.5, 0.0, False), (0.5, 0.5, True)]
+)
+def test_only_who_learned_was_taught(
+    plant: Callable[..., TrialRecord], removed: float, weight: float, taught: bool
+) -> None:
+    given = facts(plant)
+    record = replace(
+        given.record,
+        figures=replace(given.record.figures, channels_removed=removed),
+        point=replace(given.record.point, distill_weight=weight),
+    )
+    card = write_card(replace(given, record=record))
+    assert ("taught this model" in card) is taught
+
+
+@pytest.mark.parametrize(("size", "batch"), [(1, "one image"), (8, "a batch of 8 images")])
+def test_a_latency_is_that_of_a_batch(
+    plant: Callable[..., TrialRecord], tmp_path: Path, size: int, batch: str
+) -> None:
+    given = facts(plant)
+    measuring = replace(given.lab.bench.measuring, batch_size=size)
+    bench = replace(given.lab.bench, measuring=measuring)
+    parts = compose(replace(given, lab=replace(given.lab, bench=bench)), linear_model(), IMAGES)
+    assert f"right, {batch} in 0.5" in parts["MODEL_CARD.md"].decode()
+    write(tmp_path / "b", parts)
+    assert run(tmp_path / "b", "--bench").stdout.startswith(f"each run: {batch}\n")
 
 
 def test_names_in_the_card_are_text(plant: Callable[..., TrialRecord]) -> None:
@@ -359,6 +654,34 @@ def test_an_image_gives_the_probabilities_of_its_classes(bundle: Path, tmp_path:
     assert (answer.returncode, answer.stderr) == (0, "")
     # exp(1) / (exp(1) + 1)
     assert answer.stdout == "zero   73.11 %\none    26.89 %\n"
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_of_other_channels_are_refused(tmp_path: Path, channels: int) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "i.png")
+    with pytest.raises(predict.Refused, match=rf"takes {channels} channels.*; give a \.npy array"):
+        predict.read_images(tmp_path / "i.png", (channels, 8, 8))
+    np.save(tmp_path / "a.npy", np.zeros((channels, 8, 8), np.uint8))
+    assert predict.read_images(tmp_path / "a.npy", (channels, 8, 8)).shape == (1, channels, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--verify", "--bench"), ("--verify", "a.png"), ("--bench", "a.png"), ()]
+)
+def test_one_thing_is_done_at_a_time(bundle: Path, arguments: tuple[str, ...]) -> None:
+    answer = run(bundle, *arguments)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    wanted = r"error: .*not allowed with" if arguments else r"error: one of .* is required"
+    assert re.search(wanted, answer.stderr)
+
+
+def test_an_image_too_large_to_decode_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "i.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
+    with pytest.raises(predict.Refused, match="is no image that can be read"):
+        predict.read_images(tmp_path / "i.png", (1, 8, 8))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -403,6 +726,26 @@ def test_bench_times_the_model_beside_what_was_measured(bundle: Path) -> None:
     assert answer.returncode == 0
     assert "here:     median " in answer.stdout
     assert "measured: 0.5 ms on local (a CPU)" in answer.stdout
+
+
+def test_bench_ends_in_time_with_a_slow_model(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now_s, runs = 0.0, []
+
+    def slow(_: object, images: Any) -> Any:
+        nonlocal now_s
+        now_s += 1.0
+        runs.append(len(images))
+        return images
+
+    monkeypatch.setattr(predict, "HERE", bundle)
+    monkeypatch.setattr(predict.Classifier.__init__, "__defaults__", (bundle,))
+    monkeypatch.setattr(predict.Classifier, "logits", slow)
+    monkeypatch.setattr(time, "perf_counter", lambda: now_s)
+    predict.bench()
+    assert len(runs) < 10
+    assert "median 1000 ms" in capsys.readouterr().out
 
 
 @given(
