@@ -12,6 +12,7 @@ import os
 import queue
 import resource
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -100,10 +101,13 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
         raise AssertionError("unreachable")
 
     def __exit__(self, *_: object) -> None:
-        """Kills the workers; what they had not finished is done again when it is asked for."""
+        """Ends the workers; what they had not finished is done again when it is asked for."""
         self._closed.set()
-        for worker in (*self._workers, self._device_worker):
-            worker.kill()
+        workers = (*self._workers, self._device_worker)
+        for worker in workers:
+            worker.end()
+        for worker in workers:
+            worker.see_off()
         for pool in (self._trainers, self._device):
             pool.shutdown(cancel_futures=True)
 
@@ -129,7 +133,7 @@ class Worker:
         self._arguments = root, cores, memory_limit_bytes
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
-        self._killed = False
+        self._ended = False
         self._starting = threading.Lock()
 
     def compute(self, step: Step[Any]) -> Done:
@@ -152,17 +156,24 @@ class Worker:
         done: Done = answer
         return done
 
-    def kill(self) -> None:
-        """Ends the process for good, whatever it is doing."""
+    def end(self) -> None:
+        """Asks the process to end, whatever it is doing; no other is started."""
         with self._starting:
-            self._killed = True
+            self._ended = True
             if self._process is not None:
-                self._process.kill()
-                self._process.join(JOIN_S)
+                self._process.terminate()
+
+    def see_off(self) -> None:
+        """Waits for the process to end, and kills it if it does not."""
+        process = self._process
+        if process is not None:
+            process.join(JOIN_S)
+            process.kill()
+            process.join(JOIN_S)
 
     def _start(self) -> tuple[multiprocessing.process.BaseProcess, Connection]:
         with self._starting:
-            if self._killed:
+            if self._ended:
                 raise WorkerDied("the search ended")
             if self._process is None or self._pipe is None:
                 # Fresh: torch's threads do not live through a fork.
@@ -179,6 +190,7 @@ def _serve(
 ) -> None:
     """Computes what comes through the pipe, in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator is told, and ends its workers
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an exception, which clears up
     threading.Thread(target=_follow_parent, daemon=True).start()
     if cores is not None:
         os.sched_setaffinity(0, cores)  # torch and onnxruntime take as many threads
