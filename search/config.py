@@ -289,7 +289,21 @@ class LocalEngineConfig:
     memory_limit_bytes: Annotated[Whole, Field(ge=2**29)] | None
 
 
-EngineConfig = Annotated[InlineEngineConfig | LocalEngineConfig, Field(discriminator="name")]
+@dataclass(frozen=True, config=strict)
+class RayEngineConfig:
+    """Steps run on the nodes of a Ray cluster."""
+
+    name: Literal["ray"]
+    address: str | None
+    workers: Count
+    threads: Count
+    gpus: NonNegative
+    device_resource: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+
+
+EngineConfig = Annotated[
+    InlineEngineConfig | LocalEngineConfig | RayEngineConfig, Field(discriminator="name")
+]
 
 
 TRACKING_URI = re.compile(r"(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://[^/]|sqlite:///.")

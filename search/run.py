@@ -60,14 +60,18 @@ def search(config: SearchConfig, settings: str) -> int:
     cli.STATE.mkdir(exist_ok=True)
     store = Store(cli.STATE / "store")
     objectives = config.objective.names
-    with Journal(cli.STATE / "studies", config.study.name) as journal:
+    progress = Progress(console, config.study, objectives)
+    with (
+        Journal(cli.STATE / "studies", config.study.name) as journal,
+        make_engine(config.engine, store, lambda step: progress.step(step.kind)) as engine,
+    ):
         if config.study.n_trials == 0 and not journal.path.exists():
             raise ConfigError(
                 f"study.n_trials=0: holds the closing round of a study, and {config.study.name} "
                 "has no trials yet; give study.n_trials above 0, or study.name of one that has"
             )
         earlier = earlier_points(journal.path.parent, config.study.warm_start, objectives)
-        bench, space = make_bench(config, store)
+        bench, space = make_bench(config, store, engine)
         _check(config, bench, store)
         study = Study(
             journal,
@@ -102,8 +106,7 @@ def search(config: SearchConfig, settings: str) -> int:
                 settings,
                 study.importances,
             ) as tracker,
-            Progress(console, config.study, objectives) as progress,
-            make_engine(config.engine, store, lambda step: progress.step(step.kind)) as engine,
+            progress,
         ):
             lab = _prepare(bench, engine)
             study.keep_lab(lab, hide_passwords(settings))
@@ -151,8 +154,9 @@ def _check(config: SearchConfig, bench: Bench, store: Store) -> None:
 
         check_tracking(config.tracking, cli.STATE, config.study.name)
     # Found by name, as engines find stages: the coordinator itself does not know torch.
-    placement = importlib.import_module("search.stages.placement")
-    placement.choose_device(config.train.device)
+    if config.engine.name != "ray":  # whose nodes have other processors
+        placement = importlib.import_module("search.stages.placement")
+        placement.choose_device(config.train.device)
     teacher = importlib.import_module("search.stages.teacher")
     path = None if bench.checkpoint is None else store.path(bench.checkpoint)
     teacher.check(bench.spec, path, f"model.checkpoint={config.model.checkpoint!r}")

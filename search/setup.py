@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from search import data
-from search.benchmark.device import describe_device
 from search.benchmark.protocol import PROTOCOL_VERSION
 from search.config import BuiltInModelConfig, CustomModelConfig, ModelConfig, SearchConfig
+from search.engine.base import Engine
 from search.errors import ConfigError
 from search.factory import load_factory, source_sha256
 from search.records import Dataset, File, NetworkSpec
@@ -23,13 +23,13 @@ from search.trial import Bench
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt")
 
 
-def make_bench(config: SearchConfig, shelf: Shelf) -> tuple[Bench, Space]:
+def make_bench(config: SearchConfig, shelf: Shelf, engine: Engine) -> tuple[Bench, Space]:
     """Looks at the device, the data and the user's files; trains and measures nothing.
 
     Raises:
         ConfigError: When one of them cannot work.
     """
-    device = describe_device(config.device)
+    device = engine.describe(config.device)
     space = parse_space(config.space, device.usable_cores)
     checkpoint = _keep_checkpoint(config.model.checkpoint, shelf)
     if isinstance(config.model, CustomModelConfig):  # before the data, which may take minutes

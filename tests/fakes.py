@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from search.config import (
+    DeviceConfig,
     DigitsConfig,
     LocalDeviceConfig,
     ObjectiveConfig,
@@ -211,6 +212,9 @@ class FakeEngine:
         self._interfere = interfere
         self._known: dict[str, Any] = {}
         self.computed: list[Step[Any]] = []
+
+    def describe(self, config: DeviceConfig) -> DeviceProfile:
+        return PROFILE
 
     def submit(self, step: Step[Any]) -> Future[Done]:
         return answered(lambda: self.run(step))

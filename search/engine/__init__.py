@@ -6,9 +6,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from search.config import EngineConfig, InlineEngineConfig
+from search.config import EngineConfig, InlineEngineConfig, LocalEngineConfig
 from search.engine.base import Engine
 from search.engine.store import Store
+from search.errors import ConfigError
 from search.steps import Step
 
 
@@ -21,12 +22,25 @@ def make_engine(
         config: Which one, and what it may use.
         store: Remembers finished steps.
         on_start: Told of every step that is computed, perhaps from another thread.
+
+    Raises:
+        ConfigError: When Ray is wanted and not installed.
     """
     # Imported here: each brings libraries of its own.
     if isinstance(config, InlineEngineConfig):
         from search.engine.inline import InlineEngine
 
         return InlineEngine(store, on_start)
-    from search.engine.local import LocalEngine
+    if isinstance(config, LocalEngineConfig):
+        from search.engine.local import LocalEngine
 
-    return LocalEngine(store, config, on_start)
+        return LocalEngine(store, config, on_start)
+    try:
+        from search.engine.cluster import RayEngine
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise ConfigError(
+            "engine=ray needs the package ray: pip install 'cnn-search[cluster]'"
+        ) from error
+    return RayEngine(store, config, on_start)

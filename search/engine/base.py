@@ -10,8 +10,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from search.config import DeviceConfig
 from search.engine.store import Store
 from search.errors import SearchError, StageFailed, one_line
+from search.records import DeviceProfile
 from search.steps import Step
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,13 @@ class Engine(Protocol):
     """
 
     slots: int
+
+    def describe(self, config: DeviceConfig) -> DeviceProfile:
+        """Asks the device what it is, from where steps on it are done.
+
+        Raises:
+            ConfigError: If it cannot be reached as configured.
+        """
 
     def submit(self, step: Step[Any]) -> Future[Done]:
         """Returns what ``step`` will answer.

@@ -7,8 +7,11 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any
 
+from search.benchmark.device import describe_device
+from search.config import DeviceConfig
 from search.engine.base import Done, Memory, answered, compute
 from search.engine.store import Store
+from search.records import DeviceProfile
 from search.steps import Step
 
 
@@ -28,6 +31,14 @@ class InlineEngine(AbstractContextManager["InlineEngine"]):
         self._store = store
         self._on_start = on_start
         self._memory = Memory(store)
+
+    def describe(self, config: DeviceConfig) -> DeviceProfile:
+        """Asks the device what it is.
+
+        Raises:
+            ConfigError: If it cannot be reached as configured.
+        """
+        return describe_device(config)
 
     def submit(self, step: Step[Any]) -> Future[Done]:
         """Runs ``step`` to its end unless its result is known."""

@@ -22,10 +22,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from search.config import LocalEngineConfig
+from search.benchmark.device import describe_device
+from search.config import DeviceConfig, LocalEngineConfig
 from search.engine.base import Done, Memory, compute
 from search.engine.store import Store
 from search.errors import SearchError, StageFailed
+from search.records import DeviceProfile
 from search.steps import Step
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,14 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
         self._device_worker = Worker(store.root, "the device's worker", None, None)
         self._trainers = ThreadPoolExecutor(config.workers, "trainer")
         self._device = ThreadPoolExecutor(1, "device")
+
+    def describe(self, config: DeviceConfig) -> DeviceProfile:
+        """Asks the device what it is.
+
+        Raises:
+            ConfigError: If it cannot be reached as configured.
+        """
+        return describe_device(config)
 
     def submit(self, step: Step[Any]) -> Future[Done]:
         """Begins ``step`` as soon as a worker for it is free, unless its result is known."""

@@ -199,8 +199,9 @@ def draw(curves: Mapping[str, Any], scored: Mapping[str, Any], seconds: float, p
 def compare(config: SearchConfig, folder: Path, seconds: float) -> None:
     """Runs both, scores them, and writes and prints the result."""
     store = Store(folder / "store")
-    bench, space = make_bench(config, store)
-    lab = drive(prepare(bench), InlineEngine(store, lambda step: None))
+    engine = InlineEngine(store, lambda step: None)
+    bench, space = make_bench(config, store, engine)
+    lab = drive(prepare(bench), engine)
     engines = {}
     for name in (PLAIN, OURS):
         shutil.copytree(folder / "store", folder / name)

@@ -27,7 +27,8 @@ def test_teacher(model: str, tmp_path: Path) -> None:
     with initialize_config_dir(str(cli.CONF), version_base="1.3"):
         raw: Any = OmegaConf.to_container(compose("config", [f"model={model}"]), resolve=True)
     store = Store(tmp_path / "store")
-    bench, _ = make_bench(parse(raw, SearchConfig), store)
+    engine = InlineEngine(store, lambda step: None)
+    bench, _ = make_bench(parse(raw, SearchConfig), store, engine)
 
     def recipe() -> Recipe[tuple[Lab, float]]:
         lab = yield from prepare(bench)
@@ -35,7 +36,7 @@ def test_teacher(model: str, tmp_path: Path) -> None:
         return lab, score.accuracy
 
     started = time.monotonic()
-    lab, accuracy = drive(recipe(), InlineEngine(store, lambda step: None))
+    lab, accuracy = drive(recipe(), engine)
     print(
         f"\n{model}: test {accuracy:.2%}, validation {lab.reference_accuracy:.2%}, "
         f"{lab.placement.precision}, {time.monotonic() - started:.0f} s"

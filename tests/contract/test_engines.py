@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -11,13 +13,18 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from search.config import EngineConfig, InlineEngineConfig, LocalEngineConfig
+from search.config import (
+    EngineConfig,
+    InlineEngineConfig,
+    LocalEngineConfig,
+    RayEngineConfig,
+)
 from search.engine import make_engine
 from search.engine.base import Engine
 from search.engine.local import share_cores, usable_memory_bytes
@@ -25,67 +32,88 @@ from search.engine.store import Store
 from search.errors import ConfigError, StageFailed
 from search.records import Teacher
 from search.steps import Prune, Step, Teach
-from tests.fakes import file
+from tests.fakes import LOCAL as DEVICE
 from tests.workbench import Workbench
 
 LOCAL = LocalEngineConfig(name="local", workers=2, threads=1, memory_limit_bytes=None)
+RAY = RayEngineConfig(
+    name="ray", address=None, workers=2, threads=1, gpus=0.0, device_resource="device"
+)
 ENGINES: dict[str, EngineConfig] = {
     "inline": InlineEngineConfig(name="inline"),
     "local": LOCAL,
+    "ray": RAY,
 }
 LONG = 500  # epochs that nobody waits for
 Open = Callable[[], AbstractContextManager[Engine]]
 
 
-@pytest.fixture
-def begun() -> list[Step[Any]]:
-    return []
+@dataclass(frozen=True)
+class Opened:
+    """An engine that tests share, for starting one takes seconds."""
+
+    engine: Engine
+    store: Store
+    begun: list[Step[Any]]
 
 
-@pytest.fixture(params=ENGINES)
-def engine(
-    request: pytest.FixtureRequest, tmp_path: Path, begun: list[Step[Any]]
-) -> Iterator[Engine]:
-    with make_engine(ENGINES[request.param], Store(tmp_path), begun.append) as engine:
-        yield engine
+@pytest.fixture(params=ENGINES, scope="module")
+def opened(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Opened]:
+    store, begun = Store(tmp_path_factory.mktemp("store")), list[Step[Any]]()
+    with make_engine(ENGINES[request.param], store, begun.append) as engine:
+        yield Opened(engine, store, begun)
+
+
+SEEDS = itertools.count(100)
 
 
 @pytest.fixture
 def teach(bench: Workbench) -> Teach:
-    """A training of a second or less."""
-    return replace(bench.teach_step("cnn"), epochs=1)
+    """A training of a second or less, which no other test asks for."""
+    return replace(bench.teach_step("cnn"), epochs=1, seed=next(SEEDS))
 
 
-def test_the_answer_does_not_depend_on_the_engine(
-    engine: Engine, bench: Workbench, teach: Teach, tmp_path: Path, begun: list[Step[Any]]
-) -> None:
-    """Training with as many threads gives the same bytes, wherever it is done."""
+def test_a_step_is_done_once_and_kept(opened: Opened, teach: Teach) -> None:
+    engine, begun = opened.engine, len(opened.begun)
     taught = engine.submit(teach).result()
     assert not taught.reused
     step = Prune(taught.result.network, 0.5, 8)
     pruned = engine.submit(step).result()
     assert pruned.result.network.parameters < taught.result.network.parameters
-    assert Store(tmp_path).path(pruned.result.network.weights).exists()
+    assert opened.store.path(pruned.result.network.weights).exists()
     again = engine.submit(step).result()
     assert (again.result, again.reused) == (pruned.result, True)
-    assert begun == [teach, step]
+    assert opened.begun[begun:] == [teach, step]
 
 
-def test_a_step_that_is_under_way_is_not_begun_again(
-    engine: Engine, teach: Teach, begun: list[Step[Any]]
-) -> None:
-    asked = [engine.submit(teach) for _ in range(3)]
+def test_the_answer_does_not_depend_on_the_engine(opened: Opened, bench: Workbench) -> None:
+    """Training with as many threads gives the same bytes, wherever it is done."""
+    step = replace(bench.teach_step("cnn"), epochs=1)
+    assert opened.engine.submit(step).result().result == bench.do(step)
+
+
+def test_a_step_that_is_under_way_is_not_begun_again(opened: Opened, teach: Teach) -> None:
+    begun = len(opened.begun)
+    asked = [opened.engine.submit(teach) for _ in range(3)]
     found = [future.result() for future in asked]
     assert [done.reused for done in found] == [False, True, True]
     assert found[0].result == found[1].result == found[2].result
-    assert begun == [teach]
+    assert opened.begun[begun:] == [teach]
 
 
-def test_a_failure_is_the_stages_own(engine: Engine, teach: Teach) -> None:
-    lost = replace(teach, checkpoint=file("lost", ".pkl"))
+def test_a_failure_is_the_stages_own(opened: Opened, teach: Teach) -> None:
+    junk = replace(teach, checkpoint=opened.store.put(b"junk", ".pt"))
     with pytest.raises(ConfigError, match=r"model.checkpoint: cannot be read as weights"):
-        engine.submit(lost).result()
-    assert not engine.submit(teach).result().reused  # it goes on
+        opened.engine.submit(junk).result()
+    assert not opened.engine.submit(teach).result().reused  # it goes on
+
+
+def test_the_device_is_described_where_it_is(opened: Opened) -> None:
+    profile = opened.engine.describe(DEVICE)
+    assert profile.usable_cores == len(os.sched_getaffinity(0))
+    assert profile.name in ("local", platform.node())
 
 
 # ---- worker processes
@@ -158,7 +186,7 @@ if __name__ == "__main__":
     bench = Workbench(Path(sys.argv[1]))
     config = LocalEngineConfig(name="local", workers=2, threads=1, memory_limit_bytes=None)
     with make_engine(config, bench.store, lambda step: print("begun", flush=True)) as engine:
-        from dataclasses import replace
+        from dataclasses import dataclass, replace
         engine.submit(replace(bench.teach_step("cnn"), epochs=500)).result()
 """
 

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 import models
 from search import cli
 from search.config import SearchConfig, parse
+from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.journal import Journal
 from search.setup import make_bench, settings_of
@@ -572,7 +573,8 @@ def test_study_begun_with_other_settings(
 ) -> None:
     def begin(raw: Any, _: str) -> int:
         config = parse(raw, SearchConfig)
-        bench, space = make_bench(config, Store(cli.STATE / "store"))
+        store = Store(cli.STATE / "store")
+        bench, space = make_bench(config, store, InlineEngine(store, lambda step: None))
         with Journal(cli.STATE / "studies", config.study.name) as journal:
             names, settings = config.objective.names, settings_of(config, bench, space)
             study = Study(

@@ -61,8 +61,8 @@ class Recorder:
 
     def __init__(self, config: SearchConfig, folder: Path) -> None:
         store = Store(folder / "store")
-        bench, self._space = make_bench(config, store)
         self._engine = InlineEngine(store, lambda step: None)
+        bench, self._space = make_bench(config, store, self._engine)
         self._lab = drive(prepare(bench), self._engine)
 
     def record(self) -> dict[str, Any]:

@@ -26,13 +26,13 @@ from optuna.storages import InMemoryStorage
 
 from search import pareto
 from search.benchmark.estimates import signed_rank_interval, walsh_means
-from search.config import PolicyConfig, SamplerConfig, StudyConfig
+from search.config import DeviceConfig, PolicyConfig, SamplerConfig, StudyConfig
 from search.driving import drive
 from search.engine.base import Done, answered
 from search.figures import Yardstick
 from search.front import ACCURACY_MARGIN
 from search.journal import Journal
-from search.records import Deployable, File, Measurement, Network, Student, Teacher
+from search.records import Deployable, DeviceProfile, File, Measurement, Network, Student, Teacher
 from search.space import Space, parse_space
 from search.steps import (
     Evaluate,
@@ -196,6 +196,10 @@ class ReplayEngine:
         self._remembers = remembers
         self._known: dict[str, tuple[Any, float]] = {}
         self._models: dict[str, _Model] = {NETWORK.weights.sha256: _Model(0.0, None)}
+
+    def describe(self, config: DeviceConfig) -> DeviceProfile:
+        """Nobody asks: the table is of one device."""
+        raise NotImplementedError
 
     def submit(self, step: Step[Any]) -> Future[Done]:
         """Answers ``step``."""

@@ -1,0 +1,266 @@
+"""Runs steps on a Ray cluster; knows nothing of trials.
+
+Files travel by content: a step takes along what it reads, and its result what it made, so that
+nodes need no folder in common. Each node keeps what it has seen in a store of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import socket
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import ray
+from ray.exceptions import RayError
+
+from search.benchmark.device import describe_device
+from search.config import DeviceConfig, LocalDeviceConfig, RayEngineConfig
+from search.engine.base import Done, Memory, compute
+from search.engine.store import Store
+from search.errors import ConfigError, SearchError, StageFailed, hide_passwords, one_line
+from search.records import DeviceProfile, File
+from search.steps import Step
+
+# What a node's loss cost is done again once.
+RETRIES = 1
+OBJECTS_BYTES = 2**29
+LOOPBACK = "127.0.0.1"
+ANSWER_S = 5.0
+ADDRESS = "give the address that 'ray start --head' printed, or null for one on this machine"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What comes back from a node.
+
+    Attributes:
+        done: The step's result; None when it failed.
+        contents: Of the files that the result names, in their order.
+        error: Why it failed.
+    """
+
+    done: Done | None
+    contents: tuple[bytes, ...] = ()
+    error: SearchError | OSError | None = None
+
+
+class RayEngine(AbstractContextManager["RayEngine"]):
+    """Answers steps from the store, or has them computed by the nodes of a cluster.
+
+    Args:
+        store: Remembers finished steps, here.
+        config: Which cluster, and what a step may use of it.
+        on_start: Told of every step that is computed.
+
+    Raises:
+        ConfigError: When the cluster does not answer or has no device.
+    """
+
+    def __init__(
+        self, store: Store, config: RayEngineConfig, on_start: Callable[[Step[Any]], None]
+    ) -> None:
+        self.slots = config.workers
+        self._store = store
+        self._config = config
+        self._on_start = on_start
+        self._memory = Memory(store)
+        # A content is sent once, however many steps read it.
+        self._sent: dict[File, ray.ObjectRef[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        """Connects to the cluster, or starts one on this machine."""
+        _connect(self._config)
+        return self
+
+    def describe(self, config: DeviceConfig) -> DeviceProfile:
+        """Asks the device what it is, on the node that measures.
+
+        Raises:
+            ConfigError: If it cannot be reached as configured.
+        """
+        told = ray.remote(_describe).options(**self._needs("device")).remote(config)
+        try:
+            profile: DeviceProfile | SearchError = ray.get(told)
+        except RayError as error:
+            raise ConfigError(
+                f"engine=ray: the device's node failed ({one_line(error)})"
+            ) from error
+        if isinstance(profile, SearchError):
+            raise profile
+        return profile
+
+    def submit(self, step: Step[Any]) -> Future[Done]:
+        """Sends ``step`` to a node that has what it needs, unless its result is known."""
+        return self._memory.answer(step, lambda: self._send(step))
+
+    def _send(self, step: Step[Any]) -> Future[Done]:
+        self._on_start(step)
+        own: Future[Done] = Future()
+        own.set_running_or_notify_cancel()
+        files = tuple(dict.fromkeys(files_in(step)))
+        sent = ray.remote(_do).options(**self._needs(step.resource))
+        arrival = sent.remote(step, files, *map(self._content, files)).future()
+
+        def keep(arrived: Future[Delivery]) -> None:
+            try:
+                own.set_result(self._receive(step, arrived.result()))
+            except RayError as error:
+                own.set_exception(StageFailed(step.kind, f"its node failed ({one_line(error)})"))
+            except Exception as error:
+                own.set_exception(error)
+
+        arrival.add_done_callback(keep)
+        return own
+
+    def _needs(self, kind: str) -> dict[str, Any]:
+        if kind == "device":  # as many measure at a time as there are devices
+            needs: dict[str, Any] = {"num_cpus": 0, "resources": {self._config.device_resource: 1}}
+        else:
+            needs = {"num_cpus": self._config.threads, "num_gpus": self._config.gpus}
+        return {**needs, "max_retries": RETRIES}
+
+    def _content(self, file: File) -> ray.ObjectRef[bytes]:
+        if file not in self._sent:
+            self._sent[file] = ray.put(self._store.path(file).read_bytes())
+        return self._sent[file]
+
+    def _receive(self, step: Step[Any], delivery: Delivery) -> Done:
+        """Keeps what a node made.
+
+        Raises:
+            SearchError: As the stage raised it; OSError too.
+        """
+        if delivery.error is not None:
+            raise delivery.error
+        done = delivery.done
+        if done is None:
+            raise StageFailed(step.kind, "its node sent no answer")
+        for file, content in zip(files_in(done.result), delivery.contents, strict=True):
+            if self._store.put(content, file.suffix) != file:
+                raise StageFailed(step.kind, "a file was changed on its way from the node")
+        self._store.save(step, done.result, done.seconds)
+        return done
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the cluster, which ends what is under way; ends it if it was started here."""
+        ray.shutdown()
+
+
+def _connect(config: RayEngineConfig) -> None:
+    """Joins the cluster.
+
+    Raises:
+        ConfigError: When it does not answer or has no device.
+    """
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns of itself
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if config.address is None:
+        ray.init(
+            num_cpus=max(config.threads * config.workers, 1),
+            resources={config.device_resource: 1},
+            object_store_memory=OBJECTS_BYTES,
+            include_dashboard=False,
+            _node_ip_address=LOOPBACK,
+            **quiet,
+        )
+        return
+    shown = hide_passwords(config.address)
+    _knock(config.address)
+    try:
+        ray.init(address=config.address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+        raise ConfigError(
+            f"engine.address={shown!r}: cannot be joined ({one_line(error)}); {ADDRESS}"
+        ) from error
+    if ray.cluster_resources().get(config.device_resource, 0) < 1:
+        name = config.device_resource
+        ray.shutdown()
+        raise ConfigError(
+            f"engine.address={shown!r}: no node there has the resource {name!r}, which tells where "
+            f"to measure; start one with: ray start --address=... --resources='{{\"{name}\": 1}}'"
+        )
+
+
+def _knock(address: str) -> None:
+    """Tries whether somebody listens: Ray itself would try for minutes.
+
+    Raises:
+        ConfigError: When nobody does.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():  # such as "auto"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"engine.address={hide_passwords(address)!r}: no cluster answers there "
+            f"({one_line(error)}); {ADDRESS}"
+        ) from error
+
+
+def files_in(value: Any) -> Iterator[File]:
+    """Yields every file that a step or a result names."""
+    if isinstance(value, File):
+        yield value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from files_in(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from files_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from files_in(item)
+
+
+# ---- on a node
+
+
+def _describe(config: DeviceConfig) -> DeviceProfile | SearchError:
+    try:
+        profile = describe_device(config)
+    except SearchError as error:
+        return error
+    is_local = isinstance(config, LocalDeviceConfig)
+    return replace(profile, name=platform.node()) if is_local else profile
+
+
+def _do(step: Step[Any], files: tuple[File, ...], *contents: bytes) -> Delivery:
+    """Does a step with the files that it reads."""
+    try:
+        store = Store(_own_folder())
+        for file, content in zip(files, contents, strict=True):
+            if store.put(content, file.suffix) != file:
+                raise StageFailed(step.kind, "a file was changed on its way to the node")
+        known = store.load(step)
+        done = compute(step, store) if known is None else Done(known.result, known.seconds, False)
+        made = tuple(store.path(file).read_bytes() for file in files_in(done.result))
+    except (SearchError, OSError) as error:
+        return Delivery(None, error=error)
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Delivery(replace(done, peak_rss_bytes=1024 * peak_kib), made)
+
+
+def _own_folder() -> Path:
+    """Returns where this node keeps files, which nobody else may write to.
+
+    Raises:
+        OSError: When somebody else made it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"cnn-search-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to somebody else")
+    return folder
