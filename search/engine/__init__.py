@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -35,6 +36,10 @@ def make_engine(
         from search.engine.local import LocalEngine
 
         return LocalEngine(store, config, on_start)
+    if config.address is None:
+        # Named after the systems where it is the default, it makes Ray listen on 127.0.0.1 alone;
+        # Ray looks at it when it is imported.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         from search.engine.cluster import RayEngine
     except ModuleNotFoundError as error:

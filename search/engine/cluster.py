@@ -33,7 +33,6 @@ from search.steps import Step
 # What a node's loss cost is done again once.
 RETRIES = 1
 OBJECTS_BYTES = 2**29
-LOOPBACK = "127.0.0.1"
 ANSWER_S = 5.0
 ADDRESS = "give the address that 'ray start --head' printed, or null for one on this machine"
 
@@ -170,7 +169,6 @@ def _connect(config: RayEngineConfig) -> None:
             resources={config.device_resource: 1},
             object_store_memory=OBJECTS_BYTES,
             include_dashboard=False,
-            _node_ip_address=LOOPBACK,
             **quiet,
         )
         return

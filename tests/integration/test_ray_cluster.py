@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -64,3 +67,43 @@ def test_a_cluster_without_the_device_is_refused(tmp_path: Path) -> None:
             pass
     finally:
         cluster.shutdown()
+
+
+LISTENERS = """
+import sys
+from pathlib import Path
+from search.config import RayEngineConfig
+from search.engine import make_engine
+from search.engine.store import Store
+config = RayEngineConfig(
+    name="ray", address=None, workers=1, threads=1, gpus=0.0, device_resource="device"
+)
+
+def listeners():
+    own = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                own.add(fields[1])
+    return own
+
+before = listeners()
+with make_engine(config, Store(Path(sys.argv[1])), lambda step: None):
+    print(*sorted(listeners() - before))
+"""
+
+
+def test_a_cluster_of_ones_own_listens_on_loopback_alone(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENERS, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=120,
+        check=True,
+    )
+    addresses = {listener.partition(":")[0] for listener in done.stdout.split()}
+    # As /proc/net writes 127.0.0.1 and, in IPv6, the same.
+    assert addresses
+    assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}
