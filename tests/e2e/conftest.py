@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.searching import TRIALS, run
+from tests import commands
+from tests.e2e.searching import SMOKE, TRIALS
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A working directory with a finished search, and what was printed."""
     folder = tmp_path_factory.mktemp("search")
-    return folder, run(folder, f"study.n_trials={TRIALS}")
+    search = ("search.run", *SMOKE, f"study.n_trials={TRIALS}")
+    return folder, commands.expect_success(commands.run_fresh(folder, *search))

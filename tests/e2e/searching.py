@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import optuna
@@ -15,8 +12,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
-ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 300
+from tests import commands
+
 TRIALS = 10
 # As little of everything as still makes a search.
 SMOKE = (
@@ -38,27 +35,9 @@ STUDY = "smoke-cnn-w16"
 # ---- running
 
 
-def command(*overrides: str) -> list[str]:
-    return [sys.executable, "-m", "search.run", *SMOKE, *overrides]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
 def run(folder: Path, *overrides: str) -> str:
     """Runs a search to its end and returns what it printed."""
-    result = subprocess.run(
-        command(*overrides),
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert (result.returncode, result.stderr) == (0, ""), result
-    return result.stdout
+    return commands.expect_success(commands.run(folder, "search.run", *SMOKE, *overrides))
 
 
 def begin_beside(finished: Path, folder: Path, *forgotten: str) -> Path:

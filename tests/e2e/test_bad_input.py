@@ -7,7 +7,6 @@ import http.server
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -28,9 +27,9 @@ from search.engine.store import Store
 from search.journal import Journal
 from search.setup import make_bench, settings_of
 from search.study import Study
+from tests import commands
 from tests.fakes import FakeEngine, lab
 
-ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120
 TINY = ("data=custom", "data.factory=tiny:images")
 NET = (*TINY, "model=custom")
@@ -119,22 +118,9 @@ def here(things: Path, tmp_path: Path) -> Path:
 # ---- running and judging
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs the real command line."""
-    return subprocess.run(
-        [sys.executable, "-m", "search.run", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-
-
 def refusal(folder: Path, *arguments: str) -> str:
     """Runs a command that must be refused, and returns what it said."""
-    result = run(folder, *arguments)
+    result = commands.run(folder, "search.run", *arguments, timeout_s=TIMEOUT_S)
     assert result.returncode == 2, result
     assert result.stdout == ""
     assert result.stderr.startswith("error: "), result.stderr

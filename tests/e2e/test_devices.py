@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -15,10 +14,9 @@ from sqlite3 import connect
 import asyncssh
 import pytest
 
+from tests import commands
 from tests.ssh_server import Server, list_key
 
-ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 300
 SMOKE = (
     "experiment=smoke",
     "study.name=away",
@@ -32,6 +30,9 @@ SMOKE = (
     "policy.latency_first=false",
     "policy.eta=null",
     "policy.deployments=0",
+    "finalists.count=1",
+    "finalists.epochs=0.3",
+    "finalists.budget_s=0.3",
 )
 
 
@@ -67,19 +68,7 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Away]:
 
 
 def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return command("search.run", folder, *SMOKE, *overrides)
-
-
-def command(module: str, folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", module, *overrides],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    return commands.run(folder, "search.run", *SMOKE, *overrides)
 
 
 def outcomes(folder: Path) -> list[str]:
@@ -118,14 +107,14 @@ def test_a_search_goes_on_there(searched: Away) -> None:
 
 def test_a_trial_is_explained_there(searched: Away) -> None:
     before = len(searched.server.uploads)
-    done = command("search.explain", searched.folder, "study=away", "trial=1")
+    done = commands.run(searched.folder, "search.explain", "study=away", "trial=1")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"profiling on 127.0.0.1:{searched.server.port} ...\n")
     assert "Trial 1 " in done.stdout
     # The model that computes nothing, unless the search has profiled its own front already.
     assert len(searched.server.uploads) <= before + 1
     sent = len(searched.server.uploads)
-    again = command("search.explain", searched.folder, "study=away", "trial=1")
+    again = commands.run(searched.folder, "search.explain", "study=away", "trial=1")
     assert (again.returncode, again.stderr) == (0, "")
     assert len(searched.server.uploads) == sent
 
@@ -141,23 +130,24 @@ def test_a_search_does_not_go_on_elsewhere(searched: Away) -> None:
 
 
 def test_a_device_is_registered_once(away: Away) -> None:
-    first = command("search.device", away.folder, *away.overrides)
+    probe = ("search.device", *away.overrides, "device.budget_s=0.3")
+    first = commands.run_fresh(away.folder, *probe)
     assert (first.returncode, first.stderr) == (0, "")
     name = re.escape(f"127.0.0.1:{away.server.port}")
     assert re.search(rf"Device +{name} *\n", first.stdout)
     assert re.search(
         r"float against itself +[01]\.\d{3}. \[[\d.]+.[\d.]+\] of the time", first.stdout
     )
-    again = command("search.device", away.folder, *away.overrides)
+    again = commands.run(away.folder, *probe)
     assert again.stdout.startswith("remembered; to measure it again, remove ")
     assert first.stdout.partition("Device ")[2] == again.stdout.partition("Device ")[2]
 
 
 def test_registering_takes_the_device_alone(tmp_path: Path) -> None:
-    refused = command("search.device", tmp_path, "experiment=smoke")
+    refused = commands.run(tmp_path, "search.device", "experiment=smoke")
     said = "error: experiment=smoke: there is no such key; there are device\n"
     assert (refused.returncode, refused.stderr) == (2, said)
-    shown = command("search.device", tmp_path, "--help")
+    shown = commands.run_fresh(tmp_path, "search.device", "--help")
     assert shown.stdout.startswith("Shows what is fast on a device")
     assert "  budget_s: 8.0 " in shown.stdout
     assert list(tmp_path.iterdir()) == []

@@ -7,12 +7,11 @@ import re
 import signal
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 300
+from tests import commands
+
 TRIALS = 3
 SMOKE = (
     "experiment=smoke",
@@ -26,12 +25,12 @@ SMOKE = (
 )
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path) -> subprocess.Popen[str]:
     """Starts the real command line in a process group of its own, as a terminal does."""
     return subprocess.Popen(
-        [sys.executable, "-m", "search.run", *SMOKE, *arguments],
+        commands.line("search.run", *SMOKE),
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=commands.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -41,7 +40,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
     try:
-        return process.communicate(timeout=TIMEOUT_S)
+        return process.communicate(timeout=commands.TIMEOUT_S)
     finally:
         process.kill()
 
@@ -73,14 +72,12 @@ def test_ctrl_c_and_on(tmp_path: Path) -> None:
     assert len(runs(tmp_path, "trial")) < TRIALS
 
     # A changed setting is refused without touching what is there.
-    refused = start(tmp_path, "train.epochs=0.7")
-    printed_then, said = finish(refused)
-    assert refused.returncode == 2
-    assert printed_then == ""
-    assert said.startswith(
+    refused = commands.run(tmp_path, "search.run", *SMOKE, "train.epochs=0.7")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith(
         "error: train.epochs=0.7: the study smoke-cnn-w32 was begun with 0.5; give that"
     )
-    assert said.count("\n") == 1
+    assert refused.stderr.count("\n") == 1
     assert runs(tmp_path, "study") == [("smoke-cnn-w32", "KILLED")]
 
     again = start(tmp_path)

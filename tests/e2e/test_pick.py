@@ -21,27 +21,19 @@ import pytest
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from tests.e2e.searching import STUDY, TIMEOUT_S, environment, journal
+from tests import commands
+from tests.commands import expect_success
+from tests.e2e.searching import STUDY, journal
 
 SERVER_S = 90
 
 
 def pick(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "search.pick", *overrides],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    return commands.run(folder, "search.pick", *overrides)
 
 
 def ok(folder: Path, *overrides: str) -> str:
-    result = pick(folder, *overrides)
-    assert (result.returncode, result.stderr) == (0, ""), result
-    return result.stdout
+    return expect_success(pick(folder, *overrides))
 
 
 def database(folder: Path) -> str:
@@ -56,7 +48,8 @@ def folder(finished: tuple[Path, str]) -> Path:
 @pytest.fixture(scope="module")
 def bundle(folder: Path) -> Path:
     """The bundle of the most accurate point, which is the champion."""
-    printed = ok(folder, f"study={STUDY}", "prefer=accuracy", "promote=true")
+    wanted = (f"study={STUDY}", "prefer=accuracy", "promote=true")
+    printed = expect_success(commands.run_fresh(folder, "search.pick", *wanted))
     (path,) = re.findall(r"^Bundle: +(\S+) ", printed, re.MULTILINE)
     assert re.search(r"^Champion: +version 1 \(passed the gate\)$", printed, re.MULTILINE)
     return folder / str(path)
@@ -70,7 +63,7 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Path:
     requirements = str(bundle / "requirements.txt")
     python = place / "bin" / "python"
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-r", requirements], check=True, timeout=TIMEOUT_S)
+    subprocess.run([*pip, "-r", requirements], check=True, timeout=commands.TIMEOUT_S)
     return python
 
 
@@ -293,7 +286,7 @@ def test_what_cannot_be_is_one_line(
 
 
 def test_help_explains_every_key(folder: Path) -> None:
-    printed = ok(folder, "--help")
+    printed = expect_success(commands.run_fresh(folder, "search.pick", "--help"))
     keys = re.findall(r"^(\w+): ", printed, re.MULTILINE)
     assert {"study", "trial", "prefer", "max_latency_ms", "out", "promote"} <= set(keys)
     for line in printed.splitlines():

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests import commands
 from tests.browser import Visit, open_browser
-from tests.e2e.searching import TIMEOUT_S, Tracked, environment
+from tests.e2e.searching import Tracked
 
 SERVER_S = 90
 PICTURE_WIDTH = 900  # half of front.png's pixels
@@ -153,15 +154,9 @@ def test_the_command_that_the_page_shows_picks_what_it_says(
     assert visit.complaints == []
     assert any(choice.is_offered for choice in chosen)
     for choice in chosen:
-        result = subprocess.run(
-            [sys.executable, *shlex.split(choice.command)[1:], "dry_run=true"],
-            cwd=finished[0],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
+        python, flag, *command = shlex.split(choice.command)
+        assert (python, flag) == ("python", "-m")
+        result = commands.run(finished[0], *command, "dry_run=true")
         if choice.is_offered:
             (number,) = re.findall(r"^trial (\d+):", result.stdout, re.MULTILINE)
             assert re.findall(r"\d+", choice.name) == [number], choice

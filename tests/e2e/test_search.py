@@ -28,15 +28,14 @@ from search.config import SearchConfig, parse
 from search.data import describe, load
 from search.data.source import Labels, Pixels
 from search.report.points import label
+from tests import commands
+from tests.commands import ROOT, expect_success
 from tests.e2e.searching import (
-    ROOT,
+    SMOKE,
     STUDY,
-    TIMEOUT_S,
     TRIALS,
     Tracked,
     begin_beside,
-    command,
-    environment,
     journal,
     run,
 )
@@ -203,29 +202,15 @@ def test_a_finished_trial_is_explained_once(finished: tuple[Path, str]) -> None:
         if run.data.tags["outcome"] == "complete" and "finalist" not in run.data.tags
     }
     number = str(min(others))
-    first = explain(folder, number)
+    wanted = (folder, "search.explain", f"study={STUDY}", f"trial={number}")
+    first = expect_success(commands.run_fresh(*wanted))
     assert first.startswith("profiling on local ...\n")
     for part in (f"trial {number}", "conv", "(call)", "100 %", "Cold start", "original's time"):
         assert part in first
     assert max(len(line) for line in first.splitlines()) <= 80
-    again = explain(folder, number)
+    again = expect_success(commands.run(*wanted))
     assert again.startswith("remembered; to measure it again, remove mlruns/store/steps/profile\n")
     assert first.partition("\n")[2] == again.partition("\n")[2]
-
-
-def explain(folder: Path, trial: str) -> str:
-    """Has a trial of a finished search explained, and returns what was printed."""
-    result = subprocess.run(
-        [sys.executable, "-m", "search.explain", f"study={STUDY}", f"trial={trial}"],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert (result.returncode, result.stderr) == (0, ""), result
-    return result.stdout
 
 
 # ---- a larger budget, in a terminal
@@ -243,16 +228,16 @@ def continued(
     shutil.copytree(finished[0] / "mlruns" / "studies", folder / "mlruns" / "studies")
     terminal, inside = pty.openpty()
     process = subprocess.Popen(
-        command(f"study.n_trials={TRIALS + 2}"),
+        commands.line("search.run", *SMOKE, f"study.n_trials={TRIALS + 2}", "finalists.count=1"),
         cwd=folder,
-        env={**environment(), "TERM": "xterm", "COLUMNS": "100", "LINES": "40"},
+        env={**commands.environment(), "TERM": "xterm", "COLUMNS": "100", "LINES": "40"},
         stdin=inside,
         stdout=inside,
         stderr=inside,
     )
     os.close(inside)
     shown = ESCAPES.sub("", read_terminal(terminal))
-    assert process.wait(TIMEOUT_S) == 0, shown
+    assert process.wait(commands.TIMEOUT_S) == 0, shown
     return folder, shown
 
 
@@ -331,9 +316,9 @@ def test_third_objective_decides_the_front(killed: Path) -> None:
 def kill_after(folder: Path, trial: int, delay_s: float) -> None:
     """Runs the search and kills it some time after a trial's line."""
     with subprocess.Popen(
-        command(*THREE),
+        commands.line("search.run", *SMOKE, *THREE),
         cwd=folder,
-        env={**environment(), "PYTHONUNBUFFERED": "1"},
+        env={**commands.environment(), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

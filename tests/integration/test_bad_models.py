@@ -35,7 +35,7 @@ SPACE: dict[str, Any] = {
     "schedule": "constant",
     "threads": 1,
 }
-LOADING_S = 3.0  # of processor time; what takes more is the endless run
+LOADING_S = 1.5  # of processor time; what takes more is the endless run
 ALLOWED_BYTES = 64 << 20
 REASONS = {
     16: "died with signal 11",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import sys
@@ -15,8 +14,8 @@ import yaml
 
 from search import cli
 from search.errors import ConfigError, DeviceLost, SearchError, StageFailed
+from tests import commands
 
-ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "mlflow", "optuna", "onnx", "onnxruntime", "sklearn", "matplotlib", "numpy"}
 OPTIONS = [
     (group, path.stem)
@@ -50,7 +49,7 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *command],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=commands.environment(),
         capture_output=True,
         text=True,
         timeout=60,
