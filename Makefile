@@ -36,7 +36,8 @@ test: lint
 	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target searches others
 
 # Whole searches beside all else, each in a process of its own: a core for either.
-SEARCHES := $(patsubst %,tests/e2e/test_%.py,bad_input commands devices interrupt pick review search)
+SEARCHES := $(patsubst %,tests/e2e/test_%.py,\
+	bad_input commands devices interrupt pick postgres review search)
 
 searches:
 	$(BIN)/python -m pytest $(SEARCHES)

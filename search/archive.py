@@ -1,19 +1,18 @@
-"""What a study's journal keeps, and reading it back; knows nothing of searching."""
+"""What a study's ledger keeps, and reading it back; knows nothing of searching."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import optuna
 from pydantic import TypeAdapter
 
 from search.errors import ConfigError
 from search.front import front
-from search.journal import Journal
 from search.records import Closing, Point, TrialRecord
+from search.storage import Ledger, Ledgers
 from search.trial import Lab
 
 # User attributes of Optuna's study, and of its trials.
@@ -22,7 +21,7 @@ SETTINGS, IDENTITY, LAB, CONFIGURATION, CLOSING = (
 )  # fmt: skip
 RECORD = "record"
 BEGIN_ANEW = (
-    "move it away to begin the study anew, or give another study.name=...; steps that are finished "
+    "remove it to begin the study anew, or give another study.name=...; steps that are finished "
     "are not computed again"
 )
 RECORDS, LABS, CLOSINGS = TypeAdapter(TrialRecord), TypeAdapter(Lab), TypeAdapter(Closing)
@@ -30,7 +29,7 @@ RECORDS, LABS, CLOSINGS = TypeAdapter(TrialRecord), TypeAdapter(Lab), TypeAdapte
 
 @dataclass(frozen=True)
 class Archive:
-    """A study as its journal holds it, finished or not.
+    """A study as its ledger holds it, finished or not.
 
     Attributes:
         name: The study's name.
@@ -54,11 +53,11 @@ class Archive:
         return self.lab.bench.limits.names
 
 
-def read_archive(folder: Path, name: str | None, key: str) -> Archive:
+def read_archive(ledgers: Ledgers, name: str | None, key: str) -> Archive:
     """Reads a study, also while it is being searched.
 
     Args:
-        folder: Where studies are kept.
+        ledgers: Where studies are kept.
         name: Of the study.
         key: What the user calls ``name``, for errors.
 
@@ -66,10 +65,10 @@ def read_archive(folder: Path, name: str | None, key: str) -> Archive:
         ConfigError: When there is no such study, it cannot be read, or it has not begun.
     """
     if name is None:
-        raise ConfigError(f"{key} is not given; add {key}=...: there are {_names(folder)}")
-    journal = _existing(folder, name, key)
-    with explained(journal, "restore it from a copy, or search again under another name"):
-        study = optuna.load_study(study_name=name, storage=journal.storage())
+        raise ConfigError(f"{key} is not given; add {key}=...: there are {_names(ledgers)}")
+    ledger = _existing(ledgers, name, key)
+    with explained(ledger, "restore it from a copy, or search again under another name"):
+        study = optuna.load_study(study_name=name, storage=ledger.storage())
         kept = study.user_attrs
         if LAB not in kept:
             raise ConfigError(
@@ -87,11 +86,13 @@ def read_archive(folder: Path, name: str | None, key: str) -> Archive:
         )
 
 
-def earlier_points(folder: Path, names: Sequence[str], objectives: Sequence[str]) -> list[Point]:
+def earlier_points(
+    ledgers: Ledgers, names: Sequence[str], objectives: Sequence[str]
+) -> list[Point]:
     """Returns the fronts of other studies, as confirmed where a closing round was held.
 
     Args:
-        folder: Where studies are kept.
+        ledgers: Where studies are kept.
         names: Of the studies.
         objectives: Names of what this study's front trades.
 
@@ -100,24 +101,24 @@ def earlier_points(folder: Path, names: Sequence[str], objectives: Sequence[str]
     """
     points: list[Point] = []
     for name in names:
-        journal = _existing(folder, name, "study.warm_start")
-        with explained(journal, f"leave {name} out of study.warm_start"):
-            study = optuna.load_study(study_name=name, storage=journal.storage())
+        ledger = _existing(ledgers, name, "study.warm_start")
+        with explained(ledger, f"leave {name} out of study.warm_start"):
+            study = optuna.load_study(study_name=name, storage=ledger.storage())
             closing = closing_of(study)
             standing = [] if closing is None else [f.point for f in closing.finalists if f.stands]
             points += standing or [r.point for r in front(records_of(study), objectives)]
     return points
 
 
-def _existing(folder: Path, name: str, key: str) -> Journal:
-    journal = Journal(folder, name)
-    if not journal.path.exists():
-        raise ConfigError(f"{key}={name}: there is no such study; there are {_names(folder)}")
-    return journal
+def _existing(ledgers: Ledgers, name: str, key: str) -> Ledger:
+    ledger = ledgers.of(name)
+    if not ledger.exists():
+        raise ConfigError(f"{key}={name}: there is no such study; there are {_names(ledgers)}")
+    return ledger
 
 
-def _names(folder: Path) -> str:
-    return ", ".join(sorted(path.stem for path in folder.glob("*.journal"))) or "none"
+def _names(ledgers: Ledgers) -> str:
+    return ", ".join(ledgers.names()) or "none"
 
 
 def records_of(study: optuna.Study) -> list[TrialRecord]:
@@ -139,12 +140,12 @@ def closing_of(study: optuna.Study) -> Closing | None:
 
 
 @contextmanager
-def explained(journal: Journal, remedy: str = BEGIN_ANEW) -> Iterator[None]:
-    """Says in one line that a journal cannot be understood."""
+def explained(ledger: Ledger, remedy: str = BEGIN_ANEW) -> Iterator[None]:
+    """Says in one line that a ledger cannot be understood."""
     try:
         yield
     except (ValueError, KeyError, TypeError, AssertionError) as error:  # as Optuna has it
         raise ConfigError(
-            f"{journal.path}: is damaged, or another version wrote it "
+            f"{ledger.where}: is damaged, or another version wrote it "
             f"({type(error).__name__}); {remedy}"
         ) from error

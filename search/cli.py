@@ -14,7 +14,14 @@ from typing import Any
 
 import yaml
 
-from search.errors import ConfigError, DeviceLost, NotMet, SearchError, hide_passwords
+from search.errors import (
+    ConfigError,
+    DeviceLost,
+    NotMet,
+    SearchError,
+    StorageLost,
+    hide_passwords,
+)
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 STATE = Path("mlruns")
@@ -50,7 +57,7 @@ def main(
         return _complain(error, USAGE_ERROR)
     except NotMet as error:
         return _complain(error, NOT_MET)
-    except DeviceLost as error:
+    except (DeviceLost, StorageLost) as error:
         return _complain(f"{error}; the same command goes on from here", FAILURE)
     except SearchError as error:
         return _complain(error, FAILURE)
@@ -103,7 +110,7 @@ def _compose(job: Callable[[Any, str], int], arguments: list[str], config_name: 
         raise ConfigError(explain(error, arguments, config_name)) from error
     print(said.getvalue(), end="", file=sys.stderr)
     shows_config = {"--help", "-h", "--cfg", "-c"} & set(arguments)
-    text = printed.getvalue()
+    text = hide_passwords(printed.getvalue())
     print(annotate(text, config_name) if shows_config else text, end="")
     return max((job(raw, settings) for raw, settings in checked), default=0)
 

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from search.errors import ConfigError
+from search.errors import ConfigError, hide_password
 
 T = TypeVar("T")
 
@@ -306,6 +306,40 @@ EngineConfig = Annotated[
 ]
 
 
+DATABASE_URL = re.compile(r"postgres(ql)?(\+psycopg)?://[^\s@]*(@[^\s@]*)?")
+
+
+def _name_a_database(url: str) -> str:
+    try:
+        urlsplit(url).port  # noqa: B018 - raises when it is no number
+        known = DATABASE_URL.fullmatch(url) is not None
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError(
+            "input should be a database such as postgresql://user@host:5432/name, special "
+            "characters of its password in percent form, such as %40 for @"
+        )
+    return url
+
+
+@dataclass(frozen=True, config=strict)
+class JournalStorageConfig:
+    """Studies are files."""
+
+    name: Literal["journal"]
+
+
+@dataclass(frozen=True, config=strict)
+class PostgresStorageConfig:
+    """Studies are in a PostgreSQL database."""
+
+    name: Literal["postgres"]
+    url: Annotated[str, AfterValidator(_name_a_database)]
+    retry_s: NonNegative
+
+
+StorageConfig = Annotated[JournalStorageConfig | PostgresStorageConfig, Field(discriminator="name")]
 TRACKING_URI = re.compile(r"(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://[^/]|sqlite:///.")
 
 
@@ -372,6 +406,7 @@ class SearchConfig:
     device: DeviceConfig
     train: TrainConfig
     engine: EngineConfig
+    storage: StorageConfig
     tracking: TrackingConfig
     study: StudyConfig
 
@@ -403,6 +438,7 @@ class PickConfig:
     promote: bool
     force: bool
     reason: str | None
+    storage: StorageConfig
     tracking: TrackingConfig
 
 
@@ -413,6 +449,7 @@ class ExplainConfig:
     study: Annotated[str, AfterValidator(_name_a_file)] | None
     trial: Annotated[Whole, Field(ge=0)] | None
     top: Count
+    storage: StorageConfig
 
 
 def parse(raw: object, shape: type[T]) -> T:
@@ -433,7 +470,7 @@ def parse(raw: object, shape: type[T]) -> T:
         raise ConfigError("; ".join(_describe(f, raw, strangers) for f in faults)) from None
 
 
-CHOSEN_BY_NAME = ("model", "data", "sampler", "device", "engine")
+CHOSEN_BY_NAME = ("model", "data", "sampler", "device", "engine", "storage")
 MESSAGES = {
     "bool_parsing": "input should be true or false",
     "bool_type": "input should be true or false",
@@ -507,4 +544,6 @@ def _show(value: Any) -> str:
     """Writes a value as configurations do."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_show, value))}]"
+    if isinstance(value, str):
+        return repr(hide_password(value))
     return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)

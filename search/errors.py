@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):\S*@")
+PASSWORD_KEY = re.compile(r"(?i)([?&]\w*pass\w*=)[^&\s'\"]+")
+PASSWORD_WITH_SPACES = re.compile(r"(?s)(?<=://)([^/:@]*):.*@")
 
 
 def hide_passwords(text: str) -> str:
@@ -12,7 +14,12 @@ def hide_passwords(text: str) -> str:
 
     An address that is written wrongly counts too: its password is as secret.
     """
-    return PASSWORD.sub(r"\1:***@", text)
+    return PASSWORD_KEY.sub(r"\1***", PASSWORD.sub(r"\1:***@", text))
+
+
+def hide_password(address: str) -> str:
+    """Returns what should be one address, written wrongly or not, with ``***`` for its password."""
+    return hide_passwords(PASSWORD_WITH_SPACES.sub(r"\1:***@", address))
 
 
 def one_line(error: BaseException) -> str:
@@ -31,6 +38,10 @@ class ConfigError(SearchError):
 
 class DeviceLost(SearchError):  # noqa: N818 - named by what happened
     """The connection to the device broke and did not come back; finished trials are kept."""
+
+
+class StorageLost(SearchError):  # noqa: N818 - named by what happened
+    """The database that holds the study went away; finished trials are kept."""
 
 
 class TrackingLost(SearchError):  # noqa: N818 - named by what happened

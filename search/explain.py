@@ -47,11 +47,13 @@ def explain(config: ExplainConfig) -> int:
     from search.progress import configure_logging
     from search.report.explanation import explain as make_explanation
     from search.report.explanation import explanation_text
+    from search.storage import open_ledgers
     from search.trial import profile
 
     console = Console()
     configure_logging(console)
-    archive = read_archive(cli.STATE / "studies", config.study, "study")
+    ledgers = open_ledgers(config.storage, cli.STATE / "studies")
+    archive = read_archive(ledgers, config.study, "study")
     subject, lab = choose(archive, config.trial), archive.lab
     device = lab.bench.device
 

@@ -52,17 +52,19 @@ def pick(config: PickConfig) -> int:
     from search.archive import read_archive
     from search.candidates import offer
     from search.progress import configure_logging
+    from search.storage import open_ledgers
 
     _check(config)
     console = Console()
     configure_logging(console)
-    archive = read_archive(cli.STATE / "studies", config.study, "study")
+    ledgers = open_ledgers(config.storage, cli.STATE / "studies")
+    archive = read_archive(ledgers, config.study, "study")
     bench = archive.lab.bench
     offered = offer(archive.records, archive.closing, archive.objectives, bench.data.sizes[1])
     if not offered.candidates:
         raise ConfigError(f"study={archive.name}: {_nothing_to_pick(archive)}")
     if all(getattr(config, rule) is None for rule in RULES):
-        _list(console, archive, offered)
+        _list(console, archive, offered, f"study={archive.name}{ledgers.arguments}")
         return 0
     chosen = _choose(config, offered)
     _show(console, archive, offered, chosen)
@@ -120,7 +122,7 @@ def _choose(config: PickConfig, offered: Offer) -> Candidate:
 # ---- showing
 
 
-def _list(console: Console, archive: Archive, offered: Offer) -> None:
+def _list(console: Console, archive: Archive, offered: Offer, found_by: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -142,8 +144,8 @@ def _list(console: Console, archive: Archive, offered: Offer) -> None:
         table.add_row(*map(Text, cells))
     console.print(table)
     console.print(
-        f"\nPick one:    python -m search.pick study={archive.name} trial=NUMBER\n"
-        f"or by rules: python -m search.pick study={archive.name} max_latency_ms=... prefer=...",
+        f"\nPick one:    python -m search.pick {found_by} trial=NUMBER\n"
+        f"or by rules: python -m search.pick {found_by} max_latency_ms=... prefer=...",
         soft_wrap=True,
         markup=False,
     )

@@ -49,10 +49,10 @@ def search(config: SearchConfig, settings: str) -> int:
     from search.archive import earlier_points
     from search.engine import make_engine
     from search.engine.store import Store
-    from search.journal import Journal
     from search.progress import Progress, configure_logging
     from search.report.formats import format_counted
     from search.setup import make_bench, settings_of
+    from search.storage import open_ledgers
     from search.study import Study
 
     console = Console()
@@ -61,20 +61,21 @@ def search(config: SearchConfig, settings: str) -> int:
     store = Store(cli.STATE / "store")
     objectives = config.objective.names
     progress = Progress(console, config.study, objectives)
+    ledgers = open_ledgers(config.storage, cli.STATE / "studies")
     with (
-        Journal(cli.STATE / "studies", config.study.name) as journal,
+        ledgers.of(config.study.name) as ledger,
         make_engine(config.engine, store, lambda step: progress.step(step.kind)) as engine,
     ):
-        if config.study.n_trials == 0 and not journal.path.exists():
+        if config.study.n_trials == 0 and not ledger.exists():
             raise ConfigError(
                 f"study.n_trials=0: holds the closing round of a study, and {config.study.name} "
                 "has no trials yet; give study.n_trials above 0, or study.name of one that has"
             )
-        earlier = earlier_points(journal.path.parent, config.study.warm_start, objectives)
+        earlier = earlier_points(ledgers, config.study.warm_start, objectives)
         bench, space = make_bench(config, store, engine)
         _check(config, bench, store)
         study = Study(
-            journal,
+            ledger,
             config.study,
             config.sampler,
             config.policy,
@@ -138,6 +139,7 @@ def search(config: SearchConfig, settings: str) -> int:
             canaries,
             objectives,
             f"{server}{tracker.location}",
+            f"study={config.study.name}{ledgers.arguments}",
         )
     return 0
 
@@ -303,6 +305,7 @@ def _show_front(
     canaries: Sequence[Canary],
     objectives: Sequence[str],
     page: str,
+    found_by: str,
 ) -> None:
     """Prints the front and what can be done with it."""
     from search.front import front, original
@@ -316,7 +319,7 @@ def _show_front(
     for remark in (describe_later(closing, len(records)), describe_noise(canaries, records)):
         if remark:
             console.print(f"\n{remark}", markup=False)
-    hints = f"\nLook at it:   {page}\nPick from it: python -m search.pick study={name}"
+    hints = f"\nLook at it:   {page}\nPick from it: python -m search.pick {found_by}"
     console.print(hints, soft_wrap=True, markup=False)  # a broken link could not be clicked
 
 

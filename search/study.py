@@ -1,6 +1,6 @@
 """The coordinator: asks Optuna for points, drives their trials, tells; knows no stage's meaning.
 
-The study's journal is the only truth about which trials there are. A trial's whole record is
+The study's ledger is the only truth about which trials there are. A trial's whole record is
 written into it before the trial is told, so whatever moment the process is killed at, the next
 run goes on where this one stood: recorded trials are told, begun ones are driven again with their
 finished steps answered by the store.
@@ -58,10 +58,10 @@ from search.engine.base import Engine
 from search.errors import ConfigError, InfeasiblePoint, StageFailed
 from search.front import losses
 from search.importance import importances
-from search.journal import Journal
 from search.judging import Judge, outlook
 from search.records import Closing, Figures, Point, TrialRecord
 from search.space import Space, starting_points
+from search.storage import Ledger
 from search.trial import Ending, Lab, Referee, Unjudged, trial, violated
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class Study:
     """A named search that can be stopped and continued.
 
     Args:
-        journal: Its file, held by this process.
+        ledger: What it is written in, held by this process.
         config: Budgets, name and seed.
         sampler: How points are chosen.
         policy: What is done to save training.
@@ -161,7 +161,7 @@ class Study:
 
     def __init__(
         self,
-        journal: Journal,
+        ledger: Ledger,
         config: StudyConfig,
         sampler: SamplerConfig,
         policy: PolicyConfig,
@@ -179,9 +179,9 @@ class Study:
         self._sampled = space
         self._objectives = objectives
         self._under_way: list[Attempt] = []
-        with explained(journal):
+        with explained(ledger):
             self._optuna = optuna.create_study(
-                storage=journal.storage(),
+                storage=ledger.storage(),
                 study_name=config.name,
                 directions=["minimize"] * len(objectives),
                 load_if_exists=True,

@@ -10,6 +10,7 @@ import torch
 
 from search.records import TrialRecord
 from tests import plants
+from tests.postgres_server import PostgresServer, find_programs, running_server
 from tests.workbench import Workbench
 
 # A busy machine is no bug.
@@ -31,3 +32,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
 def plant() -> Callable[..., TrialRecord]:
     """Returns a maker of records; figures can be given by name."""
     return plants.plant
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL server."""
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("there is no PostgreSQL server here: install Debian's package postgresql")
+    with running_server(programs) as server:
+        yield server

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
@@ -15,6 +15,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.config import TrackingConfig
+from search.database import Database, is_postgres, patient_connecting, with_driver
 from search.errors import ConfigError, TrackingLost, hide_passwords
 
 DATABASE = "mlflow.db"
@@ -32,7 +33,7 @@ def check_tracking(config: TrackingConfig, state: Path, study: str) -> None:
 
 def address(config: TrackingConfig, state: Path) -> str:
     """Returns the address of the server or database, with its password."""
-    return config.uri or f"sqlite:///{state.resolve() / DATABASE}"
+    return with_driver(config.uri) if config.uri else f"sqlite:///{state.resolve() / DATABASE}"
 
 
 def database_file(config: TrackingConfig, state: Path) -> Path | None:
@@ -46,7 +47,12 @@ def connect(config: TrackingConfig, state: Path) -> MlflowClient:
     """Returns a client; the database is made if there is none."""
     if config.uri is None and not (state / DATABASE).exists():
         _make_database(state.resolve())
-    return MlflowClient(address(config, state))
+    uri = address(config, state)
+    if is_postgres(uri):
+        # MLflow's own lock is a file, which the processes of another machine do not see.
+        with Database(uri, "tracking.uri").alone("tracking"):
+            MlflowClient(uri).search_experiments(max_results=1)
+    return MlflowClient(uri)
 
 
 def _make_database(state: Path) -> None:
@@ -68,6 +74,7 @@ def _make_database(state: Path) -> None:
 PLAIN_REASONS = {
     "Connection refused": "nothing listens there",
     "Failed to resolve": "there is no such host",
+    "No module named 'psycopg'": "its driver is missing: pip install 'cnn-search[postgres]'",
     "No module named": "its driver is not installed: {text}",
     "file is not a database": "the file is no database",
     "timed out": "no answer within {timeout_s:g} s",
@@ -124,7 +131,7 @@ def answering(config: TrackingConfig) -> Iterator[None]:
 def _bounded(config: TrackingConfig, retries: int) -> Iterator[None]:
     """Gives up after ``retries``, where MLflow would try again for minutes."""
     if config.uri is None or not config.uri.startswith("http"):
-        with _database_opened_once():
+        with _database_opened_once(), _patient(config, retries):
             yield
         return
     bounds = {
@@ -141,6 +148,13 @@ def _bounded(config: TrackingConfig, retries: int) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _patient(config: TrackingConfig, retries: int) -> AbstractContextManager[None]:
+    """Gives a database the time to come back that the user allows a server."""
+    if config.uri is None or not is_postgres(config.uri) or retries == 0:
+        return nullcontext()
+    return patient_connecting(with_driver(config.uri), config.timeout_s)
 
 
 @contextmanager

@@ -33,11 +33,11 @@ from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.errors import StageFailed
 from search.front import ACCURACY_MARGIN
-from search.journal import Journal
 from search.records import Deployable
 from search.setup import make_bench
 from search.space import Space
 from search.steps import Confirm, Evaluate
+from search.storage.journal import Journal
 from search.study import Study
 from search.trial import Lab, Recipe, measure, prepare
 from tests.bench.plain import plain_trial

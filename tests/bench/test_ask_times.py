@@ -20,7 +20,7 @@ from search.config import (
     StudyConfig,
     TpeConfig,
 )
-from search.journal import Journal
+from search.storage.journal import Journal
 from search.study import Plan, Study
 from tests.bench.replay.simulate import OBJECTIVES, Table
 from tests.fakes import PLAIN, FakeEngine, lab

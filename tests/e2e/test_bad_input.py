@@ -24,8 +24,8 @@ from search import cli
 from search.config import SearchConfig, parse
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
-from search.journal import Journal
 from search.setup import make_bench, settings_of
+from search.storage.journal import Journal
 from search.study import Study
 from tests import commands
 from tests.fakes import FakeEngine, lab
@@ -214,6 +214,22 @@ VALUES = [
     refused("tracking.uri=ftp://me:secret@host", says=["tracking.uri='ftp://me:***@host': input"]),
     refused("tracking.uri=http://me:secret@[", says=["tracking.uri=http://me:***@[: cannot be"]),
     refused("tracking.uri=http://host:x", says=["tracking.uri='http://host:x': input should be"]),
+    refused("storage=postgres", says=["storage.url is not given; add storage.url=... (such as po"]),
+    refused(
+        "storage=postgres",
+        "storage.url=mysql://me:secret@host/db",
+        says=["storage.url='mysql://me:***@host/db': input should be a database such as postgres"],
+    ),
+    refused(
+        "storage=postgres",
+        "storage.url=postgresql://me:se@cret@host/db",
+        says=["storage.url='postgresql://me:***@host/db': ", "such as %40 for @"],
+    ),
+    refused(
+        "storage=postgres",
+        "storage.url=postgresql://me:secret@127.0.0.1:1/db",
+        says=["storage.url='postgresql://me:***@127.0.0.1:1/db': cannot be used (", "refused"],
+    ),
     refused(
         "data=image_folder",
         says=["data.root is not given; add data.root=... (folder that holds train/ and test/)"],

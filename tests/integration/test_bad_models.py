@@ -16,11 +16,11 @@ import pytest
 from search.config import RandomConfig, StudyConfig
 from search.data import describe
 from search.engine.store import Store
-from search.journal import Journal
 from search.records import Deployable
 from search.space import parse_space
 from search.stages import measure
 from search.steps import Measure, Quantize, Step
+from search.storage.journal import Journal
 from search.study import Study
 from tests.fakes import DATA, LOCAL, PLAIN, FakeEngine, lab
 from tests.onnx_files import save_conv_net, save_endless, save_huge, save_unknown

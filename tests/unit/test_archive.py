@@ -8,8 +8,8 @@ import pytest
 
 from search.archive import read_archive
 from search.errors import ConfigError
-from search.journal import Journal
 from search.records import Canary, Closing, Interval
+from search.storage.journal import Journal, Journals
 from tests.fakes import FakeEngine, lab
 from tests.unit.test_study import open_study
 
@@ -27,7 +27,7 @@ def test_a_study_is_read_back_as_it_was(journal: Journal, tmp_path: Path) -> Non
         study.keep_lab(lab(), "seed: 0\n")
         records = tuple(study.trials(lab(), FakeEngine()))
         study.keep_closing(Closing(3, (), (CANARY,)))
-        archive = read_archive(tmp_path, "s", "study")  # while the other holds it
+        archive = read_archive(Journals(tmp_path), "s", "study")  # while the other holds it
     assert archive.records == records
     assert archive.lab == lab()
     assert archive.closing == Closing(3, (), (CANARY,))
@@ -49,7 +49,7 @@ def test_a_study_without_its_lab_is_explained(journal: Journal, tmp_path: Path) 
     with journal:
         open_study(journal, 1)
     with pytest.raises(ConfigError, match=r"study=s: .*not measured yet"):
-        read_archive(tmp_path, "s", "study")
+        read_archive(Journals(tmp_path), "s", "study")
 
 
 @pytest.mark.parametrize(("name", "answer"), [("t", "no such study"), (None, "is not given")])
@@ -59,4 +59,4 @@ def test_studies_there_are_named(
     with journal:
         open_study(journal, 1)
     with pytest.raises(ConfigError, match=f"{answer}.*there are s"):
-        read_archive(tmp_path, name, "study")
+        read_archive(Journals(tmp_path), name, "study")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from search import cli
-from search.errors import ConfigError, DeviceLost, SearchError, StageFailed
+from search.errors import ConfigError, DeviceLost, SearchError, StageFailed, StorageLost
 from tests import commands
 
 HEAVY = {"torch", "mlflow", "optuna", "onnx", "onnxruntime", "sklearn", "matplotlib", "numpy"}
@@ -207,7 +207,7 @@ def test_settings_are_the_configuration_resolved() -> None:
         (["model=null"], "model=null: no such choice; give one of cnn, custom, ds_cnn, resnet8"),
         (["space=3"], "space=3: no such choice; give one of default"),
         (["foo=3"], "foo=3: there is no such key; there are data, device, engine, experiment, "
-         "finalists, model, objective, policy, sampler, space, study, tracking, train"),
+         "finalists, model, objective, policy, sampler, space, storage, study, tracking, train"),
         (["modell=cnn"], "modell=cnn: there is no such key (did you mean model?); there are "),
         (["model/x=3"], "model/x=3: there is no such key"),
         (["hydra.foo=3"], "hydra.foo=3: there is no such key"),
@@ -248,6 +248,7 @@ def test_refusal(arguments: list[str], said: str, capsys: pytest.CaptureFixture[
         (StageFailed("teacher", "no luck"), 1, "error: teacher: no luck\n"),
         (SearchError("no luck"), 1, "error: no luck\n"),
         (DeviceLost("gone"), 1, "error: gone; the same command goes on from here\n"),
+        (StorageLost("gone"), 1, "error: gone; the same command goes on from here\n"),
         (KeyboardInterrupt(), 130, "error: interrupted; the same command goes on from here\n"),
     ],
 )

@@ -19,7 +19,7 @@ from search.config import PickConfig, SearchConfig, parse
 from search.errors import ConfigError
 from search.space import parse_space
 
-GIVEN = ("data.root=pets", "data.factory=a:b", "model.factory=a:b")
+GIVEN = ("data.root=pets", "data.factory=a:b", "model.factory=a:b", "storage.url=postgresql://a/b")
 GROUPS = sorted(path.name for path in cli.CONF.iterdir() if path.is_dir())
 CORES = 8
 
@@ -44,6 +44,7 @@ def raw(*overrides: str) -> Any:
         if (key.startswith("data.root") and "data=image_folder" in chosen)
         or (key.startswith("data.factory") and "data=custom" in chosen)
         or (key.startswith("model.factory") and "model=custom" in chosen)
+        or (key.startswith("storage.url") and "storage=postgres" in chosen)
     ]
     return copy.deepcopy(composed(*overrides, *given))
 
@@ -179,7 +180,8 @@ def test_ranges_of_picking_are_those_of_the_types(key: str, remark: str) -> None
         given = {name: other for name, other in tree.items() if name not in ("defaults", "hydra")}
         whole = int(value) if value == int(value) else value
         try:
-            parse({**given, "tracking": {"uri": None, "timeout_s": 1.0}, key: whole}, PickConfig)
+            groups = {"storage": {"name": "journal"}, "tracking": {"uri": None, "timeout_s": 1.0}}
+            parse({**given, **groups, key: whole}, PickConfig)
         except ConfigError:
             return False
         return True

@@ -97,8 +97,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["study=a/b"], "study='a/b': input should be 1 to 100 letters"),
         (["study=s", "trial=-1"], "trial=-1: input should be greater than or equal to 0"),
         (["study=s", "trial=x", "top=0"], "trial='x': input should be a whole number; top=0: "),
-        (["trail=3"], "trail=3: there is no such key (did you mean trial?); there are study, top, "
-         "trial"),
+        (["trail=3"], "trail=3: there is no such key (did you mean trial?); there are storage, "
+         "study, top, trial"),
     ],
 )  # fmt: skip
 def test_refusal(

@@ -15,10 +15,10 @@ from search.config import FinalistsConfig, RandomConfig, StudyConfig
 from search.errors import StageFailed
 from search.finalists import FURTHER_RATE, Contender, choose, close, joint_level, judge
 from search.front import front
-from search.journal import Journal
 from search.records import Deployable, Finalist, Session, Student, TrialRecord
 from search.space import parse_space
 from search.steps import Confirm, Evaluate, Finetune, Prune, Score, Step
+from search.storage.journal import Journal
 from search.study import Study
 from tests.fakes import PLAIN, FakeEngine, file, lab, limits, measurement, score
 from tests.unit.test_study import SPACE

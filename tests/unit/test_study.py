@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -27,11 +23,12 @@ from search.config import (
     TpeConfig,
 )
 from search.errors import ConfigError, InfeasiblePoint, StageFailed
-from search.journal import Journal
 from search.records import Point, TrialRecord
 from search.space import SWEEP, Space, parse_space
 from search.steps import Evaluate, Finetune, Measure, Prune, Step
 from search.stopping import survives
+from search.storage import Ledger
+from search.storage.journal import Journal, Journals
 from search.study import RUNGS, Study
 from search.trial import Lab
 from tests.fakes import PLAIN, POLICY, FakeEngine, lab, measurement
@@ -59,7 +56,7 @@ def space(**changes: Any) -> Space:
 
 
 def open_study(
-    journal: Journal,
+    journal: Ledger,
     n_trials: int | None = 12,
     sampler: SamplerConfig = SAMPLERS[0],
     where: Space | None = None,
@@ -306,33 +303,6 @@ def test_the_original_is_the_yardstick_even_outside_the_space(journal: Journal) 
     assert _trials(journal)[0].state == TrialState.FAIL
 
 
-def test_two_coordinators_on_one_study_are_refused(journal: Journal, tmp_path: Path) -> None:
-    script = (
-        "from pathlib import Path; from search.journal import Journal\n"
-        f"Journal(Path({str(tmp_path)!r}), 's').__enter__()"
-    )
-    second = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert f"study.name=s is being searched by process {os.getpid()}" in second.stderr
-    assert second.returncode != 0
-
-
-def test_the_lock_of_a_dead_coordinator_does_not_live_on_in_its_children(tmp_path: Path) -> None:
-    script = (
-        "import os, time\nfrom pathlib import Path\nfrom search.journal import Journal\n"
-        f"Journal(Path({str(tmp_path)!r}), 's').__enter__()\n"
-        "child = os.fork()\n"  # as a data loader starts its workers
-        "if child:\n    print(child, flush=True)\n"
-        "else:\n    os.close(1)\n    time.sleep(60)"  # or whoever reads it would wait for it
-    )
-    first = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    orphan = int(first.stdout)
-    try:
-        with Journal(tmp_path, "s"):
-            pass
-    finally:
-        os.kill(orphan, signal.SIGKILL)
-
-
 def test_a_study_that_was_never_begun_leaves_nothing(tmp_path: Path) -> None:
     with Journal(tmp_path, "s"):
         pass
@@ -527,7 +497,7 @@ def test_early_stopping_has_a_switch(journal: Journal) -> None:
 def test_other_studies_fronts_are_tried_early(tmp_path: Path) -> None:
     with Journal(tmp_path, "s") as journal:
         first = list(open_study(journal, 25).trials(lab(), FakeEngine()))
-    earlier = earlier_points(tmp_path, ["s"], ("accuracy", "latency"))
+    earlier = earlier_points(Journals(tmp_path), ["s"], ("accuracy", "latency"))
     assert earlier
     assert set(earlier) <= {record.point for record in first}
     with Journal(tmp_path / "later", "s") as journal:
@@ -586,7 +556,7 @@ def test_a_study_that_is_not_there_cannot_warm_another(tmp_path: Path) -> None:
     with Journal(tmp_path, "s") as journal:
         open_study(journal, 1)
     with pytest.raises(ConfigError, match=r"study\.warm_start=t: .*no such study; there are s"):
-        earlier_points(tmp_path, ["t"], ("accuracy", "latency"))
+        earlier_points(Journals(tmp_path), ["t"], ("accuracy", "latency"))
 
 
 @pytest.mark.parametrize(

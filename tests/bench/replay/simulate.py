@@ -31,7 +31,6 @@ from search.driving import drive
 from search.engine.base import Done, answered
 from search.figures import Yardstick
 from search.front import ACCURACY_MARGIN
-from search.journal import Journal
 from search.records import Deployable, DeviceProfile, File, Measurement, Network, Student, Teacher
 from search.space import Space, parse_space
 from search.steps import (
@@ -48,6 +47,7 @@ from search.steps import (
     Step,
     Trace,
 )
+from search.storage.journal import Journal
 from search.study import Study
 from search.trial import Lab, deploy
 from tests.bench.plain import plain_trial

@@ -69,6 +69,15 @@ class Journal(AbstractContextManager["Journal"]):
                     return lock
             lock.close()  # its last holder removed it in the meantime
 
+    @property
+    def where(self) -> str:
+        """Names the file in messages."""
+        return str(self.path)
+
+    def exists(self) -> bool:
+        """Tells whether the study was ever begun."""
+        return self.path.exists()
+
     def storage(self) -> JournalStorage:
         """Opens the journal for Optuna."""
         return JournalStorage(JournalFileBackend(str(self.path), _AlreadyHeld(str(self.path))))
@@ -83,6 +92,27 @@ class Journal(AbstractContextManager["Journal"]):
             if whole < len(content):
                 log.warning("dropping a half-written line at the end of %s", self.path)
                 stream.truncate(whole)
+
+
+class Journals:
+    """The journals of a folder.
+
+    Args:
+        folder: Where studies are kept; it need not exist.
+    """
+
+    arguments = ""  # the default of all command lines
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def of(self, name: str) -> Journal:
+        """Returns the journal of a study, which need not exist."""
+        return Journal(self._folder, name)
+
+    def names(self) -> list[str]:
+        """Returns the names of the studies that are there, sorted."""
+        return sorted(path.stem for path in self._folder.glob("*.journal"))
 
 
 class _AlreadyHeld(JournalFileOpenLock):
