@@ -133,7 +133,6 @@ def search(config: SearchConfig, settings: str) -> int:
         server = _own_server() if config.tracking.uri is None else tracker.server
         _show_front(
             console,
-            config.study.name,
             study.records,
             study.closing,
             canaries,
@@ -299,7 +298,6 @@ def _greet(lab: Lab, seconds: float) -> None:
 
 def _show_front(
     console: Console,
-    name: str,
     records: Sequence[TrialRecord],
     closing: Closing | None,
     canaries: Sequence[Canary],
