@@ -5,7 +5,7 @@ READY := .venv/.ready
 PORT ?= 5000
 STATE ?= $(CURDIR)/mlruns
 
-.PHONY: setup run ui test searches others lint bench clean
+.PHONY: setup run ui test searches others chaos lint bench clean
 
 setup: $(READY)
 
@@ -44,6 +44,10 @@ searches:
 
 others:
 	$(BIN)/python -m pytest $(SEARCHES:%=--ignore=%)
+
+# A hundred kills; CHAOS_SEED=1 make chaos chooses other moments.
+chaos: $(READY)
+	CHAOS_KILLS=100 $(BIN)/python -m pytest tests/e2e/test_chaos.py -s
 
 # Prints figures; nothing here can fail on a time.
 bench: $(READY)

@@ -1,0 +1,239 @@
+"""Kills processes of searches at random moments, and checks what is left of their studies.
+
+The check reads Optuna's journal, MLflow's database and the store by itself; it uses nothing of the
+project but the names of things.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from tests import commands
+
+Victim = Literal["coordinator", "worker", "agent"]
+VICTIMS: tuple[Victim, ...] = ("coordinator", "worker", "agent")
+# A whole search of this kind takes about this long; a kill may come at any moment of it.
+LONGEST_WAIT_S = 12.0
+PATIENCE_S = 300.0
+
+
+@dataclass
+class Rampage:
+    """Kills processes of one search after another.
+
+    Args:
+        folder: Working directory.
+        overrides: Of every search, but for its name and seed.
+        seed: Of moments and victims.
+        kills: After which it is over.
+
+    Attributes:
+        killed: Victims so far.
+        studies: Names of the studies begun.
+        complaints: What searches said on standard error.
+    """
+
+    folder: Path
+    overrides: tuple[str, ...]
+    seed: int
+    kills: int
+
+    def __post_init__(self) -> None:
+        self.killed: Counter[Victim] = Counter()
+        self.studies: list[str] = []
+        self.complaints: list[str] = []
+        self._rng = random.Random(self.seed)
+
+    def run(self) -> None:
+        """Searches study after study until all kills are done, then ends the last one in peace."""
+        while self.killed.total() < self.kills:
+            name = f"chaos-{len(self.studies)}"
+            self.studies.append(name)
+            while self._search(name) != 0:
+                pass
+
+    def _search(self, name: str) -> int:
+        """Begins a search or goes on with it, kills as it goes, and returns how it ended."""
+        seed = f"study.seed={len(self.studies)}"
+        command = commands.line("search.run", *self.overrides, f"study.name={name}", seed)
+        with (self.folder / "said.txt").open("w+") as said:
+            search = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=commands.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+            try:
+                while self.killed.total() < self.kills and not self._ends(search):
+                    self._kill(search.pid)
+                status = search.wait(PATIENCE_S)
+            finally:
+                _end_all([search.pid, *descendants(search.pid)])
+            said.seek(0)
+            text = said.read()
+            if "Traceback" in text or status not in (0, 1, 2, -signal.SIGKILL):
+                self.complaints.append(f"{name} ended with {status}:\n{text}")
+            return status
+
+    def _ends(self, search: subprocess.Popen[bytes]) -> bool:
+        """Waits for the next kill; tells whether the search ends before."""
+        try:
+            search.wait(self._rng.uniform(0.2, LONGEST_WAIT_S))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def _kill(self, coordinator: int) -> None:
+        victim = self._rng.choice(VICTIMS)
+        found = [coordinator] if victim == "coordinator" else _members(coordinator, victim)
+        if found:  # there is not always an agent
+            self.killed[victim] += 1
+            _end_all([self._rng.choice(found)])
+
+
+def descendants(pid: int) -> list[int]:
+    """Returns the processes below one, nearest first."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        try:
+            children = [int(child) for child in (task / "children").read_text().split()]
+        except OSError:
+            continue
+        for child in children:
+            found += [child, *descendants(child)]
+    return found
+
+
+def _members(coordinator: int, victim: Victim) -> list[int]:
+    sign = {"worker": b"spawn_main", "agent": b"agent.py"}[victim]
+    found = []
+    for pid in descendants(coordinator):
+        try:
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if sign in line:
+            found.append(pid)
+    return found
+
+
+def _end_all(pids: list[int]) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+# ---- the check
+
+
+def check(folder: Path, study: str, n_trials: int) -> list[str]:
+    """Returns what is wrong with a study that was searched to its end."""
+    trials = _optuna_trials(folder, study)
+    runs = _mlflow_runs(folder, study)
+    return [*_faults_of_trials(trials, n_trials), *_faults_of_runs(trials, runs)]
+
+
+def check_store(folder: Path) -> Iterator[str]:
+    """Yields every entry that is torn, and every file that is not what its name says."""
+    store = folder / "mlruns" / "store"
+    for path in (store / "files").rglob("*"):
+        if path.is_dir() or path.name.startswith(".part-"):
+            continue
+        if hashlib.sha256(path.read_bytes()).hexdigest() != path.name.partition(".")[0]:
+            yield f"{path} is not what it is called"
+    for path in (store / "steps").rglob("*.json"):
+        try:
+            entry = json.loads(path.read_bytes())
+        except ValueError as error:
+            yield f"{path} is torn: {error}"
+            continue
+        for file in entry["files"]:
+            sha256 = file["sha256"]
+            if not (store / "files" / sha256[:2] / f"{sha256}{file['suffix']}").is_file():
+                yield f"{path} names a file that is not there"
+
+
+def _optuna_trials(folder: Path, study: str) -> list[FrozenTrial]:
+    path = folder / "mlruns" / "studies" / f"{study}.journal"
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    return optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
+
+
+def _faults_of_trials(trials: list[FrozenTrial], n_trials: int) -> Iterator[str]:
+    asked = [t for t in trials if t.user_attrs.get("record", {}).get("student_of") is None]
+    if len(asked) != n_trials:
+        yield f"Optuna holds {len(asked)} trials that were asked for, not {n_trials}"
+    for trial in trials:
+        if not trial.state.is_finished():
+            yield f"trial {trial.number} is {trial.state.name}"
+        record = trial.user_attrs.get("record")
+        if record is None or record["number"] != trial.number:
+            yield f"trial {trial.number} has the record {record}"
+        elif trial.state == TrialState.COMPLETE:
+            figures = record["figures"]
+            known = [1 - figures["val_accuracy"], figures["latency_ms"]]
+            if trial.values != known:
+                yield f"trial {trial.number} was told {trial.values}, its record says {known}"
+
+
+def _mlflow_runs(folder: Path, study: str) -> list[dict[str, Any]]:
+    """Returns every run of an experiment with its tags and metrics, read without MLflow."""
+    with closing(sqlite3.connect(folder / "mlruns" / "mlflow.db")) as database:
+        database.row_factory = sqlite3.Row
+        found = database.execute(
+            "select run_uuid, status from runs join experiments using (experiment_id) "
+            "where experiments.name = ? and runs.lifecycle_stage = 'active'",
+            (study,),
+        ).fetchall()
+        runs = []
+        for run in found:
+            tags = database.execute("select key, value from tags where run_uuid = ?", (run[0],))
+            values = database.execute(
+                "select key, value from latest_metrics where run_uuid = ?", (run[0],)
+            )
+            runs.append({"status": run[1], "tags": dict(tags), "metrics": dict(values)})
+        return runs
+
+
+def _faults_of_runs(trials: list[FrozenTrial], runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    kinds = Counter(run["tags"].get("kind") for run in runs)
+    if kinds["study"] != 1:
+        yield f"MLflow holds {kinds['study']} runs of the study"
+    for run in runs:
+        if run["status"] == "RUNNING":
+            yield f"a run of MLflow was left running: {run['tags'].get('trial', 'the study')}"
+    children = [run for run in runs if run["tags"].get("kind") == "trial"]
+    numbers = Counter(int(run["tags"]["trial"]) for run in children)
+    if numbers != Counter(trial.number for trial in trials):
+        yield f"MLflow holds the trials {dict(numbers)}, Optuna {len(trials)}"
+        return
+    records = {trial.number: trial.user_attrs.get("record", {}) for trial in trials}
+    for run in children:
+        record = records[int(run["tags"]["trial"])]
+        if run["tags"]["outcome"] != record["outcome"]:
+            yield f"MLflow and Optuna differ in how trial {record['number']} ended"
+        for name in ("val_accuracy", "latency_ms", "size_bytes"):
+            if run["metrics"].get(name) != record["figures"][name]:
+                yield f"MLflow and Optuna differ in {name} of trial {record['number']}"
