@@ -2,10 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+HOST ?= 127.0.0.1
 PORT ?= 5000
+AUTH ?=
 STATE ?= $(CURDIR)/mlruns
 
-.PHONY: setup run ui test searches others chaos lint bench clean
+.PHONY: setup run ui test searches others chaos lint audit bench clean
 
 setup: $(READY)
 
@@ -18,13 +20,9 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY)
 	$(BIN)/python -m search.run $(ARGS)
 
-# Without MLflow's workers for language models, which nothing here needs: eight processes fewer.
+# Another HOST than this machine needs AUTH, a file of accounts: docs/security.md.
 ui: $(READY)
-	mkdir -p "$(STATE)"
-	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server \
-		--host 127.0.0.1 --port $(PORT) --workers 1 \
-		--backend-store-uri "sqlite:///$(STATE)/mlflow.db" \
-		--artifacts-destination "$(STATE)/artifacts"
+	@$(BIN)/python -m search.ui --host "$(HOST)" --port "$(PORT)" --state "$(STATE)" --auth "$(AUTH)"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -48,6 +46,14 @@ others:
 # A hundred kills; CHAOS_SEED=1 make chaos chooses other moments.
 chaos: $(READY)
 	CHAOS_KILLS=100 $(BIN)/python -m pytest tests/e2e/test_chaos.py -s
+
+# pip-audit has an environment of its own: what it needs is not what is audited.
+AUDIT := .venv/audit
+audit: $(READY)
+	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) \
+		&& $(AUDIT)/bin/pip install --quiet pip-audit==2.10.1; } \
+		|| echo "audit: pip-audit cannot be installed here"
+	$(BIN)/python .ci/audit.py $(AUDIT)/bin/pip-audit
 
 # Prints figures; nothing here can fail on a time.
 bench: $(READY)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import optuna
 from pydantic import TypeAdapter
 
-from search.errors import ConfigError
+from search.errors import ConfigError, SearchError
 from search.front import front
 from search.records import Closing, Point, TrialRecord
 from search.storage import Ledger, Ledgers
@@ -122,12 +122,26 @@ def _names(ledgers: Ledgers) -> str:
 
 
 def records_of(study: optuna.Study) -> list[TrialRecord]:
-    """Returns the records of all finished trials."""
+    """Returns the records of all finished trials.
+
+    Raises:
+        ValueError: If one is damaged.
+    """
     return [
-        RECORDS.validate_python(trial.user_attrs[RECORD])
+        _read_record(trial)
         for trial in study.get_trials(deepcopy=False)
         if trial.state.is_finished()
     ]
+
+
+def _read_record(trial: optuna.trial.FrozenTrial) -> TrialRecord:
+    record: TrialRecord = RECORDS.validate_python(trial.user_attrs[RECORD])
+    figures = record.figures
+    lacks = record.outcome == "complete" and None in (figures.val_accuracy, figures.latency_ms)
+    # Figures may be missing: a name that was damaged looks like one.
+    if record.number != trial.number or lacks:
+        raise ValueError(f"trial {trial.number} has another trial's record, or half of one")
+    return record
 
 
 def closing_of(study: optuna.Study) -> Closing | None:
@@ -144,7 +158,9 @@ def explained(ledger: Ledger, remedy: str = BEGIN_ANEW) -> Iterator[None]:
     """Says in one line that a ledger cannot be understood."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, AssertionError) as error:  # as Optuna has it
+    except (SearchError, OSError):
+        raise
+    except Exception as error:  # what Optuna makes of damage has no other base
         raise ConfigError(
             f"{ledger.where}: is damaged, or another version wrote it "
             f"({type(error).__name__}); {remedy}"

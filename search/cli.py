@@ -21,6 +21,7 @@ from search.errors import (
     SearchError,
     StorageLost,
     hide_passwords,
+    printable,
 )
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -28,6 +29,8 @@ STATE = Path("mlruns")
 FAILURE, USAGE_ERROR, NOT_MET = 1, 2, 3
 INTERRUPTED = 130
 COMMENT_COLUMN = 44
+# What Hydra itself is told here could have it call, or unpickle, anything.
+HYDRAS_OWN = re.compile(r"[+~]*hydra[./@=]|--e")
 KEY_OVERRIDE = re.compile(r"(?!hydra\.)\w+(\.\w+)+=")
 OPTION_NOT_FOUND = re.compile(r"Could not find '([^']+)/([^'/]+)'")
 KEY_NOT_FOUND = re.compile(r"Could not (?:override|load) '([^']+)'")
@@ -68,7 +71,9 @@ def main(
 
 
 def _complain(error: object, status: int) -> int:
-    print(f"error: {hide_passwords(' '.join(str(error).split()))}", file=sys.stderr)
+    text = hide_passwords(" ".join(str(error).split()))
+    # Names of files and words of a device may hold what a terminal obeys.
+    print(f"error: {printable(text, len(text))}", file=sys.stderr)
     return status
 
 
@@ -86,6 +91,11 @@ def _compose(job: Callable[[Any, str], int], arguments: list[str], config_name: 
     from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
 
+    for argument in arguments:
+        if HYDRAS_OWN.match(argument):
+            raise ConfigError(
+                f"{argument}: there is no such key or flag here; what Hydra does is fixed"
+            )
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra reports errors itself, in many lines
     composed: list[DictConfig] = []
 

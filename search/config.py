@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from search.errors import ConfigError, hide_password
+from search.errors import SECRET, ConfigError, hide_password
 
 T = TypeVar("T")
 
@@ -46,6 +46,25 @@ Statistic = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(_not_boo
 Statistics = tuple[Statistic, ...] | None
 
 
+SECRET_NAME = re.compile(rf"(?i)(.*[_.-])?({SECRET})")
+
+
+def _keep_no_secret(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Refuses what looks like a secret, because arguments are kept with the study, in clear."""
+    for name, value in arguments.items():
+        if isinstance(value, Mapping):
+            _keep_no_secret(value)
+        elif isinstance(value, str) and SECRET_NAME.fullmatch(str(name)):
+            raise ValueError(
+                f"{name} looks like a secret, and arguments are written down with the study; "
+                "have the function read it from the environment"
+            )
+    return arguments
+
+
+Arguments = Annotated[Mapping[str, Any], AfterValidator(_keep_no_secret)]
+
+
 @dataclass(frozen=True, config=strict)
 class BuiltInModelConfig:
     """One of the project's own networks."""
@@ -63,7 +82,7 @@ class CustomModelConfig:
     name: Literal["custom"]
     title: str
     factory: str
-    arguments: Mapping[str, Any]
+    arguments: Arguments
     checkpoint: str | None
 
 
@@ -111,7 +130,7 @@ class CustomDataConfig(_SplitConfig):
 
     name: Literal["custom"]
     factory: str
-    arguments: Mapping[str, Any]
+    arguments: Arguments
 
 
 DataConfig = Annotated[

@@ -7,14 +7,24 @@ import re
 PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):\S*@")
 PASSWORD_KEY = re.compile(r"(?i)([?&]\w*pass\w*=)[^&\s'\"]+")
 PASSWORD_WITH_SPACES = re.compile(r"(?s)(?<=://)([^/:@]*):.*@")
+# Endings of names whose values are nobody's business.
+SECRET = r"password|passwd|pwd|secret|token|(?:api|access|private|secret)_?key|credentials?"
+# As YAML, Python, a shell or an address writes it; whether there is none may be known.
+NAMED_SECRET = re.compile(
+    rf"(?i)((?:{SECRET})['\"]?[ \t]*[:=][ \t]*)(?!(?:null|none|true|false)\b|\*\*\*)"
+    r"('[^']*'|\"[^\"]*\"|[^\s,;&}\])'\"]+)"
+)
+LONGEST_LINE = 1000
 
 
 def hide_passwords(text: str) -> str:
-    """Returns ``text`` with ``***`` for the password of every address in it.
+    """Returns ``text`` with ``***`` for every password in an address, and every named secret.
 
     An address that is written wrongly counts too: its password is as secret.
     """
-    return PASSWORD_KEY.sub(r"\1***", PASSWORD.sub(r"\1:***@", text))
+    shown = PASSWORD_KEY.sub(r"\1***", PASSWORD.sub(r"\1:***@", text))
+    # In quotes, because bare asterisks mean something in YAML.
+    return NAMED_SECRET.sub(r"\1'***'", shown)
 
 
 def hide_password(address: str) -> str:
@@ -22,10 +32,18 @@ def hide_password(address: str) -> str:
     return hide_passwords(PASSWORD_WITH_SPACES.sub(r"\1:***@", address))
 
 
+def printable(text: str, longest: int = LONGEST_LINE) -> str:
+    """Returns ``text`` in one line that does nothing to a terminal, cut where it is too long."""
+    cut = text[: longest + 1]
+    flat = "".join(letter if letter.isprintable() else " " for letter in cut)
+    return flat if len(text) <= longest else f"{flat[:longest]}..."
+
+
 def one_line(error: BaseException) -> str:
-    """Returns an exception's type and the first line of its text."""
+    """Returns an exception's type and the first line of its text, without secrets."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    name = type(error).__name__
+    return f"{name}: {printable(hide_passwords(lines[0]))}" if lines else name
 
 
 class SearchError(Exception):

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.config import StudyConfig
+from search.errors import hide_passwords
 from search.front import front, hypervolume, original
 from search.records import TrialRecord
 from search.report.formats import format_counted, format_ms, format_share, format_speedup
@@ -168,6 +169,13 @@ def describe(record: TrialRecord, on_front: bool) -> str:
     return f"{head}; {tail}{'; on the front so far' if on_front else ''}"
 
 
+class _Discreet(logging.Formatter):
+    """Hides passwords, whoever wrote the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hide_passwords(super().format(record))
+
+
 def configure_logging(console: Console, level: int = logging.INFO) -> None:
     """Sends the project's log to ``console``, below the live display where there is one."""
     handler: Any
@@ -175,9 +183,9 @@ def configure_logging(console: Console, level: int = logging.INFO) -> None:
         handler = RichHandler(
             console=console, show_level=False, show_path=False, log_time_format="%H:%M:%S"
         )
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Discreet("%(message)s"))
     else:
         handler = logging.StreamHandler(console.file)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(_Discreet("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("search").setLevel(level)

@@ -6,6 +6,7 @@ neither for equality nor for the store's keys.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,6 +19,7 @@ RawLaunch = tuple[int, tuple[tuple[float, float], ...], tuple[bool, ...]]
 Int8Format = Literal["u8s8", "u8s8_reduced", "s8s8"]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 TypedShapes = tuple[tuple[str, tuple[int, ...]], ...]
+DIGEST, SUFFIX = re.compile("[0-9a-f]{64}"), re.compile(r"\.[a-z0-9]{1,16}")
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,18 @@ class File:
         sha256: Hexadecimal digest of the bytes.
         suffix: File name ending with its dot, such as ``.onnx``.
         size_bytes: Length of the content.
+
+    Raises:
+        ValueError: If it is no such name, which may lead anywhere when a path is made from it.
     """
 
     sha256: str
     suffix: str
     size_bytes: int = field(compare=False)
+
+    def __post_init__(self) -> None:
+        if not DIGEST.fullmatch(self.sha256) or not SUFFIX.fullmatch(self.suffix):
+            raise ValueError(f"{self.sha256[:80]!r} {self.suffix[:80]!r} name no file of a store")
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ def _keep_checkpoint(name: str | None, shelf: Shelf) -> File | None:
         return None
     path = Path(name).expanduser()
     remedy = "give a .safetensors file, or a .pt file of torch.save(network.state_dict(), ...)"
+    if path.exists() and not path.is_file() and not path.is_dir():  # reading it may never end
+        raise ConfigError(f"model.checkpoint={name!r}: is no file; {remedy}")
     try:
         content = path.read_bytes()
     except OSError as error:

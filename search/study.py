@@ -24,6 +24,7 @@ from optuna.distributions import (
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
+    check_distribution_compatibility,
 )
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
@@ -88,7 +89,8 @@ class Plan:
     earlier: list[Point]
 
 
-PLANS = TypeAdapter(Plan)
+PLANS, POINTS = TypeAdapter(Plan), TypeAdapter(Point)
+REACHED = TypeAdapter(list[tuple[float, list[float]]])
 
 
 class Attempt(Course[Ending]):
@@ -188,8 +190,33 @@ class Study:
             )
             self.records = records_of(self._optuna)
         self._begin_or_compare(settings)
+        with explained(ledger):
+            self._check_kept()
         if IDENTITY not in self._optuna.user_attrs:
             self._optuna.set_user_attr(IDENTITY, uuid.uuid4().hex)
+
+    def _check_kept(self) -> None:
+        """Reads what is needed later on, so that damage shows before anything is begun.
+
+        Raises:
+            ValueError: If something is damaged.
+        """
+        closing_of(self._optuna)
+        begun, points = self._optuna.get_trials(deepcopy=False), []
+        if PLAN in self._optuna.user_attrs:
+            plan: Plan = PLANS.validate_python(self._optuna.user_attrs[PLAN])
+            points += [*plan.starting, *plan.earlier]
+        for kept in (one.user_attrs for one in begun):
+            REACHED.validate_python(kept.get(RUNGS, []))
+            points += [POINTS.validate_python(kept[POINT])] if POINT in kept else []
+            points += [RECORDS.validate_python(kept[RECORD]).point] if RECORD in kept else []
+        counts = self._space.thread_counts()
+        if begun and any(point.threads not in counts for point in points):
+            raise ValueError("a point has threads that none can have")
+        own = self._space.distributions()
+        for name, other in ((n, d) for one in begun for n, d in one.distributions.items()):
+            if name in own:
+                check_distribution_compatibility(own[name], other)
 
     @property
     def identity(self) -> str:

@@ -106,7 +106,9 @@ class Server:
         into = child.stdin
         feed.add_done_callback(lambda _: into.close())
         await asyncio.gather(
-            pump(child.stdout, process.stdout), pump(child.stderr, process.stderr), child.wait()
+            pump_all(child.stdout, process.stdout),
+            pump_all(child.stderr, process.stderr),
+            child.wait(),
         )
         feed.cancel()
         await asyncio.wait([feed])
@@ -126,6 +128,13 @@ class Server:
         others = [task for task in asyncio.all_tasks() if task is not mine]
         if others:
             await asyncio.wait(others, timeout=10.0)
+
+
+async def pump_all(source: asyncio.StreamReader, sink: Any) -> None:
+    """Copies to the end, and reads on when the connection breaks: who writes must not block."""
+    await pump(source, sink)
+    while await source.read(1 << 16):
+        pass
 
 
 async def pump(source: Any, sink: Any) -> None:

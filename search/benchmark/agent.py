@@ -182,7 +182,7 @@ class Bench:
             raise Refused("Threads", f"{request['threads']} threads, but {usable} usable cores")
         self._request = request
         baseline = peak_rss_bytes()
-        self._images = self._numpy.load(request["inputs"])
+        self._images = self._numpy.load(request["inputs"], allow_pickle=False)
         batches = self._cut(request["batch_size"])
         digest = hashlib.sha256(Path(request["model"]).read_bytes()).hexdigest()
         if request["memory_limit_bytes"] is not None:

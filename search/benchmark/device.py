@@ -18,8 +18,9 @@ from types import TracebackType
 from typing import IO, Any, Protocol, Self, TypeVar
 
 from search.benchmark import agent
+from search.benchmark.replies import LONGEST_BYTES, LONGEST_WORD, Denied, read_reply
 from search.config import DeviceConfig, LocalDeviceConfig
-from search.errors import ConfigError, DeviceLost, StageFailed
+from search.errors import ConfigError, DeviceLost, StageFailed, printable
 from search.records import DeviceProfile
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ DESCRIBE_TIMEOUT_S = 60.0
 FAREWELL_S = 1.0
 QUEUE_POLL_S = 5.0
 RECONNECT_AFTER_S = (1.0, 5.0, 20.0)
+LAST_WORDS_BYTES = 1 << 14
 
 
 class Device(Protocol):
@@ -201,11 +203,12 @@ class LocalDevice:
             raise self._died(request) from None
         line = self._read_line(stdout, request, deadline)
         try:
-            reply = parse_reply(line, request)
+            return read_reply(line, request)
+        except Denied as error:
+            raise denied(error, self._last_error) from None
         except StageFailed:
             self.close()
             raise
-        return accept_reply(reply, self._last_error)
 
     def close(self) -> None:
         """Ends the group, kindly and then not, and frees what is left; harmless when repeated."""
@@ -248,6 +251,9 @@ class LocalDevice:
                 if not chunk:
                     raise self._died(request)
                 self._buffer += chunk
+                if len(self._buffer) > LONGEST_BYTES:
+                    self.close()
+                    raise too_long(request)
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
@@ -258,38 +264,20 @@ class LocalDevice:
 
     def _last_error(self) -> str:
         """What the agent or a child last wrote to standard error, to be put behind a reason."""
-        self._errors.seek(0)
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - LAST_WORDS_BYTES))
         return format_hint(self._errors.read())
 
 
-def parse_reply(line: bytes, request: dict[str, Any]) -> dict[str, Any]:
-    """Reads an agent's line.
-
-    Raises:
-        StageFailed: If it is no JSON, which means that something else than the agent wrote it.
-    """
-    try:
-        reply: dict[str, Any] = json.loads(line)
-    except ValueError:
-        reason = f"the agent's answer to {request['request']!r} is no JSON: {line[:80]!r}"
-        raise StageFailed("measure", reason) from None
-    return reply
-
-
-def accept_reply(reply: dict[str, Any], last_error: Callable[[], str]) -> dict[str, Any]:
-    """Returns the result in an agent's reply.
+def denied(refusal: Denied, last_error: Callable[[], str]) -> StageFailed:
+    """What to raise when the agent refuses.
 
     Args:
-        reply: What ``parse_reply`` returned.
+        refusal: Its words.
         last_error: Gives the hint behind the reason when a process there died.
-
-    Raises:
-        StageFailed: If the agent refused.
     """
-    if not reply.pop("ok"):
-        hint = last_error() if reply["kind"] == "Died" else ""
-        raise StageFailed("measure", f"{reply['error']} ({reply['kind']}){hint}")
-    return reply
+    hint = last_error() if refusal.kind == "Died" else ""
+    return StageFailed("measure", f"{refusal}{hint}")
 
 
 def check_schema(hello: dict[str, Any]) -> None:
@@ -312,6 +300,12 @@ def too_slow(request: dict[str, Any]) -> StageFailed:
     )
 
 
+def too_long(request: dict[str, Any]) -> StageFailed:
+    """What to raise when an answer does not end."""
+    reason = f"the answer to {request['request']!r} is longer than any agent's; is it one?"
+    return StageFailed("measure", reason)
+
+
 def died(request: dict[str, Any], status: int | None, hint: str) -> StageFailed:
     """What to raise when the agent is no more."""
     reason = f"the agent died with status {status} at {request['request']!r}{hint}"
@@ -321,7 +315,7 @@ def died(request: dict[str, Any], status: int | None, hint: str) -> StageFailed:
 def format_hint(errors: bytes) -> str:
     """The last line written to standard error, to be put behind a reason."""
     lines = errors.decode(errors="replace").strip().splitlines()
-    return f": {lines[-1].strip()}" if lines else ""
+    return f": {printable(lines[-1].strip(), LONGEST_WORD)}" if lines else ""
 
 
 def describe_device(config: DeviceConfig) -> DeviceProfile:

@@ -14,6 +14,7 @@ import secrets
 import shlex
 import threading
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,14 +23,16 @@ import asyncssh
 
 from search.benchmark.device import (
     AGENT,
-    accept_reply,
+    LAST_WORDS_BYTES,
     check_schema,
+    denied,
     died,
     format_hint,
-    parse_reply,
+    too_long,
     too_slow,
 )
 from search.benchmark.login import connect, name_target, shell_command
+from search.benchmark.replies import LONGEST_BYTES, Denied, read_reply
 from search.config import SshDeviceConfig
 from search.errors import ConfigError, DeviceLost, SearchError, StageFailed, one_line
 
@@ -37,7 +40,6 @@ THREAD = "ssh device"
 FAREWELL_S = 2.0
 # Longer than the keep-alives take to find that the network is dead, which says more.
 KILL_S = 20.0
-LAST_WORDS_BYTES = 1 << 14
 TOO_OLD = 3
 # Programs are fixed, and what varies is an argument: nothing is ever read as code.
 CHECK = f"import sys; sys.version_info < (3, 10) and sys.exit({TOO_OLD}); import numpy, onnxruntime"
@@ -81,11 +83,12 @@ class SshDevice:
         self._loop = _Loop()
         try:
             self._call(self._log_in())
+            self._call(self._in_time(self._open_folder(), "opens no folder"))
             self._call(self._check_python())
             self._call(self._start_agent(self.deliver(AGENT)))
             hello = self.ask({"request": "hello"}, self._timeout_s)
             check_schema(hello)
-            self._group = int(hello["pid"])
+            self._group = hello.get("pid")
         except BaseException:
             self.close()
             raise
@@ -117,7 +120,9 @@ class SshDevice:
         digest = hashlib.sha256(content).hexdigest()
         name = digest + path.suffix
         if name not in self._delivered:
-            self._delivered[name] = self._call(self._bring(content, digest, name))
+            self._delivered[name] = self._call(
+                self._in_time(self._bring(content, digest, name), "takes no files")
+            )
         return self._delivered[name]
 
     def ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
@@ -132,13 +137,16 @@ class SshDevice:
             raise too_slow(request) from None
         if not line.endswith(b"\n"):
             self._call(self._bury_agent())
+            if len(line) >= LONGEST_BYTES:
+                raise too_long(request)
             raise died(request, process.returncode, self._last_error())
         try:
-            reply = parse_reply(line, request)
+            return read_reply(line, request)
+        except Denied as error:
+            raise denied(error, self._last_error) from None
         except StageFailed:
             self._call(self._end_agent())
             raise
-        return accept_reply(reply, self._last_error)
 
     def close(self) -> None:
         """Ends agent and connection, and frees what is left; harmless when repeated."""
@@ -180,13 +188,23 @@ class SshDevice:
     async def _log_in(self) -> None:
         self._connection = connection = await connect(self._config, self._timeout_s)
         try:
-            self._sftp = await connection.start_sftp_client()
+            self._sftp = await self._in_time(_start_sftp(connection), "starts no SFTP")
         except asyncssh.ChannelOpenError as error:
             if connection.is_closed():
                 raise
             reason = f"{self._target} offers no SFTP ({one_line(error)}); have sshd_config say "
             reason += "Subsystem sftp internal-sftp there, or install the device's sftp-server"
             raise ConfigError(reason) from error
+
+    async def _in_time(self, work: Coroutine[Any, Any, T], what: str) -> T:
+        """Waits for a server that may answer its keep-alives and nothing else."""
+        try:
+            return await _within(self._timeout_s, work)
+        except _TooSlow:
+            reason = f"{self._target} {what} in {self._timeout_s:g} s; is it overloaded?"
+            raise StageFailed("measure", reason) from None
+
+    async def _open_folder(self) -> None:
         folder = self._config.folder.removeprefix("~/") or "."  # SFTP starts at home
         await self._sftp.makedirs(folder, asyncssh.SFTPAttrs(permissions=0o700), exist_ok=True)
         self._folder = await self._sftp.realpath(folder)
@@ -194,13 +212,10 @@ class SshDevice:
     async def _check_python(self) -> None:
         python = self._python
         found = await self._run(python, "-c", CHECK)
-        if found.returncode == 0:
+        if found.status == 0:
             return
-        why = (
-            format_hint(str(found.stderr).encode()).removeprefix(": ")
-            or f"status {found.returncode}"
-        )
-        if found.returncode == TOO_OLD:
+        why = format_hint(found.errors).removeprefix(": ") or f"status {found.status}"
+        if found.status == TOO_OLD:
             why = "it is older than 3.10"
         if "ImportError" not in why and "ModuleNotFoundError" not in why:
             raise ConfigError(
@@ -218,7 +233,10 @@ class SshDevice:
         # In the shell's place: its status is then the agent's own.
         command = "exec " + shlex.join([self._python, path, "--own-group"])
         self._process = await self._reach().create_process(
-            command, encoding=None, request_pty=False
+            command,
+            encoding=None,
+            request_pty=False,
+            window=LONGEST_BYTES,  # what is read of an answer that does not end
         )
         self._drain = asyncio.create_task(self._keep_last_words(self._process))
 
@@ -244,27 +262,36 @@ class SshDevice:
             await self._sftp.posix_rename(part, path)
         except BaseException:
             # The first error says more than a failure to clean up.
-            with contextlib.suppress(asyncssh.Error, OSError):
-                await self._sftp.remove(part)
+            with contextlib.suppress(asyncssh.Error, OSError, _TooSlow):
+                await _within(FAREWELL_S, self._sftp.remove(part))
             raise
         return path
 
     async def _holds(self, path: str, digest: str) -> bool:
         """Has the device hash a file: cheaper than sending it."""
         found = await self._run(self._python, "-c", HASH, path)
-        return found.returncode == 0 and str(found.stdout).split()[-1:] == [digest]
+        return found.status == 0 and found.output.split()[-1:] == [digest.encode()]
 
-    async def _run(self, *words: str) -> asyncssh.SSHCompletedProcess:
-        """Runs a command to its end; its output is text."""
+    async def _run(self, *words: str) -> _Ended:
+        """Runs a command to its end."""
         try:
             return await _within(self._timeout_s, self._execute(words))
         except _TooSlow:
             reason = f"{self._target} does not run {words[0]} in time; is it overloaded?"
             raise StageFailed("measure", reason) from None
 
-    async def _execute(self, words: tuple[str, ...]) -> asyncssh.SSHCompletedProcess:
-        command = shlex.join(words)
-        return await self._reach().run(command, stdin=asyncssh.DEVNULL, errors="replace")
+    async def _execute(self, words: tuple[str, ...]) -> _Ended:
+        process: Process = await self._reach().create_process(
+            shlex.join(words), stdin=asyncssh.DEVNULL, encoding=None
+        )
+        try:
+            output, errors = await asyncio.gather(
+                _last_words(process.stdout), _last_words(process.stderr)
+            )
+            await process.wait_closed()
+        finally:
+            process.close()
+        return _Ended(process.returncode, output, errors)
 
     async def _bury_agent(self) -> None:
         """Ends the agent, and tells its end from the connection's.
@@ -323,6 +350,27 @@ class SshDevice:
 
 class _TooSlow(Exception):  # noqa: N818 - named by what happened
     """Work took too long; not a ``TimeoutError``, which a socket may raise as well."""
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """A command's status, and the last it wrote."""
+
+    status: int | None
+    output: bytes
+    errors: bytes
+
+
+async def _start_sftp(connection: asyncssh.SSHClientConnection) -> asyncssh.SFTPClient:
+    return await connection.start_sftp_client()
+
+
+async def _last_words(stream: asyncssh.SSHReader[bytes]) -> bytes:
+    """Reads to the end and keeps only the last, for there may be much."""
+    kept = b""
+    while chunk := await stream.read(LAST_WORDS_BYTES):
+        kept = (kept + chunk)[-LAST_WORDS_BYTES:]
+    return kept
 
 
 async def _within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:

@@ -52,6 +52,7 @@ LABELS = (
 )
 _TIMEOUT_S = 30
 _FETCH_TIMEOUT_S = 600
+_MOST_BYTES = 64 << 20  # of a file that is fetched; the largest has 26 MB
 
 Files = dict[str, bytes]
 
@@ -132,6 +133,8 @@ def read_folder(folder: Path) -> Files:
     files = {}
     for name in SHA256:
         try:
+            if (folder / name).is_fifo():  # reading it would never end
+                raise _Unavailable(f"{str(folder / name)!r} is no file")
             files[name] = (folder / name).read_bytes()
         except OSError as error:
             reason = error.strerror or type(error).__name__
@@ -202,7 +205,7 @@ def _from_web(address: str) -> Files:
     for name in SHA256:
         try:
             with urllib.request.urlopen(f"{address}/{name}", timeout=_TIMEOUT_S) as response:
-                files[name] = response.read()
+                files[name] = response.read(_MOST_BYTES)
         # A short answer raises http.client.IncompleteRead, which is no OSError.
         except Exception as error:
             raise _Unavailable(f"{address}/{name} failed ({one_line(error)})") from error

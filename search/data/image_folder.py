@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from search.errors import ConfigError, one_line
 if TYPE_CHECKING:
     from PIL import Image
 
+# Pillow guesses by the content, and hands some formats to other programs.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
@@ -129,8 +132,14 @@ def _list_images(
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    # Links are followed because data sets are often put together from them.
+    # Links are followed because data sets are often put together from them; some lead in circles.
+    seen: set[tuple[int, int]] = set()
     for where, folders, names in os.walk(folder, followlinks=True):
+        status = Path(where).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
@@ -188,7 +197,11 @@ def _open_image(path: Path) -> Image.Image:
     from PIL import Image
 
     try:
-        return Image.open(path)
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")  # opening a pipe would never end
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return Image.open(path, formats=FORMATS)
     # Pillow's decoders raise much else than OSError on damaged files.
     except Exception as error:
         raise _unreadable(path, error) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import zipfile
 from pathlib import Path
 
 import torch
@@ -136,10 +137,19 @@ def load_checkpoint(network: nn.Module, path: Path, origin: str) -> None:
     other = [n for n, v in state.items() if n in wanted and v.shape != wanted[n].shape]
     if missing or unexpected or other:
         raise ConfigError(f"{origin}: belongs to another network: {_mismatch(state, wanted)}")
+    strange = next((n for n, v in state.items() if not _is_plain(v)), None)
+    if strange is not None:
+        raise ConfigError(f"{origin}: {strange} is no dense tensor of real numbers; give such")
     damaged = next((n for n, v in state.items() if not torch.isfinite(v).all()), None)
     if damaged is not None:
         raise ConfigError(f"{origin}: {damaged} holds NaN or infinity; give sound weights")
     network.load_state_dict(state, strict=False)
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Tells tensors with values from those of other layouts, and from mere shapes."""
+    is_dense = value.layout == torch.strided and not value.is_meta and not value.is_quantized
+    return is_dense and not value.is_complex()
 
 
 def _mismatch(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
@@ -157,10 +167,25 @@ def _mismatch(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
     return f"it has {extra}, the network has not; check model"
 
 
+def _check_sizes(path: Path) -> None:
+    """Refuses an archive whose members unpack to more than the file holds; PyTorch packs none.
+
+    Raises:
+        ValueError: If they do.
+        BadZipFile: If it is damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # PyTorch's older format
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise ValueError("unpacks to more than it holds")
+
+
 def _read_state(path: Path, origin: str) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _check_sizes(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # weights_only raises pickle errors of many kinds
         raise ConfigError(

@@ -11,6 +11,9 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import mlflow  # noqa: F401  # it sets the level of its own log, which is set again below
 
+# It would write to standard error by itself, past what hides passwords in the project's log.
+logging.getLogger("mlflow").handlers.clear()
+logging.getLogger("mlflow").propagate = True
 # Both are chatty about creating a database, which is no news to a user.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)

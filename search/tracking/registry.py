@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import mlflow
 import numpy as np
@@ -18,6 +18,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
 from mlflow.tracking import MlflowClient
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from search.bundle.predict import SUMS
 from search.config import TrackingConfig
@@ -29,6 +31,20 @@ CANDIDATE, CHAMPION = "candidate", "champion"
 BUNDLE, FACTS = "bundle.sha256", "comparison"
 # 99 stands for all of onnxruntime's graph optimisations in MLflow's settings.
 OPTIMISATION_LEVELS = {"all": 99}
+
+
+class _Comparable(TypedDict):
+    """What of a version's facts is made use of; whoever may write to the registry wrote them."""
+
+    data: str
+    bits: int
+    latency_ms: float
+    latency_high: float
+    # Others could name files for the runtime to read and write.
+    session_entries: list[tuple[Literal["session.disable_quant_qdq"], Literal["1"]]]
+
+
+COMPARABLE = TypeAdapter(_Comparable)
 
 
 @dataclass(frozen=True)
@@ -187,10 +203,11 @@ class Registry:
 def _registered(version: ModelVersion, is_new: bool) -> Registered:
     # A version that somebody else registered has no such facts, or others.
     try:
-        facts = json.loads(version.tags.get(FACTS, "{}"))
-    except ValueError:
+        facts: dict[str, Any] = json.loads(version.tags.get(FACTS, "{}"))
+        COMPARABLE.validate_python(facts)
+    except (ValueError, RecursionError):
         facts = {}
-    return Registered(str(version.version), facts if isinstance(facts, dict) else {}, is_new)
+    return Registered(str(version.version), facts, is_new)
 
 
 def _session_options(runtime: Mapping[str, Any]) -> dict[str, Any]:

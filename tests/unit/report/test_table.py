@@ -122,7 +122,7 @@ def test_empty_front_says_so() -> None:
 
 def confirmed(record: TrialRecord, **changes: Any) -> Finalist:
     """A finalist that stands."""
-    model = Deployable(File("ab", ".onnx", 100), 8, ())
+    model = Deployable(File("ab" * 32, ".onnx", 100), 8, ())
     found = Finalist(
         record.number, record.point, model, record.figures, 0.9, 0.894, 0.906, True, "", None
     )

@@ -1,0 +1,119 @@
+"""Starts MLflow's server for ``make ui``; knows who may reach it, and nothing of what it shows.
+
+It is reached from this machine alone. Another address is served only with a file of accounts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import ipaddress
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+from search.cli import USAGE_ERROR
+from search.errors import ConfigError
+
+ACCOUNTS = ("default_permission", "database_uri", "admin_username", "admin_password")
+LEAST_PASSWORD = 12
+REMEDY = "see docs/security.md, or use ssh -L 5000:127.0.0.1:5000 and leave HOST out"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Becomes the server; returns only where that is refused."""
+    parser = argparse.ArgumentParser(description="Shows what was searched.", allow_abbrev=False)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
+    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument("--state", type=Path, default=Path("mlruns"), help="folder of the state")
+    parser.add_argument("--auth", help="file of accounts; needed for any other host")
+    given = parser.parse_args(arguments)
+    try:
+        accounts = check_reach(given.host, given.auth or None)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    given.state.mkdir(parents=True, exist_ok=True)
+    words = command(given.host, given.port, given.state.resolve(), accounts is not None)
+    return _become(words, {**os.environ, **environment(accounts, os.environ)})
+
+
+def _become(words: list[str], environment: dict[str, str]) -> NoReturn:
+    os.execve(words[0], words, environment)
+
+
+def check_reach(host: str, auth: str | None) -> Path | None:
+    """Returns the file of accounts, None where none is needed.
+
+    Raises:
+        ConfigError: When others could reach the server without an account.
+    """
+    if auth is None:
+        if is_loopback(host):
+            return None
+        raise ConfigError(
+            f"HOST={host}: others could read and change everything; give AUTH=accounts.ini too "
+            f"({REMEDY})"
+        )
+    path = Path(auth).expanduser()
+    _check_accounts(path)
+    if find_spec("flask_wtf") is None:
+        raise ConfigError(f"AUTH={auth}: needs Flask-WTF; pip install 'cnn-search[auth]'")
+    return path.resolve()
+
+
+def is_loopback(host: str) -> bool:
+    """Tells whether only this machine reaches an address; names but ``localhost`` may be any."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_accounts(path: Path) -> None:
+    accounts = configparser.ConfigParser(interpolation=None)
+    try:
+        accounts.read_string(path.read_text(encoding="utf-8"))
+        section: Mapping[str, str] = accounts["mlflow"]
+    except (OSError, ValueError, KeyError, configparser.Error) as error:
+        raise ConfigError(
+            f"AUTH={path}: is no file of accounts ({type(error).__name__}); {REMEDY}"
+        ) from error
+    missing = [key for key in ACCOUNTS if not section.get(key)]
+    if missing:
+        raise ConfigError(f"AUTH={path}: lacks {', '.join(missing)} in [mlflow]; {REMEDY}")
+    if len(section["admin_password"]) < LEAST_PASSWORD:
+        raise ConfigError(f"AUTH={path}: admin_password is shorter than {LEAST_PASSWORD} letters")
+    if path.stat().st_mode & 0o077:
+        raise ConfigError(f"AUTH={path}: others may read it; chmod 600 {path}")
+
+
+def command(host: str, port: int, state: Path, has_accounts: bool) -> list[str]:
+    """Returns the words that start the server."""
+    accounts = ["--app-name", "basic-auth"] if has_accounts else []
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+        *("--host", host, "--port", str(port)),
+        *("--backend-store-uri", f"sqlite:///{state / 'mlflow.db'}"),
+        *("--artifacts-destination", str(state / "artifacts")),
+        *accounts,
+    ]
+
+
+def environment(accounts: Path | None, given: Mapping[str, str]) -> dict[str, str]:
+    """Returns what the server's environment has beside ``given``."""
+    # MLflow's workers for language models, which nothing here needs, are eight processes.
+    added = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    if accounts is not None:
+        added["MLFLOW_AUTH_CONFIG_PATH"] = str(accounts)
+        key = "MLFLOW_FLASK_SERVER_SECRET_KEY"  # signs sessions, which end with the server
+        added[key] = given.get(key) or secrets.token_hex(32)
+    return added
+
+
+if __name__ == "__main__":
+    sys.exit(main())

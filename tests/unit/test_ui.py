@@ -1,0 +1,113 @@
+"""Who may reach the pages: this machine, and others only with an account."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search import ui
+from search.errors import ConfigError
+from search.ui import check_reach, command, environment, is_loopback, main
+
+ACCOUNTS = """[mlflow]
+default_permission = READ
+database_uri = sqlite:///accounts.db
+admin_username = admin
+admin_password = 12-letters-%-long
+"""
+
+
+@pytest.fixture
+def accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "accounts.ini"
+    path.write_text(ACCOUNTS)
+    path.chmod(0o600)
+    monkeypatch.setattr(ui, "find_spec", lambda name: object())
+    return path
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_this_machine_needs_no_account(host: str) -> None:
+    assert is_loopback(host)
+    assert check_reach(host, None) is None
+
+
+OTHERS = ["0.0.0.0", "::", "", "*", "192.168.0.5", "board", "127.0.0.1.evil.org", "127.1", "0"]
+
+
+@pytest.mark.parametrize("host", OTHERS)
+def test_another_address_is_refused_without_accounts(
+    host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--host", host, "--auth", ""]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: HOST={host}: others could read and change everything")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", OTHERS)
+def test_another_address_is_served_with_accounts(host: str, accounts: Path) -> None:
+    assert check_reach(host, str(accounts)) == accounts
+    words = command(host, 5000, Path("/state"), has_accounts=True)
+    assert words[words.index("--app-name") + 1] == "basic-auth"
+    assert words[words.index("--host") + 1] == host
+    added = environment(accounts, {})
+    assert added["MLFLOW_AUTH_CONFIG_PATH"] == str(accounts)
+    assert len(added["MLFLOW_FLASK_SERVER_SECRET_KEY"]) == 64
+    assert (
+        environment(accounts, {"MLFLOW_FLASK_SERVER_SECRET_KEY": "k"})[
+            "MLFLOW_FLASK_SERVER_SECRET_KEY"
+        ]
+        == "k"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "is no file of accounts"),
+        ("", "is no file of accounts"),
+        ("rubbish", "is no file of accounts"),
+        (ACCOUNTS.replace("admin_password", "# "), "lacks admin_password"),
+        (ACCOUNTS.replace("12-letters-%-long", "short"), "shorter than 12 letters"),
+        ("[mlflow]\n", "lacks default_permission, database_uri"),
+    ],
+)
+def test_accounts_that_protect_nothing(accounts: Path, content: str | None, says: str) -> None:
+    accounts.unlink() if content is None else accounts.write_text(content)
+    with pytest.raises(ConfigError, match=says):
+        check_reach("0.0.0.0", str(accounts))
+
+
+def test_accounts_that_others_may_read(accounts: Path) -> None:
+    accounts.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        check_reach("0.0.0.0", str(accounts))
+
+
+def test_accounts_need_their_package(accounts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ui, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'cnn-search\[auth\]'"):
+        check_reach("127.0.0.1", str(accounts))
+
+
+def test_make_hands_on_who_may_reach_it(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    words = ["make", "-n", "-o", ".venv/.ready", "ui"]
+    plain = subprocess.run(words, cwd=root, capture_output=True, text=True, check=True).stdout
+    assert '--host "127.0.0.1"' in plain
+    asked = [*words, "HOST=0.0.0.0", "AUTH=a.ini", f"STATE={tmp_path}"]
+    told = subprocess.run(asked, cwd=root, capture_output=True, text=True, check=True).stdout
+    assert '--host "0.0.0.0"' in told
+    assert '--auth "a.ini"' in told
+
+
+def test_the_server_is_refused_as_a_program(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "search.ui", "--host", "0.0.0.0"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
