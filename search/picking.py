@@ -176,13 +176,10 @@ def _explain(candidates: Sequence[Candidate], limits: Sequence[Limit]) -> str:
     binding = hopeless or [limit for limit in limits if limit.excess(nearest) > 0]
     verb = "binds" if len(binding) == 1 else "bind"
     offers = ", ".join(f"{limit.name} {limit.offer(nearest)}" for limit in limits)
+    wanted, keys = " and ".join(map(str, limits)), " and ".join(limit.key for limit in binding)
     if len(candidates) == 1:
-        return (
-            f"trial {nearest.number} does not keep {' and '.join(map(str, binding))}: it offers "
-            f"{offers}"
-        )
+        return f"trial {nearest.number} does not keep {wanted}; {keys} {verb}: it offers {offers}"
     return (
-        f"no point of the front keeps {' and '.join(map(str, limits))}; "
-        f"{' and '.join(limit.key for limit in binding)} {verb}: the nearest point, trial "
+        f"no point of the front keeps {wanted}; {keys} {verb}: the nearest point, trial "
         f"{nearest.number}, offers {offers}"
     )

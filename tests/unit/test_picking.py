@@ -179,8 +179,8 @@ def test_recommendations() -> None:
 def test_a_trial_of_its_own_is_told_what_it_does_not_keep() -> None:
     with pytest.raises(NotMet) as caught:
         choose(FRONT[:1], limits_of(rules(max_latency_ms=0.8), None), "accuracy")
-    assert (
-        str(caught.value) == "trial 3 does not keep max_latency_ms=0.8: it offers latency 1.00 ms"
+    assert str(caught.value) == (
+        "trial 3 does not keep max_latency_ms=0.8; max_latency_ms binds: it offers latency 1.00 ms"
     )
 
 
