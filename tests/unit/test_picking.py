@@ -34,6 +34,7 @@ NOTHING: Mapping[str, Any] = {
     "promote": False,
     "force": False,
     "reason": None,
+    "storage": {"name": "journal"},
     "tracking": {"uri": None, "timeout_s": 1.0},
 }
 
