@@ -92,7 +92,8 @@ class Feed:
     def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yields images in 0..1 ``[b, c, h, w]``, labels ``[b]`` and their indices ``[b]``.
 
-        Between two batches it waits while somebody measures on this machine.
+        Between two batches it waits while somebody measures on this machine. The claim of
+        ``stillness.working`` is its caller's: here it would outlive an error in the caller's loop.
 
         Args:
             order: Indices of the images wanted, ``[n]``, on the CPU.
@@ -111,14 +112,13 @@ class Feed:
             images = self._images
             pixels = (images[chunk.to(self._device)] for chunk in chunks)
         try:
-            with working():
-                for chunk, raw in zip(chunks, pixels, strict=True):
-                    if isinstance(raw, ConfigError):
-                        raise raw
-                    give_way()
-                    index = chunk.to(self._device)
-                    scaled = raw.to(self._device).float().div_(255)
-                    yield scaled.to(memory_format=torch.channels_last), self._labels[index], index
+            for chunk, raw in zip(chunks, pixels, strict=True):
+                if isinstance(raw, ConfigError):
+                    raise raw
+                give_way()
+                index = chunk.to(self._device)
+                scaled = raw.to(self._device).float().div_(255)
+                yield scaled.to(memory_format=torch.channels_last), self._labels[index], index
         finally:
             del pixels  # ends the workers now: left to an error's traceback they end with a hang
 
@@ -180,6 +180,7 @@ def reseed(seed: int, step: int) -> None:
         torch.cuda.manual_seed_all(number)
 
 
+@working()
 def predict(module: nn.Module, feed: Feed, placement: Placement) -> tuple[Tensor, Tensor]:
     """Returns logits ``[n, classes]`` float32 and labels ``[n]``, both on the CPU, in order."""
     module.eval()

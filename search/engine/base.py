@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -73,10 +74,12 @@ def compute(step: Step[Any], store: Store) -> Done:
     started = time.perf_counter()
     try:
         result = stage.run(step, store)
-    except (SearchError, OSError):
-        raise
     except Exception as error:
         log.debug("stage %s failed", step.kind, exc_info=True)
+        # What its frames hold, such as a loader's processes, would live as long as the error.
+        traceback.clear_frames(error.__traceback__)
+        if isinstance(error, SearchError | OSError):
+            raise
         raise StageFailed(step.kind, one_line(error)) from error
     seconds = time.perf_counter() - started
     store.save(step, result, seconds)
@@ -106,8 +109,9 @@ class Memory:
 
     def answer(self, step: Step[Any], start: Callable[[], Future[Done]]) -> Future[Done]:
         """Returns what ``step`` answers; ``start`` begins it where nobody knows and does it."""
+        self._under_way = {key: one for key, one in self._under_way.items() if not one.done()}
         shared = self._under_way.get(step.key)
-        if shared is not None and not shared.done():
+        if shared is not None:
             return _reuse(shared)
         known = self._store.load(step)
         if known is not None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer, lr_scheduler
 
 from search import data, networks
+from search.benchmark.stillness import working
 from search.errors import StageFailed
 from search.networks import Preprocessed
 from search.records import Student
@@ -75,6 +76,7 @@ class _Pace:
             self.schedule.step(recent_loss)
 
 
+@working()
 def finetune(
     module: nn.Module,
     train: Feed,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search import data, networks
+from search.benchmark.stillness import working
 from search.errors import ConfigError, StageFailed
 from search.networks import Preprocessed
 from search.records import NetworkSpec, Teacher
@@ -57,6 +58,7 @@ def run(step: Teach, shelf: Shelf) -> Teacher:
     )
 
 
+@working()
 def teach(module: nn.Module, train: Feed, placement: Placement, step: Teach) -> None:
     """Trains ``module`` in place with AdamW and one cycle of the learning rate.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from search.benchmark.agent import DEVICE_LOCK
 from search.config import (
     EngineConfig,
     InlineEngineConfig,
@@ -241,3 +243,13 @@ def test_cores_are_shared() -> None:
     assert share_cores(1, None) == [frozenset(cores)]
     assert [len(share) for share in share_cores(2 * len(cores), None)] == [1] * 2 * len(cores)
     assert 2**28 < usable_memory_bytes() < 2**50
+
+
+def test_a_training_that_fails_leaves_the_machine_to_those_who_measure(
+    opened: Opened, teach: Teach
+) -> None:
+    asked = opened.engine.submit(replace(teach, learning_rate=1e30))
+    with pytest.raises(StageFailed, match="the loss is not finite"):
+        asked.result()
+    with DEVICE_LOCK.open() as lock:  # though the error is kept, with all that led to it
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
