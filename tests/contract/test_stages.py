@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -236,6 +237,8 @@ def other_than(value: Any) -> Any:
             return replace(value, memory_limit_bytes=value.memory_limit_bytes + 1)
         case LocalDeviceConfig():
             return replace(value, timeout_s=value.timeout_s + 1)
+        case str() if re.fullmatch("[0-9a-f]{64}", value):
+            return value[::-1]  # a digest stays one
         case str():
             return value + "x"
         case int() | float():
