@@ -35,7 +35,7 @@ test: lint
 
 # Whole searches beside all else, each in a process of its own: a core for either.
 SEARCHES := $(patsubst %,tests/e2e/test_%.py,\
-	bad_input chaos commands devices interrupt pick postgres review search)
+	bad_input chaos commands devices interrupt outage pick postgres review search)
 
 searches:
 	$(BIN)/python -m pytest $(SEARCHES)

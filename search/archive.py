@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import optuna
 from pydantic import TypeAdapter
 
-from search.errors import ConfigError, SearchError
+from search.errors import ConfigError, SearchError, StudyNotReady
 from search.front import front
 from search.records import Closing, Point, TrialRecord
 from search.storage import Ledger, Ledgers
 from search.trial import Lab
 
 # User attributes of Optuna's study, and of its trials.
-SETTINGS, IDENTITY, LAB, CONFIGURATION, CLOSING = (
-    "settings", "identity", "lab", "configuration", "closing"
+SETTINGS, IDENTITY, LAB, CONFIGURATION, CLOSING, TAGS, ENDING = (
+    "settings", "identity", "lab", "configuration", "closing", "tags", "ending"
 )  # fmt: skip
 RECORD = "record"
 BEGIN_ANEW = (
@@ -25,6 +26,9 @@ BEGIN_ANEW = (
     "are not computed again"
 )
 RECORDS, LABS, CLOSINGS = TypeAdapter(TrialRecord), TypeAdapter(Lab), TypeAdapter(Closing)
+FACTS = TypeAdapter(dict[str, str])
+Ending = Literal["FINISHED", "KILLED", "FAILED"]
+ENDINGS: TypeAdapter[Ending | None] = TypeAdapter(Ending | None)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Archive:
         lab: What its trials were compared with, and on what.
         records: Finished trials.
         closing: Its closing round; None if none was held.
+        tags: Facts about it for whoever shows it, by name.
+        ending: How its latest run ended; None if unknown.
     """
 
     name: str
@@ -46,6 +52,8 @@ class Archive:
     lab: Lab
     records: tuple[TrialRecord, ...]
     closing: Closing | None
+    tags: Mapping[str, str] = field(default_factory=dict)  # an earlier version kept none
+    ending: Ending | None = None
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -66,12 +74,12 @@ def read_archive(ledgers: Ledgers, name: str | None, key: str) -> Archive:
     """
     if name is None:
         raise ConfigError(f"{key} is not given; add {key}=...: there are {_names(ledgers)}")
-    ledger = _existing(ledgers, name, key)
+    ledger = existing(ledgers, name, key)
     with explained(ledger, "restore it from a copy, or search again under another name"):
         study = optuna.load_study(study_name=name, storage=ledger.storage())
         kept = study.user_attrs
         if LAB not in kept:
-            raise ConfigError(
+            raise StudyNotReady(
                 f"{key}={name}: its uncompressed network is not measured yet, or an earlier "
                 f"version searched it; run python -m search.run study.name={name} with its "
                 "settings again (study.n_trials=0 adds no trial)"
@@ -83,6 +91,8 @@ def read_archive(ledgers: Ledgers, name: str | None, key: str) -> Archive:
             lab=LABS.validate_python(kept[LAB]),
             records=tuple(records_of(study)),
             closing=closing_of(study),
+            tags=FACTS.validate_python(kept.get(TAGS, {})),
+            ending=ENDINGS.validate_python(kept.get(ENDING)),
         )
 
 
@@ -101,7 +111,7 @@ def earlier_points(
     """
     points: list[Point] = []
     for name in names:
-        ledger = _existing(ledgers, name, "study.warm_start")
+        ledger = existing(ledgers, name, "study.warm_start")
         with explained(ledger, f"leave {name} out of study.warm_start"):
             study = optuna.load_study(study_name=name, storage=ledger.storage())
             closing = closing_of(study)
@@ -110,7 +120,12 @@ def earlier_points(
     return points
 
 
-def _existing(ledgers: Ledgers, name: str, key: str) -> Ledger:
+def existing(ledgers: Ledgers, name: str, key: str) -> Ledger:
+    """Returns the ledger of a study, which nobody holds yet.
+
+    Raises:
+        ConfigError: When there is no such study.
+    """
     ledger = ledgers.of(name)
     if not ledger.exists():
         raise ConfigError(f"{key}={name}: there is no such study; there are {_names(ledgers)}")

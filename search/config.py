@@ -471,6 +471,15 @@ class ExplainConfig:
     storage: StorageConfig
 
 
+@dataclass(frozen=True, config=strict)
+class SyncConfig:
+    """A whole configuration of ``search.sync``."""
+
+    study: Annotated[str, AfterValidator(_name_a_file)] | None
+    storage: StorageConfig
+    tracking: TrackingConfig
+
+
 def parse(raw: object, shape: type[T]) -> T:
     """Checks a composed configuration.
 

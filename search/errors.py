@@ -54,6 +54,23 @@ class ConfigError(SearchError):
     """The configuration or an input cannot work: stop, and let the user edit it."""
 
 
+class StudyNotReady(ConfigError):  # noqa: N818 - named by what is so
+    """The study is being searched, or has not begun: come back later."""
+
+
+class TrackingSilent(ConfigError):  # noqa: N818 - named by what happened
+    """The tracking server does not answer: go on without it where that works, or stop.
+
+    Args:
+        what: Which one, and how it failed.
+        remedy: What the user can do where nothing works without it.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.what = what
+
+
 class DeviceLost(SearchError):  # noqa: N818 - named by what happened
     """The connection to the device broke and did not come back; finished trials are kept."""
 
@@ -63,7 +80,11 @@ class StorageLost(SearchError):  # noqa: N818 - named by what happened
 
 
 class TrackingLost(SearchError):  # noqa: N818 - named by what happened
-    """The tracking server went away: stop; the same command delivers what it missed."""
+    """The tracking server went away: deliver later what it missed."""
+
+
+class NotRemembered(SearchError):  # noqa: N818 - an answer, not a fault
+    """The store does not know what a step answers: leave out what needs it."""
 
 
 class NotMet(SearchError):  # noqa: N818 - an answer, not a fault

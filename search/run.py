@@ -7,25 +7,23 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 from search import cli
 from search.config import SearchConfig, parse
-from search.errors import ConfigError, DeviceLost, StageFailed, hide_passwords
+from search.errors import ConfigError, StageFailed, TrackingSilent, hide_passwords
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from search.engine.base import Engine
     from search.engine.store import Store
-    from search.records import Canary, Closing, DeviceProfile, Finalist, TrialRecord
+    from search.records import Canary, Closing, TrialRecord
     from search.study import Study
     from search.trial import Bench, Lab
 
 log = logging.getLogger("search.run")  # started with -m its own name is __main__
-PACKAGES = ("torch", "torch-pruning", "onnx", "onnxruntime", "optuna", "mlflow")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,9 +44,11 @@ def search(config: SearchConfig, settings: str) -> int:
     # Imported here, so that --help and a mistyped override answer at once.
     from rich.console import Console
 
+    from search import exhibits
     from search.archive import earlier_points
     from search.engine import make_engine
     from search.engine.store import Store
+    from search.importance import importances
     from search.progress import Progress, configure_logging
     from search.report.formats import format_counted
     from search.setup import make_bench, settings_of
@@ -73,7 +73,7 @@ def search(config: SearchConfig, settings: str) -> int:
             )
         earlier = earlier_points(ledgers, config.study.warm_start, objectives)
         bench, space = make_bench(config, store, engine)
-        _check(config, bench, store)
+        is_silent = _check(config, bench, store)
         study = Study(
             ledger,
             config.study,
@@ -94,66 +94,81 @@ def search(config: SearchConfig, settings: str) -> int:
             format_counted(bench.device.usable_cores, "core"),
         )
         # Not at the top: it takes longer than all the refusals above.
+        from search.tracking.delivery import Delivery
         from search.tracking.tracker import Tracker
 
+        arguments = f"study={config.study.name}{ledgers.arguments}"
+        connect = partial(
+            Tracker,
+            config.tracking,
+            cli.STATE,
+            config.study.name,
+            study.identity,
+            objectives,
+            exhibits.tags(bench),
+            settings,
+            partial(importances, objectives=objectives),
+        )
         with (
-            Tracker(
+            Delivery(
+                connect,
                 config.tracking,
                 cli.STATE,
-                config.study.name,
-                study.identity,
-                objectives,
-                _tags(bench),
-                settings,
-                study.importances,
-            ) as tracker,
+                arguments,
+                study.keep_ending,
+                is_silent,
+            ) as delivery,
             progress,
         ):
             lab = _prepare(bench, engine)
             study.keep_lab(lab, hide_passwords(settings))
+            study.keep_tags(exhibits.tags(lab.bench))
             every = config.device.canary_every
-            canaries = [] if every is None else _release_canary(lab, study, engine)
-            tracker.log_device(_device_tags(lab.bench.device), canaries)
+            told_before = exhibits.known_canaries(lab, study.identity, len(study.records), store)
+            canaries = list(told_before)
+            if every is not None:
+                canaries += _release_canary(lab, study, engine)
+            delivery.log_device(exhibits.device_tags(lab.bench.device), canaries)
             if (before := study.closing) is not None:
-                tracker.keep_front(before, _explain(before.finalists, lab, engine))
-            tracker.log_trials(study.records, _models(study.records, store))
+                told = exhibits.explanations(before.finalists, lab, engine)
+                delivery.log_finalists(before, exhibits.final_models(before, store), told)
+            delivery.log_trials(study.records, exhibits.models(study.records, store))
             progress.begin(study.records)
             for _ in study.trials(lab, engine):
-                tracker.log_trials(study.records, _models(study.records, store))
+                delivery.log_trials(study.records, exhibits.models(study.records, store))
                 progress.finished(study.records)
                 if every is not None and len(study.records) % every == 0:
                     canaries += _release_canary(lab, study, engine)
-                    tracker.log_device({}, canaries)
+                    delivery.log_device({}, canaries)
             closing = _close(config, study.records, lab, engine, canaries)
             if closing is not None:
                 study.keep_closing(closing)
-                models = {f.number: store.path(f.deployable.model) for f in closing.finalists}
-                told = _explain(closing.finalists, lab, engine)
-                tracker.log_finalists(closing, models, told)
-        server = _own_server() if config.tracking.uri is None else tracker.server
+                told = exhibits.explanations(closing.finalists, lab, engine)
+                delivery.log_finalists(closing, exhibits.final_models(closing, store), told)
+        server = _own_server() if config.tracking.uri is None else config.tracking.uri
         _show_front(
             console,
             study.records,
             study.closing,
             canaries,
             objectives,
-            f"{server}{tracker.location}",
-            f"study={config.study.name}{ledgers.arguments}",
+            f"{hide_passwords(server)}{delivery.location}",
+            arguments,
         )
     return 0
 
 
-def _check(config: SearchConfig, bench: Bench, store: Store) -> None:
+def _check(config: SearchConfig, bench: Bench, store: Store) -> bool:
     """Refuses what cannot work before a study is begun, because that fixes its settings.
 
-    Raises:
-        ConfigError: When the server does not answer, the database cannot be opened, there is no
-            such processor, or network, checkpoint and data do not suit one another.
-    """
-    if config.tracking.uri is not None or (cli.STATE / "mlflow.db").exists():
-        from search.tracking.server import check_tracking
+    Returns:
+        Whether the tracking server does not answer, which is told and no reason to stop.
 
-        check_tracking(config.tracking, cli.STATE, config.study.name)
+    Raises:
+        ConfigError: When the database cannot be opened, there is no such processor, or network,
+            checkpoint and data do not suit one another.
+    """
+    silent = _find_silence(config)
     # Found by name, as engines find stages: the coordinator itself does not know torch.
     if config.engine.name != "ray":  # whose nodes have other processors
         placement = importlib.import_module("search.stages.placement")
@@ -161,30 +176,24 @@ def _check(config: SearchConfig, bench: Bench, store: Store) -> None:
     teacher = importlib.import_module("search.stages.teacher")
     path = None if bench.checkpoint is None else store.path(bench.checkpoint)
     teacher.check(bench.spec, path, f"model.checkpoint={config.model.checkpoint!r}")
+    if silent is not None:
+        from search.tracking.delivery import describe_outage
+
+        log.warning("%s", describe_outage(silent.what))
+    return silent is not None
 
 
-def _device_tags(device: DeviceProfile) -> dict[str, str]:
-    return {
-        "device": device.name,
-        "device.cpu": device.cpu,
-        "device.cores": str(device.usable_cores),
-        "device.flags": " ".join(device.flags),
-        "device.int8_format": device.int8_format,
-        "device.round_to": str(device.round_to),
-        "device.runtime": device.runtime,
-    }
+def _find_silence(config: SearchConfig) -> TrackingSilent | None:
+    """Looks whether the tracking server answers, if there is one yet."""
+    if config.tracking.uri is None and not (cli.STATE / "mlflow.db").exists():
+        return None
+    from search.tracking.server import check_tracking
 
-
-def _tags(bench: Bench) -> dict[str, str]:
-    return {
-        **_device_tags(bench.device),
-        "data.fingerprint": bench.data.fingerprint,
-        **{f"version.{package}": version(package) for package in PACKAGES},
-    }
-
-
-def _models(records: Sequence[TrialRecord], store: Store) -> dict[int, Path]:
-    return {r.number: store.path(r.deployable.model) for r in records if r.deployable is not None}
+    try:
+        check_tracking(config.tracking, cli.STATE, config.study.name)
+    except TrackingSilent as error:
+        return error
+    return None
 
 
 def _prepare(bench: Bench, engine: Engine) -> Lab:
@@ -240,27 +249,6 @@ def _close(
         log.warning("the closing round failed, the front is as it was before: %s", error)
         return None
     return Closing(len(records), found, tuple(canaries)) if found else None
-
-
-def _explain(finalists: Sequence[Finalist], lab: Lab, engine: Engine) -> str:
-    """Says for the page what the time of each point of the front goes into."""
-    from search.driving import drive
-    from search.report.explanation import explain, explanation_html
-    from search.trial import profile
-
-    told = []
-    for finalist in finalists:
-        if finalist.deployable == lab.reference or not finalist.stands:
-            continue
-        recipe = profile(finalist.deployable, finalist.point.threads, lab)
-        try:
-            found = drive(recipe, engine)
-        except (StageFailed, DeviceLost) as error:
-            log.warning("trial %d could not be profiled: %s", finalist.number, error)
-            continue
-        macs, round_to = lab.teacher.network.macs, lab.bench.device.round_to
-        told.append(explain(finalist.number, finalist.figures, found, macs, round_to))
-    return "\n".join(map(explanation_html, told))
 
 
 def _own_server() -> str:

@@ -34,12 +34,14 @@ from search.archive import (
     CLOSING,
     CLOSINGS,
     CONFIGURATION,
+    ENDING,
     IDENTITY,
     LAB,
     LABS,
     RECORD,
     RECORDS,
     SETTINGS,
+    TAGS,
     closing_of,
     explained,
     records_of,
@@ -58,7 +60,6 @@ from search.driving import Course, drive_together
 from search.engine.base import Engine
 from search.errors import ConfigError, InfeasiblePoint, StageFailed
 from search.front import losses
-from search.importance import importances
 from search.judging import Judge, outlook
 from search.records import Closing, Figures, Point, TrialRecord
 from search.space import Space, starting_points
@@ -242,14 +243,18 @@ class Study:
         """Writes down the closing round; it replaces that of an earlier run."""
         self._keep(CLOSING, CLOSINGS.dump_python(closing, mode="json"))
 
+    def keep_tags(self, tags: Mapping[str, str]) -> None:
+        """Writes down facts about the study for those who show it later."""
+        self._keep(TAGS, dict(tags))
+
+    def keep_ending(self, status: str) -> None:
+        """Writes down how this run ends, or would if it were killed now."""
+        self._keep(ENDING, status)
+
     def _keep(self, name: str, value: Any) -> None:
         # The journal only grows: what stands in it already is not written again.
         if self._optuna.user_attrs.get(name) != value:
             self._optuna.set_user_attr(name, value)
-
-    def importances(self) -> Mapping[str, Mapping[str, float]]:
-        """Returns each dimension's share of what decides each objective; see that module."""
-        return importances(self.records, self._objectives)
 
     def _begin_or_compare(self, settings: Mapping[str, Any]) -> None:
         begun = self._optuna.user_attrs.get(SETTINGS)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from search.benchmark.agent import DEVICE_LOCK, QUEUE_LOCK, open_lock
+
+POLL_S = 0.05
 
 
 class _Claim(threading.local):
@@ -23,17 +26,20 @@ _claim = _Claim()
 
 
 @contextmanager
-def working() -> Iterator[None]:
+def working(is_urgent: Callable[[], bool] | None = None) -> Iterator[None]:
     """Claims a share of this machine for work that would disturb a measurement.
 
     Work of all processes and users shares it. Whoever measures queues, and gets the machine alone
     as soon as all work has called ``give_way``, which then waits until the measuring is over.
+
+    Args:
+        is_urgent: Asked while waiting; once it says so, the work is done whoever measures.
     """
     _claim.depth += 1
     try:
         if _claim.depth == 1:
             _claim.queue, _claim.device = open_lock(QUEUE_LOCK), open_lock(DEVICE_LOCK)
-            _share()
+            _share(is_urgent)
         yield
     finally:
         _claim.depth -= 1
@@ -50,8 +56,20 @@ def give_way() -> None:
     _share()
 
 
-def _share() -> None:
+def _share(is_urgent: Callable[[], bool] | None = None) -> None:
     # Through the queue first: a lock that is shared anew at once would never become free.
-    fcntl.flock(_claim.queue, fcntl.LOCK_SH)
+    _lock(_claim.queue, is_urgent)
     fcntl.flock(_claim.queue, fcntl.LOCK_UN)
-    fcntl.flock(_claim.device, fcntl.LOCK_SH)
+    _lock(_claim.device, is_urgent)
+
+
+def _lock(descriptor: int, is_urgent: Callable[[], bool] | None) -> None:
+    if is_urgent is None:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        return
+    while not is_urgent():
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            time.sleep(POLL_S)

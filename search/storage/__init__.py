@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Ledger(Protocol):
     """What a study is written in; entered, it is held by this process alone.
 
-    Entering raises ``ConfigError`` when another process holds it, and names that process.
+    Entering raises ``StudyNotReady`` when another process holds it, and names that process.
     """
 
     @property

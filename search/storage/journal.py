@@ -12,7 +12,7 @@ from typing import IO, Self
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-from search.errors import ConfigError
+from search.errors import StudyNotReady
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Journal(AbstractContextManager["Journal"]):
         """Opens the lock file and takes its lock.
 
         Raises:
-            ConfigError: When another process has it; names that process.
+            StudyNotReady: When another process has it; names that process.
         """
         while True:
             lock = self._lock_path.open("a+")
@@ -60,7 +60,7 @@ class Journal(AbstractContextManager["Journal"]):
                 lock.seek(0)
                 holder = lock.read().strip() or "unknown"
                 lock.close()
-                raise ConfigError(
+                raise StudyNotReady(
                     f"study.name={self.path.stem} is being searched by process {holder}; wait for "
                     "it, stop it, or choose another study.name"
                 ) from None

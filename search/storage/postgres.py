@@ -22,7 +22,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from search.config import PostgresStorageConfig
 from search.database import DRIVER, Database, lock_key, reason_of
-from search.errors import ConfigError, StorageLost
+from search.errors import ConfigError, StorageLost, StudyNotReady
 from search.storage.patient import ConnectionBroke, PatientStorage
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class PostgresLedger(AbstractContextManager["PostgresLedger"]):
         """Opens a connection that holds the study.
 
         Raises:
-            ConfigError: When another process holds it; names that process.
+            StudyNotReady: When another process holds it; names that process.
             StorageLost: When it does so since the connection broke.
         """
         if self._was_left:
@@ -181,7 +181,7 @@ class PostgresLedger(AbstractContextManager["PostgresLedger"]):
                 f"{self.where}: process {named} took it over while the connection was lost; "
                 "finished trials are kept, wait for that process or stop it"
             )
-        raise ConfigError(
+        raise StudyNotReady(
             f"study.name={self._name} is being searched by process {named}; wait for it, stop it, "
             "or choose another study.name"
         )

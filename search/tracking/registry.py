@@ -80,8 +80,8 @@ class Registry:
         if file is not None and not file.exists():  # or an empty one would be made
             raise ConfigError(
                 f"tracking.uri={self.server!r}: there is no such database; give the one that the "
-                f"study was tracked in, or log it anew: python -m search.run study.name={study} "
-                "study.n_trials=0 with its settings"
+                f"study was tracked in, or log it anew: python -m search.sync study={study} "
+                "with that tracking.uri"
             )
         with explained(config, state):
             self._client: MlflowClient = connect(config, state)
@@ -172,8 +172,8 @@ class Registry:
                     return run_id
         raise ConfigError(
             f"tracking.uri={self.server!r}: holds no trial {trial} of this study; give the "
-            "tracking.uri that it was searched with, or log it there: python -m search.run "
-            f"study.name={self._study} study.n_trials=0 with its settings"
+            "tracking.uri that it was searched with, or log it there: python -m search.sync "
+            f"study={self._study} with that tracking.uri"
         )
 
     def _log_model(self, bundle: Path, run_id: str) -> str:

@@ -12,20 +12,25 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from requests import RequestException
 from sqlalchemy import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from search.config import TrackingConfig
 from search.database import Database, is_postgres, patient_connecting, with_driver
-from search.errors import ConfigError, TrackingLost, hide_passwords
+from search.errors import ConfigError, TrackingLost, TrackingSilent, hide_passwords
 
 DATABASE = "mlflow.db"
+# Such answers a server may take back; other ones say that this address will never do.
+PASSING_STATUSES = (408, 429)
+SERVER_ERROR, UNAVAILABLE = 500, 503
 
 
 def check_tracking(config: TrackingConfig, state: Path, study: str) -> None:
     """Looks for what would stop a ``Tracker``, without beginning an experiment or a run.
 
     Raises:
-        ConfigError: When the server does not answer or the database cannot be opened.
+        TrackingSilent: When a server does not answer, or says that it cannot now.
+        ConfigError: When the database cannot be opened, or the address is wrong.
     """
     with explained(config, state):
         connect(config, state).get_experiment_by_name(study)
@@ -72,7 +77,9 @@ def _make_database(state: Path) -> None:
 
 # What the libraries say in many words.
 PLAIN_REASONS = {
+    "Connection aborted": "it closed the connection",
     "Connection refused": "nothing listens there",
+    "error responses": "it answers with errors of its own",
     "Failed to resolve": "there is no such host",
     "No module named 'psycopg'": "its driver is missing: pip install 'cnn-search[postgres]'",
     "No module named": "its driver is not installed: {text}",
@@ -90,56 +97,92 @@ def explained(config: TrackingConfig, state: Path, remedy: str = "") -> Iterator
         config: Where it is.
         state: Folder of the working directory's state.
         remedy: What the user can do; by default, what helps where none can be opened.
+
+    Raises:
+        TrackingSilent: When a server does not answer, or says that it cannot now.
+        ConfigError: When nothing but another configuration can help.
     """
     try:
-        with _bounded(config, retries=0):
+        with bounded(config), _patient(config, wait_s=0.0):
             yield
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
         if config.uri is None and isinstance(error, OSError):
             raise  # of the state's folder, not of a database in it
         uri = address(config, state)
-        shown = hide_passwords(uri)
-        text = hide_passwords(str(error))
-        plain = next((plain for sign, plain in PLAIN_REASONS.items() if sign in text), "{text}")
-        reason = plain.format(timeout_s=config.timeout_s, text=_first_line(text))
+        what = f"tracking.uri={hide_passwords(uri)!r}: cannot be used ({_reason(config, error)})"
         remedy = remedy or (
             "mend it, or leave tracking.uri=null for mlruns/mlflow.db"
             if config.uri
             else "move the file away, and the trials are logged into a new one"
         )
-        raise ConfigError(f"tracking.uri={shown!r}: cannot be used ({reason}); {remedy}") from error
+        if _is_silence(uri, error):
+            raise TrackingSilent(what, remedy) from error
+        raise ConfigError(f"{what}; {remedy}") from error
+
+
+def _is_silence(uri: str, error: Exception) -> bool:
+    """Whether the same address may do later."""
+    if uri.startswith("sqlite"):
+        return False
+    if not uri.startswith("http"):
+        if isinstance(error, MlflowException):  # which also says so of tables of another version
+            return _status(error) == UNAVAILABLE
+        return isinstance(error, OperationalError | InterfaceError | PoolTimeoutError)
+    if "SSLError" in str(error):
+        return False
+    status = _status(error)
+    return status >= SERVER_ERROR or status in PASSING_STATUSES
+
+
+def _status(error: Exception) -> int:
+    """Returns the HTTP status of an answer; that of a server's error where there was none."""
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())  # type: ignore[no-untyped-call]  # MLflow's own
+    return int(getattr(getattr(error, "response", None), "status_code", SERVER_ERROR))
+
+
+def _reason(config: TrackingConfig, error: Exception) -> str:
+    """Says in few words, without a password, what went wrong."""
+    text = hide_passwords(str(error))
+    plain = next((plain for sign, plain in PLAIN_REASONS.items() if sign in text), "{text}")
+    return plain.format(timeout_s=config.timeout_s, text=_first_line(text))
 
 
 @contextmanager
-def answering(config: TrackingConfig) -> Iterator[None]:
-    """Turns a server that went away in the middle of a study into one line.
+def answering(config: TrackingConfig, state: Path) -> Iterator[None]:
+    """Turns a server or database that went away into one line.
 
     Raises:
         TrackingLost: When it did.
     """
     try:
-        with _bounded(config, retries=2):
+        with bounded(config), _patient(config, config.timeout_s):
             yield
     except (MlflowException, SQLAlchemyError, RequestException) as error:
+        shown = hide_passwords(address(config, state))
         raise TrackingLost(
-            f"tracking stopped answering ({_first_line(hide_passwords(str(error)))}); finished "
-            "trials are kept, and the same command logs them and goes on"
+            f"tracking.uri={shown!r}: stopped answering ({_reason(config, error)})"
         ) from error
 
 
 @contextmanager
-def _bounded(config: TrackingConfig, retries: int) -> Iterator[None]:
-    """Gives up after ``retries``, where MLflow would try again for minutes."""
+def bounded(config: TrackingConfig) -> Iterator[None]:
+    """Waits ``tracking.timeout_s`` for an answer, and asks once, where MLflow asks for minutes.
+
+    Only once also because a server may have done already what it did not confirm in time: a run
+    would be made twice.
+    """
     if config.uri is None or not config.uri.startswith("http"):
-        with _database_opened_once(), _patient(config, retries):
+        with _database_opened_once():
             yield
         return
     bounds = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(config.timeout_s))),
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     }
-    before = {name: os.environ.get(name) for name in bounds}
-    os.environ.update(bounds)
+    # What is so already stays untouched: other threads may be reading the environment.
+    before = {name: os.environ.get(name) for name in bounds if os.environ.get(name) != bounds[name]}
+    os.environ.update({name: bounds[name] for name in before})
     try:
         yield
     finally:
@@ -150,11 +193,11 @@ def _bounded(config: TrackingConfig, retries: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _patient(config: TrackingConfig, retries: int) -> AbstractContextManager[None]:
-    """Gives a database the time to come back that the user allows a server."""
-    if config.uri is None or not is_postgres(config.uri) or retries == 0:
+def _patient(config: TrackingConfig, wait_s: float) -> AbstractContextManager[None]:
+    """Gives a database that long to come back."""
+    if config.uri is None or not is_postgres(config.uri):
         return nullcontext()
-    return patient_connecting(with_driver(config.uri), config.timeout_s)
+    return patient_connecting(with_driver(config.uri), wait_s)
 
 
 @contextmanager

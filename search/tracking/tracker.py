@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,16 @@ from search.report import (
 )
 from search.report.formats import format_counted
 from search.report.points import label
-from search.tracking.server import address, answering, connect, explained
+from search.tracking.server import address, answering, connect, database_file, explained
 
 log = logging.getLogger(__name__)
 Importances = Mapping[str, Mapping[str, float]]
+Weigh = Callable[[Sequence[TrialRecord]], Importances]
+Claim = Callable[[], AbstractContextManager[None]]
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 IDENTITY = "study.identity"
+CLOSING = "closing.sha256"
 PAGE_RUNS = 1000
 # MLflow's pages open for work on language models: empty panels where the runs should be.
 FOR_MODELS = "workflowType=machine_learning"
@@ -65,6 +69,9 @@ FINAL_FIGURES = (
 class Tracker(AbstractContextManager["Tracker"]):
     """One study's parent run and its trials' child runs.
 
+    What is logged already is found again and left alone, so that it can be opened anew at any
+    time, also by another process.
+
     Args:
         config: Where the tracking server or database is.
         state: Folder of the working directory's state, ``mlruns``.
@@ -75,6 +82,10 @@ class Tracker(AbstractContextManager["Tracker"]):
         settings: The resolved configuration as YAML.
         importances: Answers, when the front's page is drawn, what share each dimension has in
             each objective.
+        began_at: Seconds since the epoch when the study began; None for now.
+        claim: Entered for what takes this machine's processors, such as drawing; not for waiting
+            until a server answers.
+        is_running: Whether the study is being searched; if not, its status stays as it is.
 
     Raises:
         ConfigError: When the server does not answer or the database cannot be opened.
@@ -89,29 +100,36 @@ class Tracker(AbstractContextManager["Tracker"]):
         objectives: Sequence[str],
         tags: Mapping[str, str],
         settings: str,
-        importances: Callable[[], Importances] = dict,
+        importances: Weigh = lambda records: {},
+        began_at: float | None = None,
+        claim: Claim = nullcontext,
+        is_running: bool = True,
     ) -> None:
         self._config = config
+        self._state = state
         self._study = study
         self._objectives = objectives
         self._importances = importances
         self._uri = address(config, state)
         artifacts = None if config.uri else (state.resolve() / "artifacts" / study).as_uri()
-        self._on_front: frozenset[int] | None = None
+        self._on_front: frozenset[int] = frozenset()
         self._searched_front: frozenset[int] | None = None
         self._records: Sequence[TrialRecord] = ()
-        self._drawn = 0
-        self._canaries: list[Canary] = []
-        self._canaries_logged = 0
+        self._drawn: tuple[object, ...] | None = None
+        self._canaries: tuple[Canary, ...] = ()
+        self._canaries_logged: set[tuple[int, float]] | None = None
         self._closing: Closing | None = None
         self._explanations = ""
         self._device = f"{tags['device']} ({tags['device.cpu']})" if "device.cpu" in tags else ""
-        with explained(config, state):
+        self._claim = claim
+        # Writing a database takes processors here; a server's answer does not.
+        self._share: Claim = nullcontext if database_file(config, state) is None else claim
+        with self._share(), explained(config, state):
             self._client = connect(config, state)
             self._experiment = self._find_experiment(artifacts)
             named = {"kind": "study", "study": study, IDENTITY: identity}
-            self._parent = self._open_parent({**named, **tags})
-            self._children = dict(self._finished_children())
+            self._parent = self._open_parent({**named, **tags}, began_at, is_running)
+            self._children = self._find_children()
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "config.yaml"
                 path.write_text(hide_passwords(settings))
@@ -127,6 +145,11 @@ class Tracker(AbstractContextManager["Tracker"]):
         """Path of the study's run in MLflow's pages, after the server's address."""
         return f"/{self._page(self._parent)}"
 
+    @property
+    def logged(self) -> frozenset[int]:
+        """Numbers of the trials that are logged whole."""
+        return frozenset(self._children)
+
     def _page(self, run_id: str, artifact: str = "") -> str:
         """Returns the address of a run, or of one of its artifacts, within MLflow's pages."""
         path = f"/artifacts/{artifact}" if artifact else ""
@@ -141,20 +164,44 @@ class Tracker(AbstractContextManager["Tracker"]):
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
-    def _open_parent(self, tags: Mapping[str, str]) -> str:
+    def _open_parent(
+        self, tags: Mapping[str, str], began_at: float | None, is_running: bool
+    ) -> str:
         mine = f"tags.`{IDENTITY}` = '{tags[IDENTITY]}'"
-        runs = self._client.search_runs([self._experiment], mine, max_results=1)
-        if runs:
-            run_id: str = runs[0].info.run_id
+        known = self._client.search_runs([self._experiment], mine)
+        run = self._without_twins(known) if known else self._create_parent(tags, began_at)
+        run_id: str = run.info.run_id
+        self._tags = dict(run.data.tags)
+        self._ended = run.info.status if run.info.status != "RUNNING" else None
+        if self._ended is not None and is_running:
             self._client.update_run(run_id, "RUNNING")
-            for key, value in tags.items():
-                self._client.set_tag(run_id, key, value)
-            return run_id
-        created: str = self._client.create_run(
-            self._experiment, tags=dict(tags), run_name=self._study
-        ).info.run_id
-        self._introduce(created)
-        return created
+            self._ended = None
+        if not known or VIEW not in self._client.get_experiment(self._experiment).tags:
+            self._introduce(run_id)
+        self._set_tags(run_id, tags)
+        return run_id
+
+    def _create_parent(self, tags: Mapping[str, str], began_at: float | None) -> Run:
+        start = _milliseconds(time.time() if began_at is None else began_at)
+        return self._client.create_run(
+            self._experiment, start_time=start, tags=dict(tags), run_name=self._study
+        )
+
+    def _without_twins(self, runs: Sequence[Run]) -> Run:
+        """Returns the study's run; a server that confirmed too late may have made it twice."""
+        if len(runs) == 1:
+            return runs[0]
+        ordered = sorted(runs, key=lambda run: -sum(1 for _ in self._search("", run.info.run_id)))
+        for twin in ordered[1:]:
+            self._client.delete_run(twin.info.run_id)
+        return ordered[0]
+
+    def _set_tags(self, parent: str, tags: Mapping[str, str]) -> None:
+        """Sets those tags of the study that are not so yet."""
+        for key, value in tags.items():
+            if self._tags.get(key) != value:
+                self._client.set_tag(parent, key, value)
+                self._tags[key] = value
 
     def _introduce(self, parent: str) -> None:
         """Tells visitors of the experiment where its front is; saves a view of the front's runs."""
@@ -203,21 +250,36 @@ class Tracker(AbstractContextManager["Tracker"]):
         view = {"name": "Front", "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)}
         self._client.set_experiment_tag(self._experiment, VIEW, json.dumps(view))
 
-    def _finished_children(self) -> Iterator[tuple[int, str]]:
-        """Yields number and run of every trial logged whole; removes those cut off half-way."""
-        for run in self._search("tags.kind = 'trial'"):
-            if run.info.status == "RUNNING":
+    def _find_children(self) -> dict[int, str]:
+        """Returns the run of every trial logged whole; removes those cut off half-way."""
+        children: dict[int, str] = {}
+        on_front = set()
+        for run in list(self._search("tags.kind = 'trial'")):
+            number = _trial_number(run)
+            if run.info.status == "RUNNING" or number in children:
                 self._client.delete_run(run.info.run_id)
-            else:
-                yield _trial_number(run), run.info.run_id
+                continue
+            children[number] = run.info.run_id
+            if run.data.tags.get("pareto") == "true":
+                on_front.add(number)
+        self._on_front = frozenset(on_front)
+        return children
 
-    def _search(self, condition: str) -> Iterator[Run]:
-        """Yields the child runs that meet a condition."""
+    def _remove_strays(self) -> None:
+        """Removes runs that a slow server made after nobody waited for them any more."""
+        known = set(self._children.values())
+        for run in list(self._search("tags.kind = 'trial'")):
+            if run.info.run_id not in known:
+                self._client.delete_run(run.info.run_id)
+
+    def _search(self, condition: str, parent: str | None = None) -> Iterator[Run]:
+        """Yields the child runs that meet a condition, of this study unless told otherwise."""
+        mine = f"tags.`{PARENT}` = '{parent or self._parent}'"
         token = None
         while True:
             page = self._client.search_runs(
                 [self._experiment],
-                f"tags.`{PARENT}` = '{self._parent}' and {condition}",
+                f"{mine} and {condition}" if condition else mine,
                 max_results=PAGE_RUNS,
                 page_token=token,
             )
@@ -233,22 +295,28 @@ class Tracker(AbstractContextManager["Tracker"]):
             tags: Facts about it.
             canaries: All so far; where one tells a model from itself, the device counts as noisy.
         """
-        self._canaries = list(canaries)
-        if len(canaries) > self._canaries_logged:
-            self._drawn = -1  # at the end the page is drawn anew
+        self._canaries = tuple(canaries)
         noisy = any(canary.is_noisy for canary in canaries)
         verdict = {"device.noisy": str(noisy).lower()} if canaries else {}
-        with answering(self._config):
-            for key, value in {**tags, **verdict}.items():
-                self._client.set_tag(self._parent, key, value)
-            now_ms = _milliseconds(time.time())
-            metrics = [
-                Metric(f"canary_{name}", value, now_ms, canary.after_trials)
-                for canary in canaries[self._canaries_logged :]
-                for name, value in asdict(canary.interval).items()
-            ]
-            self._client.log_batch(self._parent, metrics=metrics)
-        self._canaries_logged = len(canaries)
+        with self._share(), answering(self._config, self._state):
+            self._set_tags(self._parent, {**tags, **verdict})
+            if canaries:
+                self._log_canaries(canaries)
+
+    def _log_canaries(self, canaries: Sequence[Canary]) -> None:
+        if self._canaries_logged is None:
+            history = self._client.get_metric_history(self._parent, "canary_ratio")
+            self._canaries_logged = {(metric.step, metric.value) for metric in history}
+        now_ms = _milliseconds(time.time())
+        for canary in canaries:
+            told = canary.after_trials, canary.interval.ratio
+            if told not in self._canaries_logged:
+                metrics = [
+                    Metric(f"canary_{name}", value, now_ms, canary.after_trials)
+                    for name, value in asdict(canary.interval).items()
+                ]
+                self._client.log_batch(self._parent, metrics=metrics)
+                self._canaries_logged.add(told)
 
     def keep_front(self, closing: Closing, explanations: str) -> None:
         """Lets an earlier closing round's front stand until the next one is logged.
@@ -271,15 +339,19 @@ class Tracker(AbstractContextManager["Tracker"]):
             models: ONNX file of every trial that has one, by trial number.
         """
         self._records = list(records)
-        with answering(self._config):
+        with answering(self._config, self._state):
             for count, record in enumerate(records, 1):
                 if record.number not in self._children:
-                    run_id = self._log_trial(record, models.get(record.number))
-                    self._log_progress(records[:count], record)
-                    # Last: a run that is not ended is taken for one that was cut off half-way.
-                    status = "FAILED" if record.outcome == "failed" else "FINISHED"
-                    self._client.set_terminated(run_id, status, _milliseconds(record.finished_at))
+                    with self._share():
+                        run_id = self._log_trial(record, models.get(record.number))
+                        self._log_progress(records[:count], record)
+                        # Last: a run that is not ended is taken for one cut off half-way.
+                        status = "FAILED" if record.outcome == "failed" else "FINISHED"
+                        ended_ms = _milliseconds(record.finished_at)
+                        self._client.set_terminated(run_id, status, ended_ms)
                     self._children[record.number] = run_id
+                    if any(finalist.number == record.number for finalist in self._finalists):
+                        self._tags.pop(CLOSING, None)  # somebody deleted the run that had it
             members = front(records, self._objectives)
             numbers = frozenset(record.number for record in members)
             if numbers != self._searched_front:
@@ -297,26 +369,35 @@ class Tracker(AbstractContextManager["Tracker"]):
             models: ONNX file of every finalist, by trial number.
             explanations: HTML that says what their time goes into.
         """
-        finalists = closing.finalists
         self._closing, self._explanations = closing, explanations
-        # The same round logged again, by the same command, adds nothing.
-        now_ms = _milliseconds(self._records[-1].finished_at)
-        with answering(self._config):
-            for run in self._search("tags.finalist = 'true'"):
-                if _trial_number(run) not in {finalist.number for finalist in finalists}:
-                    self._client.set_tag(run.info.run_id, "finalist", "false")
-            known = {record.number: record for record in self._records}
-            for finalist in finalists:
-                run_id = self._children[finalist.number]
-                note = self._describe(known[finalist.number], finalist)
-                self._client.set_tag(run_id, NOTE, note)
-                metrics = [Metric(name, v, now_ms, 0) for name, v in _confirmed(finalist).items()]
-                self._client.log_batch(run_id, metrics=metrics)
-                self._client.set_tag(run_id, "finalist", "true")
-                self._log_file(run_id, models[finalist.number], "model.onnx", "final")
-            self._log_front(self._records, front(self._records, self._objectives))
+        digest = _digest(closing)
+        is_logged = self._tags.get(CLOSING) == digest
+        with self._share(), answering(self._config, self._state):
+            if not is_logged:
+                self._confirm(closing, models)
+            if self._drawn != self._picture():
+                self._log_front(self._records, front(self._records, self._objectives))
             self._tag_front(self._standing())
-            self._save_view(FINAL_VIEW_METRICS)
+            if not is_logged:
+                self._save_view(FINAL_VIEW_METRICS)
+                self._set_tags(self._parent, {CLOSING: digest})
+
+    def _confirm(self, closing: Closing, models: Mapping[int, Path]) -> None:
+        """Adds to the finalists' runs what the closing round found out about them."""
+        numbers = {finalist.number for finalist in closing.finalists}
+        for run in list(self._search("tags.finalist = 'true'")):
+            if _trial_number(run) not in numbers:
+                self._client.set_tag(run.info.run_id, "finalist", "false")
+        known = {record.number: record for record in self._records}
+        # The same round logged again, after it was cut off half-way, adds nothing.
+        now_ms = _milliseconds(self._records[closing.after_trials - 1].finished_at)
+        for finalist in closing.finalists:
+            run_id = self._children[finalist.number]
+            self._client.set_tag(run_id, NOTE, self._describe(known[finalist.number], finalist))
+            metrics = [Metric(name, v, now_ms, 0) for name, v in _confirmed(finalist).items()]
+            self._client.log_batch(run_id, metrics=metrics)
+            self._client.set_tag(run_id, "finalist", "true")
+            self._log_file(run_id, models[finalist.number], "model.onnx", "final")
 
     def _log_trial(self, record: TrialRecord, model: Path | None) -> str:
         end_ms = _milliseconds(record.finished_at)
@@ -351,6 +432,9 @@ class Tracker(AbstractContextManager["Tracker"]):
 
     def _log_file(self, run_id: str, path: Path, name: str, folder: str | None = None) -> None:
         """Keeps a copy of a file with a run, under another name."""
+        if not path.exists():
+            log.warning("%s is gone: a trial is logged without its model", path)
+            return
         with tempfile.TemporaryDirectory() as aside:
             named = Path(aside) / name
             named.write_bytes(path.read_bytes())
@@ -367,11 +451,11 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._client.log_batch(self._parent, metrics=metrics)
 
     def _tag_front(self, numbers: frozenset[int]) -> None:
-        """Corrects ``pareto`` where it changed; the first time of a process everywhere."""
-        known = self._on_front
-        for number, run_id in self._children.items():
-            if known is None or (number in known) != (number in numbers):
-                self._client.set_tag(run_id, "pareto", str(number in numbers).lower())
+        """Corrects ``pareto`` where it changed."""
+        for number in sorted(self._on_front ^ numbers):
+            if number in self._children:
+                on_front = str(number in numbers).lower()
+                self._client.set_tag(self._children[number], "pareto", on_front)
         self._on_front = numbers
 
     def _log_front(self, records: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> None:
@@ -387,28 +471,36 @@ class Tracker(AbstractContextManager["Tracker"]):
             "searched_front": searched,
             "finalists": finalists,
         }
-        picture = front_png(self._study, records, numbers, self._finalists)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "front.json").write_text(json.dumps(summary, indent=1))
-            (folder / "front.png").write_bytes(picture)
-            (folder / "front-small.png").write_bytes(halved(picture))
-            (folder / "front.html").write_text(
-                front_page(
-                    self._study,
-                    records,
-                    numbers,
-                    self._remarks(),
-                    self._finalists,
-                    self._device,
-                    self._objectives,
-                    self._importances(),
-                    self._explanations,
-                )
-            )
+            with self._claim():
+                self._draw(folder, records, numbers)
             self._client.log_artifacts(self._parent, str(folder))
         self._client.set_tag(self._parent, NOTE, self._describe_front(len(records), members, first))
-        self._drawn = len(records)
+        self._drawn = self._picture()
+
+    def _draw(self, folder: Path, records: Sequence[TrialRecord], numbers: Sequence[int]) -> None:
+        picture = front_png(self._study, records, numbers, self._finalists)
+        (folder / "front.png").write_bytes(picture)
+        (folder / "front-small.png").write_bytes(halved(picture))
+        (folder / "front.html").write_text(
+            front_page(
+                self._study,
+                records,
+                numbers,
+                self._remarks(),
+                self._finalists,
+                self._device,
+                self._objectives,
+                self._importances(records),
+                self._explanations,
+            )
+        )
+
+    def _picture(self) -> tuple[object, ...]:
+        """Returns what the front's page is drawn from, to tell whether it is up to date."""
+        return len(self._records), self._closing, self._explanations, self._canaries
 
     def _standing(self) -> frozenset[int]:
         return frozenset(finalist.number for finalist in self._finalists if finalist.stands)
@@ -458,24 +550,49 @@ class Tracker(AbstractContextManager["Tracker"]):
             ]
         )
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Ends the parent run as ``FINISHED``, ``KILLED`` or ``FAILED``.
+    def end(self, status: str | None, ended_at: float | None = None) -> None:
+        """Ends the parent run, unless it ended so already.
 
         Trials since the front last changed are not on its page yet: they are added.
+
+        Args:
+            status: ``FINISHED``, ``KILLED`` or ``FAILED``; None for what it ended as, or killed.
+            ended_at: Seconds since the epoch; None for now.
+
+        Raises:
+            TrackingLost: When the server or database went away.
         """
+        status = status or self._ended or "KILLED"
+        ended_ms = None if ended_at is None else _milliseconds(ended_at)
+        with self._share(), answering(self._config, self._state):
+            if self._records and self._drawn != self._picture():
+                self._log_front(self._records, front(self._records, self._objectives))
+            self._remove_strays()
+            if self._ended != status:
+                self._client.set_terminated(self._parent, status, ended_ms)
+                self._ended = status
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Ends the parent run as what happened says."""
         if kind is not None and issubclass(kind, TrackingLost):
             return  # it would not answer now either
-        killed = kind is not None and issubclass(kind, KeyboardInterrupt)
-        status = "KILLED" if killed else "FINISHED" if kind is None else "FAILED"
         try:
-            with answering(self._config):
-                if self._drawn < len(self._records):
-                    self._log_front(self._records, front(self._records, self._objectives))
-                self._client.set_terminated(self._parent, status)
+            self.end(status_of(kind))
         except TrackingLost as error:
             if kind is None:
                 raise
             log.warning("%s", error)  # what ended the study is the news
+
+
+def status_of(kind: type[BaseException] | None) -> str:
+    """Returns MLflow's word for how a study ends that ``kind`` breaks off."""
+    if kind is None:
+        return "FINISHED"
+    return "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
+
+
+def _digest(closing: Closing) -> str:
+    return hashlib.sha256(json.dumps(asdict(closing), sort_keys=True).encode()).hexdigest()
 
 
 def _card(kind: str) -> dict[str, Any]:

@@ -281,7 +281,7 @@ def test_mlflow_shares_the_database_and_waits_for_it(
     with ledger_in(url) as ledger:
         search(ledger, 1)
     client = connect(tracking, tmp_path)
-    with answering(tracking):
+    with answering(tracking, tmp_path):
         client.create_experiment("s")
         postgres.stop()
         stopped_later.start()

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
@@ -139,14 +139,6 @@ CLOSING = Closing(
 Open = Callable[..., Tracker]
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables; making them takes seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
 def state(tmp_path: Path, empty_database: Path) -> Path:
     """A working directory's ``mlruns``."""
@@ -198,7 +190,10 @@ def parent(client: MlflowClient) -> Run:
 
 def children(client: MlflowClient) -> dict[int, Run]:
     """Every trial's run; fails where a trial has two."""
-    run = parent(client)
+    return children_of(client, parent(client))
+
+
+def children_of(client: MlflowClient, run: Run) -> dict[int, Run]:
     found = client.search_runs(
         [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
     )
@@ -437,15 +432,15 @@ def test_page_tells_what_decides_when_it_is_drawn(
 ) -> None:
     asked: list[int] = []
 
-    def importances() -> dict[str, dict[str, float]]:
-        asked.append(len(asked))
+    def importances(records: Sequence[TrialRecord]) -> dict[str, dict[str, float]]:
+        asked.append(len(records))
         return {"accuracy": {"learning_rate": 0.9, "bits": 0.1}}
 
     config = TrackingConfig(uri=None, timeout_s=10.0)
     with Tracker(config, state, STUDY, "mine", OBJECTIVES, {}, "", importances) as tracker:
         tracker.log_trials(RECORDS[:2], {})
         tracker.log_trials(RECORDS[:2], {})
-    assert asked == [0]
+    assert asked == [2]
     page = read(client, parent(client), "front.html", tmp_path).decode()
     assert "from 2 complete trials" in page
 
@@ -502,6 +497,54 @@ def test_child_cut_off_half_way_is_replaced(
     assert run.data.params
     assert read(client, run, "model.onnx", tmp_path) == models[1].read_bytes()
     assert history(client, "trials_finished") == [(step, step + 1) for step in range(6)]
+
+
+def test_runs_that_were_made_late_are_removed(open_tracker: Open, client: MlflowClient) -> None:
+    with open_tracker() as tracker:
+        tracker.log_trials(RECORDS[:2], {})
+        run = parent(client)
+        # As a server does that takes its time over what nobody waits for any more.
+        tags = {"mlflow.parentRunId": run.info.run_id, "kind": "trial", "trial": "1"}
+        client.create_run(run.info.experiment_id, tags=tags)
+        twin = client.create_run(run.info.experiment_id, tags=run.data.tags)
+    assert sorted(children_of(client, run)) == [0, 1]
+    open_tracker().end("FINISHED")
+    assert parent(client).info.run_id == run.info.run_id
+    assert client.get_run(twin.info.run_id).info.lifecycle_stage == "deleted"
+
+
+@pytest.mark.parametrize(("known", "given"), [("FAILED", None), ("KILLED", "KILLED")])
+def test_bringing_up_to_date_leaves_a_finished_study_as_it_is(
+    known: str, given: str | None, state: Path, open_tracker: Open, client: MlflowClient
+) -> None:
+    tracker = open_tracker()
+    tracker.log_trials(RECORDS, {})
+    tracker.end(known, 1_800_000_000.0)
+    before = parent(client).to_dictionary()
+    config = TrackingConfig(uri=None, timeout_s=10.0)
+    late = Tracker(
+        config, state, STUDY, "mine", OBJECTIVES, {"device": "local"}, "", is_running=False
+    )
+    late.log_trials(RECORDS, {})
+    late.end(given)
+    assert parent(client).to_dictionary() == before
+
+
+def test_what_was_left_running_counts_as_killed(
+    state: Path, open_tracker: Open, client: MlflowClient
+) -> None:
+    open_tracker().log_trials(RECORDS, {})
+    config = TrackingConfig(uri=None, timeout_s=10.0)
+    Tracker(config, state, STUDY, "mine", OBJECTIVES, {}, "", is_running=False).end(None)
+    assert parent(client).info.status == "KILLED"
+
+
+def test_a_model_that_is_gone_is_told(
+    open_tracker: Open, client: MlflowClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_tracker().log_trials(RECORDS[:1], {0: tmp_path / "gone.onnx"})
+    assert children(client)[0].info.status == "FINISHED"
+    assert "gone.onnx is gone: a trial is logged without its model" in caplog.text
 
 
 def test_database_cut_off_half_way_is_made_again(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from search.config import ImageFolderConfig
 from search.data import describe
 from search.engine.store import Entry, Store
 from search.errors import ConfigError, SearchError
+from search.importance import importances
 from search.records import Canary, Closing, Deployable, File, Interval
 from search.stages.teacher import load_checkpoint
 from search.steps import Quantize
@@ -118,6 +119,8 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     with Journal(folder, "s") as opened:
         study = open_study(opened, 4)
         study.keep_lab(lab(), "seed: 0\n")
+        study.keep_tags({"device": "local"})
+        study.keep_ending("KILLED")
         list(study.trials(lab(), FakeEngine()))
         canary = Canary(3, Interval(1.0, 0.99, 1.02), "resolved")
         study.keep_closing(Closing(4, (), (canary,)))
@@ -164,7 +167,7 @@ def check_journal(content: bytes, folder: Path) -> None:
             study = open_study(opened, 6)
             study.keep_lab(lab(), "seed: 0\n")
             assert list(study.trials(lab(), FakeEngine())) or study.records
-            study.importances()
+            importances(study.records, ("accuracy", "latency"))
         read_archive(Journals(folder), "s", "study")
     except SearchError as error:
         said_of(error)

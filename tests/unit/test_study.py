@@ -23,6 +23,7 @@ from search.config import (
     TpeConfig,
 )
 from search.errors import ConfigError, InfeasiblePoint, StageFailed
+from search.importance import importances
 from search.records import Point, TrialRecord
 from search.space import SWEEP, Space, parse_space
 from search.steps import Evaluate, Finetune, Measure, Prune, Step
@@ -330,10 +331,12 @@ def test_a_record_without_layers_is_of_an_earlier_version_and_read(journal: Jour
 
 def test_importances_come_from_the_complete_trials(journal: Journal) -> None:
     study = open_study(journal, n_trials=30)
-    assert study.importances() == {}
+    objectives = ("accuracy", "latency")
+    assert importances(study.records, objectives) == {}
     assert all(record.outcome == "complete" for record in study.trials(lab(), FakeEngine()))
-    assert set(study.importances()) == {"accuracy", "latency"}
-    assert next(iter(study.importances()["latency"])) in ("prune_ratio", "bits")
+    found = importances(study.records, objectives)
+    assert set(found) == {"accuracy", "latency"}
+    assert next(iter(found["latency"])) in ("prune_ratio", "bits")
 
 
 def test_a_record_of_another_version_is_refused_by_name(journal: Journal) -> None:

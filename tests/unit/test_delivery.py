@@ -1,0 +1,310 @@
+"""Bringing MLflow up to date beside a search, with a tracker that fails on demand."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.config import TrackingConfig
+from search.errors import ConfigError, TrackingLost, TrackingSilent
+from search.records import Canary, Closing, Interval, TrialRecord
+from search.tracking.delivery import LONGEST_PAUSE_S, Delivery, pause_s
+from search.tracking.tracker import Claim, Tracker
+from tests.plants import plant, plant_finalist
+
+SERVER = TrackingConfig(uri="http://me:secret@host:1", timeout_s=0.1)
+CLOSING = Closing(2, (plant_finalist(plant(1)),), ())
+DEADLINE_S = 20.0
+
+
+Said = Callable[[], list[str]]
+
+
+class Shelf:
+    """What MLflow holds, however often it is opened; ``fail`` is called before anything else."""
+
+    def __init__(self) -> None:
+        self.trials: list[int] = []
+        self.seen: list[Any] = []
+        self.opened = 0
+        self.status = ""
+        self.fail: Callable[[], None] = lambda: None
+
+    def open(self, began_at: float | None, claim: Claim) -> Tracker:
+        self.fail()
+        self.opened += 1
+        return FakeTracker(self)
+
+
+class FakeTracker(Tracker):
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+
+    @property
+    def logged(self) -> frozenset[int]:
+        return frozenset(self._shelf.trials)
+
+    @property
+    def location(self) -> str:
+        return "/#/run"
+
+    def log_device(self, tags: Mapping[str, str], canaries: Sequence[Canary]) -> None:
+        self._shelf.seen.append((dict(tags), len(canaries)))
+
+    def keep_front(self, closing: Closing, explanations: str) -> None:
+        pass
+
+    def log_trials(self, records: Sequence[TrialRecord], models: Mapping[int, Path]) -> None:
+        for record in records:
+            if record.number not in self._shelf.trials:
+                self._shelf.fail()
+                self._shelf.trials.append(record.number)
+
+    def log_finalists(
+        self, closing: Closing, models: Mapping[int, Path], explanations: str = ""
+    ) -> None:
+        self._shelf.seen.append((closing, dict(models), explanations))
+
+    def end(self, status: str | None, ended_at: float | None = None) -> None:
+        self._shelf.fail()
+        assert status is not None
+        self._shelf.status = status
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Returns what the user reads."""
+    caplog.set_level(logging.INFO)
+    return lambda: caplog.messages
+
+
+@pytest.fixture(autouse=True)
+def no_thread_stays() -> Iterator[None]:
+    yield
+    until(lambda: all(thread.name != "tracking" for thread in threading.enumerate()))
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Waits for another thread."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def hang_until(gate: threading.Event) -> Callable[[], None]:
+    """Returns a failure that lasts, as a server's that takes requests and never answers."""
+
+    def fail() -> None:
+        gate.wait(DEADLINE_S)
+
+    return fail
+
+
+def break_off(delivery: Delivery, raised: type[BaseException]) -> None:
+    """Finds a trial and breaks off."""
+    with delivery:
+        delivery.log_trials(records(1), {})
+        raise raised
+
+
+def deliver(shelf: Shelf, config: TrackingConfig = SERVER, **changes: Any) -> Delivery:
+    given = {"pause": lambda attempt: 0.01, "note_ending": lambda status: None, **changes}
+    return Delivery(shelf.open, config, Path("mlruns"), "study=s", **given)
+
+
+def patient(uri: str | None = SERVER.uri) -> TrackingConfig:
+    return TrackingConfig(uri=uri, timeout_s=DEADLINE_S / 3)
+
+
+def records(count: int) -> list[TrialRecord]:
+    return [plant(number) for number in range(count)]
+
+
+def test_everything_arrives_in_order(shelf: Shelf) -> None:
+    canary = Canary(0, Interval(1.0, 0.99, 1.01), "resolved")
+    notes: list[str] = []
+    with deliver(shelf, patient(), note_ending=notes.append) as delivery:
+        delivery.log_device({"device": "local"}, [canary])
+        for count in range(5):
+            delivery.log_trials(records(count), {})
+        delivery.log_finalists(CLOSING, {1: Path("x")}, "told")
+        assert notes == ["KILLED"]
+    assert shelf.trials == [0, 1, 2, 3]
+    assert shelf.seen[-2:] == [({"device": "local"}, 1), (CLOSING, {1: Path("x")}, "told")]
+    assert (shelf.opened, shelf.status, notes) == (1, "FINISHED", ["KILLED", "FINISHED"])
+    assert delivery.location == "/#/run"
+
+
+def test_of_what_was_handed_over_the_newest_counts(shelf: Shelf) -> None:
+    gate = threading.Event()
+    shelf.fail = hang_until(gate)
+    with deliver(shelf, patient()) as delivery:
+        started = time.monotonic()
+        for count in range(50):
+            delivery.log_trials(records(count), {})
+        assert time.monotonic() - started < 5, "the search waited"
+        gate.set()
+    assert shelf.trials == list(range(49))
+    assert len(shelf.seen) <= 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TrackingLost("tracking.uri='http://me:***@host:1': stopped answering (500)"),
+        TrackingSilent("tracking.uri='http://me:secret@host:1': cannot be used (500)", "mend it"),
+        ConfigError("the file is no database"),
+        OSError(28, "No space left on device"),
+    ],
+)
+def test_an_outage_is_said_once_and_its_end(error: Exception, shelf: Shelf, said: Said) -> None:
+    attempts: list[int] = []
+
+    def fail() -> None:
+        if len(attempts) < 3:
+            raise error
+
+    def pause(attempt: int) -> float:
+        attempts.append(attempt)
+        return 0.0
+
+    shelf.fail = fail
+    with deliver(shelf, patient(), pause=pause) as delivery:
+        delivery.log_trials(records(2), {})
+        until(lambda: shelf.trials == [0, 1])
+        delivery.log_trials(records(3), {})
+    assert attempts == [1, 2, 3]
+    assert (shelf.trials, shelf.opened, shelf.status) == ([0, 1, 2], 1, "FINISHED")
+    assert said()[0].endswith(
+        "; the search goes on, and MLflow gets its trials when it answers again"
+    )
+    assert "secret" not in said()[0]
+    assert "mend it" not in said()[0]
+    assert [line.partition(",")[0] for line in said()[1:]] == ["MLflow answers again"]
+
+
+def test_it_begins_anew_where_it_was_cut_off(shelf: Shelf) -> None:
+    fails = iter([False, False, True])
+
+    def fail() -> None:
+        if next(fails, False):
+            raise TrackingLost("gone")
+
+    shelf.fail = fail
+    with deliver(shelf, patient()) as delivery:
+        delivery.log_trials(records(4), {})
+    assert (shelf.trials, shelf.opened) == ([0, 1, 2, 3], 2)
+
+
+def test_what_the_user_knows_is_not_said_again(shelf: Shelf, said: Said) -> None:
+    with deliver(shelf, patient(), is_lost=True) as delivery:
+        delivery.log_trials(records(1), {})
+    assert said() == ["MLflow answers again, and has 1 trial now"]
+
+
+def test_pauses_grow() -> None:
+    assert [pause_s(attempt) for attempt in range(1, 5)] == [1, 2, 4, 8]
+    assert pause_s(50) == LONGEST_PAUSE_S
+
+
+# ---- the end
+
+
+@pytest.mark.parametrize(
+    ("before", "left"),
+    [
+        (0, "up to 2 trials are not in MLflow yet"),
+        (1, "1 trial is not in MLflow yet"),
+        (2, "the study's end is not in MLflow yet"),
+    ],
+)
+def test_the_end_waits_a_bounded_time(before: int, left: str, shelf: Shelf, said: Said) -> None:
+    with deliver(shelf) as delivery:
+        if before:
+            delivery.log_trials(records(before), {})
+            until(lambda: len(shelf.trials) == before)
+
+        def fail() -> None:
+            raise TrackingLost("gone")
+
+        shelf.fail = fail
+        delivery.log_trials(records(2), {})
+    assert said()[-1] == (
+        f"{left}; when it answers again: python -m search.sync study=s "
+        "'tracking.uri=http://me:***@host:1'"
+    )
+    assert delivery.location == ("/#/run" if before else "")
+
+
+def test_a_server_that_hangs_is_left_behind(shelf: Shelf, said: Said) -> None:
+    gate = threading.Event()
+    shelf.fail = hang_until(gate)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        break_off(deliver(shelf), KeyboardInterrupt)
+    waited_s = time.monotonic() - started
+    gate.set()
+    assert waited_s < 5
+    assert "up to 1 trial is not in MLflow yet" in said()[-1]
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"), [(KeyboardInterrupt, "KILLED"), (ConfigError, "FAILED")]
+)
+def test_how_the_study_ended_is_told(
+    raised: type[BaseException], status: str, shelf: Shelf
+) -> None:
+    notes: list[str] = []
+    with pytest.raises(raised):
+        break_off(deliver(shelf, patient(), note_ending=notes.append), raised)
+    assert (shelf.status, notes[-1]) == (status, status)
+
+
+def test_a_file_that_does_well_is_written_to_its_end(shelf: Shelf) -> None:
+    shelf.fail = lambda: time.sleep(0.05)
+    config = TrackingConfig(uri=None, timeout_s=0.01)
+    with deliver(shelf, config) as delivery:
+        delivery.log_trials(records(10), {})
+    assert (len(shelf.trials), shelf.status) == (10, "FINISHED")
+
+
+def test_without_trials_to_show_nothing_is_begun(shelf: Shelf) -> None:
+    with deliver(shelf) as delivery:
+        delivery.log_device({}, [])
+    assert shelf.opened == 0
+
+
+# ---- bugs
+
+
+def buggy() -> None:
+    raise KeyError("run")
+
+
+def test_a_bug_is_raised_at_the_end(shelf: Shelf, said: Said) -> None:
+    shelf.fail = buggy
+    delivery = deliver(shelf).__enter__()
+    delivery.log_trials(records(1), {})
+    until(lambda: bool(said()))
+    delivery.log_trials(records(2), {})
+    with pytest.raises(KeyError):
+        delivery.__exit__(None)
+    assert said() == ["tracking failed (KeyError: 'run'); the search goes on"]
+
+
+def test_a_bug_does_not_hide_what_ended_the_study(shelf: Shelf) -> None:
+    shelf.fail = buggy
+    with pytest.raises(ConfigError):
+        break_off(deliver(shelf), ConfigError)
