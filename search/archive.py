@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import optuna
@@ -17,10 +17,12 @@ from search.storage import Ledger, Ledgers
 from search.trial import Lab
 
 # User attributes of Optuna's study, and of its trials.
-SETTINGS, IDENTITY, LAB, CONFIGURATION, CLOSING, TAGS, ENDING = (
-    "settings", "identity", "lab", "configuration", "closing", "tags", "ending"
+FORMAT, SETTINGS, IDENTITY, LAB, CONFIGURATION, CLOSING, TAGS, ENDING = (
+    "format", "settings", "identity", "lab", "configuration", "closing", "tags", "ending"
 )  # fmt: skip
 RECORD = "record"
+# Goes up with every change by which one version of this program would misread another's studies.
+OWN_FORMAT = 1
 BEGIN_ANEW = (
     "remove it to begin the study anew, or give another study.name=...; steps that are finished "
     "are not computed again"
@@ -52,8 +54,8 @@ class Archive:
     lab: Lab
     records: tuple[TrialRecord, ...]
     closing: Closing | None
-    tags: Mapping[str, str] = field(default_factory=dict)  # an earlier version kept none
-    ending: Ending | None = None
+    tags: Mapping[str, str]
+    ending: Ending | None
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -75,14 +77,15 @@ def read_archive(ledgers: Ledgers, name: str | None, key: str) -> Archive:
     if name is None:
         raise ConfigError(f"{key} is not given; add {key}=...: there are {_names(ledgers)}")
     ledger = existing(ledgers, name, key)
-    with explained(ledger, "restore it from a copy, or search again under another name"):
+    remedy = "restore it from a copy, or search again under another name"
+    with explained(ledger, remedy):
         study = optuna.load_study(study_name=name, storage=ledger.storage())
+        check_format(study, ledger, remedy)
         kept = study.user_attrs
         if LAB not in kept:
             raise StudyNotReady(
-                f"{key}={name}: its uncompressed network is not measured yet, or an earlier "
-                f"version searched it; run python -m search.run study.name={name} with its "
-                "settings again (study.n_trials=0 adds no trial)"
+                f"{key}={name}: its uncompressed network is not measured yet; run "
+                f"python -m search.run study.name={name} with its settings again"
             )
         return Archive(
             name=name,
@@ -112,8 +115,10 @@ def earlier_points(
     points: list[Point] = []
     for name in names:
         ledger = existing(ledgers, name, "study.warm_start")
-        with explained(ledger, f"leave {name} out of study.warm_start"):
+        remedy = f"leave {name} out of study.warm_start"
+        with explained(ledger, remedy):
             study = optuna.load_study(study_name=name, storage=ledger.storage())
+            check_format(study, ledger, remedy)
             closing = closing_of(study)
             standing = [] if closing is None else [f.point for f in closing.finalists if f.stands]
             points += standing or [r.point for r in front(records_of(study), objectives)]
@@ -166,6 +171,22 @@ def closing_of(study: optuna.Study) -> Closing | None:
         return None
     closing: Closing = CLOSINGS.validate_python(kept)
     return closing
+
+
+def check_format(study: optuna.Study, ledger: Ledger, remedy: str = BEGIN_ANEW) -> None:
+    """Refuses a study that is kept in another version's way.
+
+    Raises:
+        ConfigError: When it is.
+    """
+    is_begun = study.user_attrs or study.get_trials(deepcopy=False)
+    kept = study.user_attrs.get(FORMAT)
+    if is_begun and kept != OWN_FORMAT:
+        theirs = "one without a number" if kept is None else kept
+        raise ConfigError(
+            f"{ledger.where}: another version of this program wrote it (its format is {theirs}, "
+            f"this version's {OWN_FORMAT}); go on with that version, or {remedy}"
+        )
 
 
 @contextmanager

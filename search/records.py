@@ -538,7 +538,6 @@ class TrialRecord:
     reused_steps: int
     wall_s: float
     finished_at: float
-    # Optional, because journals of earlier versions lack it.
     layers: tuple[KeptLayer, ...] = ()
     worker_rss_bytes: int | None = None
 

@@ -59,6 +59,7 @@ def search(config: SearchConfig, settings: str) -> int:
     configure_logging(console)
     cli.STATE.mkdir(exist_ok=True)
     store = Store(cli.STATE / "store")
+    store.clear_leftovers()
     objectives = config.objective.names
     progress = Progress(console, config.study, objectives)
     ledgers = open_ledgers(config.storage, cli.STATE / "studies")

@@ -35,13 +35,16 @@ from search.archive import (
     CLOSINGS,
     CONFIGURATION,
     ENDING,
+    FORMAT,
     IDENTITY,
     LAB,
     LABS,
+    OWN_FORMAT,
     RECORD,
     RECORDS,
     SETTINGS,
     TAGS,
+    check_format,
     closing_of,
     explained,
     records_of,
@@ -189,6 +192,8 @@ class Study:
                 directions=["minimize"] * len(objectives),
                 load_if_exists=True,
             )
+            check_format(self._optuna, ledger)
+            self._keep(FORMAT, OWN_FORMAT)
             self.records = records_of(self._optuna)
         self._begin_or_compare(settings)
         with explained(ledger):

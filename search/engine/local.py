@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -189,13 +189,13 @@ class Worker:
                 # Fresh: torch's threads do not live through a fork.
                 context = multiprocessing.get_context("spawn")
                 self._pipe, there = context.Pipe()
-                self._process = context.Process(target=_serve, args=(there, *self._arguments))
+                self._process = context.Process(target=serve, args=(there, *self._arguments))
                 self._process.start()
                 there.close()
             return self._process, self._pipe
 
 
-def _serve(
+def serve(
     pipe: Connection, root: Path, cores: frozenset[int] | None, memory_limit_bytes: int | None
 ) -> None:
     """Computes what comes through the pipe, in a process of its own."""
@@ -207,18 +207,19 @@ def _serve(
     if memory_limit_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit_bytes, resource.RLIM_INFINITY))
     store = Store(root)
-    while True:
-        try:
-            step = pipe.recv()
-        except EOFError:
-            return
-        try:
-            done = compute(step, store)
-        except (SearchError, OSError) as error:
-            pipe.send(error)
-            continue
-        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        pipe.send(replace(done, peak_rss_bytes=1024 * peak_kib))
+    # The pipe breaks when the coordinator is killed, who is the only one to tell.
+    with suppress(EOFError, ConnectionError):
+        while True:
+            pipe.send(_answer(pipe.recv(), store))
+
+
+def _answer(step: Step[Any], store: Store) -> Done | Exception:
+    try:
+        done = compute(step, store)
+    except (SearchError, OSError) as error:
+        return error
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return replace(done, peak_rss_bytes=1024 * peak_kib)
 
 
 def _follow_parent() -> None:

@@ -1,8 +1,8 @@
 """Remembers finished steps on disk by the hash of their inputs; knows nothing of their meaning.
 
 Layout under ``mlruns/store``: ``files/ab/abcd….onnx`` holds contents by their SHA-256, and
-``steps/<kind>/<key>.json`` the result of a step. Both are written aside, flushed to disk and
-renamed, so that a crash leaves either a whole entry or none.
+``steps/<kind>/<key>.json`` the result of a step. Both are written aside in ``parts``, flushed to
+disk and renamed, so that a crash leaves either a whole entry or none.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import json
 import logging
 import os
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,9 @@ from search.records import File
 from search.steps import Step
 
 log = logging.getLogger(__name__)
+
+# A part is written within seconds: an older one was left by a killed process.
+LEFT_AFTER_S = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Store:
         """Keeps ``content`` and returns its name."""
         file = File(hashlib.sha256(content).hexdigest(), suffix, len(content))
         if not self._is_whole(file):
-            _write_whole(self.path(file), content)
+            self._write_whole(self.path(file), content)
         return file
 
     def load(self, step: Step[Any]) -> Entry | None:
@@ -83,7 +88,14 @@ class Store:
             "files": list(_files_in(plain)),
             "result": plain,
         }
-        _write_whole(self._entry_path(step), json.dumps(entry).encode())
+        self._write_whole(self._entry_path(step), json.dumps(entry).encode())
+
+    def clear_leftovers(self) -> None:
+        """Removes what killed processes left half-written."""
+        for part in (self.root / "parts").glob("*"):
+            with suppress(FileNotFoundError):  # another search clears them too
+                if time.time() - part.stat().st_mtime > LEFT_AFTER_S:
+                    part.unlink()
 
     def _entry_path(self, step: Step[Any]) -> Path:
         return self.root / "steps" / step.kind / f"{step.key}.json"
@@ -94,6 +106,21 @@ class Store:
         except FileNotFoundError:
             return False
         return hashlib.sha256(content).hexdigest() == file.sha256
+
+    def _write_whole(self, path: Path, content: bytes) -> None:
+        parts = self.root / "parts"
+        parts.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=parts)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
 
 
 def _files_in(value: Any) -> Any:
@@ -107,17 +134,3 @@ def _files_in(value: Any) -> Any:
     elif isinstance(value, list):
         for item in value:
             yield from _files_in(item)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

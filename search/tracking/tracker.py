@@ -19,18 +19,18 @@ from search.config import TrackingConfig
 from search.errors import TrackingLost, hide_passwords
 from search.front import front, hypervolume, original
 from search.records import Canary, Closing, Finalist, TrialRecord
-from search.report import (
-    describe_later,
-    describe_noise,
-    describe_trial,
-    finalist_markdown,
-    front_page,
-    front_png,
-    halved,
-    markdown_table,
+from search.report import describe_later, describe_noise, front_page, front_png, halved
+from search.tracking.pages import (
+    FINAL_VIEW_METRICS,
+    VIEW,
+    VIEW_METRICS,
+    confirmed_metrics,
+    front_note,
+    run_page,
+    saved_view,
+    trial_metrics,
+    trial_note,
 )
-from search.report.formats import format_counted
-from search.report.points import label
 from search.tracking.server import address, answering, connect, database_file, explained
 
 log = logging.getLogger(__name__)
@@ -42,28 +42,6 @@ NOTE = "mlflow.note.content"
 IDENTITY = "study.identity"
 CLOSING = "closing.sha256"
 PAGE_RUNS = 1000
-# MLflow's pages open for work on language models: empty panels where the runs should be.
-FOR_MODELS = "workflowType=machine_learning"
-# A saved view of the run table, in the form in which MLflow's own pages keep one.
-VIEW = "mlflow.sharedViewState.front"
-SECTION, RUNS_DRAWN = "front", 100
-VIEW_METRICS = ("val_accuracy", "latency_ms", "speedup", "size_bytes")
-FINAL_VIEW_METRICS = ("test_accuracy", "final_latency_ms", "final_speedup", "final_size_bytes")
-# MLflow cuts a description after 8 000 letters, and a point takes up to 230 of them.
-POINTS_DESCRIBED = 30
-FIGURES_AS_METRICS = (
-    "val_accuracy", "float_accuracy", "latency_ms", "latency_ratio", "latency_ratio_low",
-    "latency_ratio_high", "speedup", "speedup_low", "speedup_high", "p50_ms", "p90_ms", "p95_ms",
-    "p99_ms", "images_per_s", "size_bytes", "macs", "parameters", "peak_rss_bytes",
-    "model_rss_bytes", "energy_mj", "cpu_ms", "cold_start_ms", "effective_bits",
-    "integer_operators", "channels_removed", "launches", "disturbed_rounds", "warm",
-)  # fmt: skip
-
-
-FINAL_FIGURES = (
-    "val_accuracy", "latency_ms", "speedup", "speedup_low", "speedup_high", "p50_ms", "p90_ms",
-    "p95_ms", "p99_ms", "size_bytes", "cpu_ms", "peak_rss_bytes",
-)  # fmt: skip
 
 
 class Tracker(AbstractContextManager["Tracker"]):
@@ -143,17 +121,12 @@ class Tracker(AbstractContextManager["Tracker"]):
     @property
     def location(self) -> str:
         """Path of the study's run in MLflow's pages, after the server's address."""
-        return f"/{self._page(self._parent)}"
+        return f"/{run_page(self._experiment, self._parent)}"
 
     @property
     def logged(self) -> frozenset[int]:
         """Numbers of the trials that are logged whole."""
         return frozenset(self._children)
-
-    def _page(self, run_id: str, artifact: str = "") -> str:
-        """Returns the address of a run, or of one of its artifacts, within MLflow's pages."""
-        path = f"/artifacts/{artifact}" if artifact else ""
-        return f"#/experiments/{self._experiment}/runs/{run_id}{path}?{FOR_MODELS}"
 
     def _find_experiment(self, artifacts: str | None) -> str:
         found = self._client.get_experiment_by_name(self._study)
@@ -172,6 +145,7 @@ class Tracker(AbstractContextManager["Tracker"]):
         run = self._without_twins(known) if known else self._create_parent(tags, began_at)
         run_id: str = run.info.run_id
         self._tags = dict(run.data.tags)
+        self._began_ms = int(run.info.start_time)
         self._ended = run.info.status if run.info.status != "RUNNING" else None
         if self._ended is not None and is_running:
             self._client.update_run(run_id, "RUNNING")
@@ -206,49 +180,13 @@ class Tracker(AbstractContextManager["Tracker"]):
     def _introduce(self, parent: str) -> None:
         """Tells visitors of the experiment where its front is; saves a view of the front's runs."""
         traded = " against ".join(self._objectives)
-        note = f"[Open the study]({self._page(parent)}): its front of {traded}, and its models"
+        page = run_page(self._experiment, parent)
+        note = f"[Open the study]({page}): its front of {traded}, and its models"
         self._client.set_experiment_tag(self._experiment, NOTE, note)
         self._save_view(VIEW_METRICS)
 
     def _save_view(self, metrics: Sequence[str]) -> None:
-        """Saves the view of the front's runs; its metrics begin with accuracy and latency."""
-        columns = [f"metrics.`{name}`" for name in metrics]
-        state = {
-            "searchFilter": 'tags.pareto = "true"',
-            "orderByKey": columns[1],
-            "orderByAsc": True,
-            "selectedColumns": [
-                *columns,
-                *(f"params.`{n}`" for n in ("prune_ratio", "bits", "threads")),
-            ],
-            "compareRunCharts": [
-                {
-                    **_card("SCATTER"),
-                    "runsCountToCompare": RUNS_DRAWN,
-                    "xaxis": {"key": metrics[1], "type": "METRIC"},
-                    "yaxis": {"key": metrics[0], "type": "METRIC"},
-                },
-                {
-                    **_card("PARALLEL"),
-                    "runsCountToCompare": RUNS_DRAWN,
-                    "showAllRuns": False,
-                    "selectedParams": ["prune_ratio", "bits", "threads"],
-                    "selectedMetrics": [metrics[1], metrics[0]],
-                },
-            ],
-            "compareRunSections": [
-                {
-                    "uuid": SECTION,
-                    "name": "Front",
-                    "display": True,
-                    "isReordered": False,
-                    "columns": 1,
-                    "cardHeight": 420,
-                }
-            ],
-        }
-        view = {"name": "Front", "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)}
-        self._client.set_experiment_tag(self._experiment, VIEW, json.dumps(view))
+        self._client.set_experiment_tag(self._experiment, VIEW, saved_view(metrics))
 
     def _find_children(self) -> dict[int, str]:
         """Returns the run of every trial logged whole; removes those cut off half-way."""
@@ -393,8 +331,10 @@ class Tracker(AbstractContextManager["Tracker"]):
         now_ms = _milliseconds(self._records[closing.after_trials - 1].finished_at)
         for finalist in closing.finalists:
             run_id = self._children[finalist.number]
-            self._client.set_tag(run_id, NOTE, self._describe(known[finalist.number], finalist))
-            metrics = [Metric(name, v, now_ms, 0) for name, v in _confirmed(finalist).items()]
+            self._client.set_tag(run_id, NOTE, self._note(known[finalist.number], finalist))
+            metrics = [
+                Metric(name, v, now_ms, 0) for name, v in confirmed_metrics(finalist).items()
+            ]
             self._client.log_batch(run_id, metrics=metrics)
             self._client.set_tag(run_id, "finalist", "true")
             self._log_file(run_id, models[finalist.number], "model.onnx", "final")
@@ -407,7 +347,7 @@ class Tracker(AbstractContextManager["Tracker"]):
             run_name=f"trial {record.number}",
             tags={
                 PARENT: self._parent,
-                NOTE: self._describe(record),
+                NOTE: self._note(record),
                 "kind": "trial",
                 "trial": str(record.number),
                 "outcome": record.outcome,
@@ -418,17 +358,15 @@ class Tracker(AbstractContextManager["Tracker"]):
             },
         )
         run_id: str = run.info.run_id
-        metrics = [Metric(name, value, end_ms, 0) for name, value in _metrics(record).items()]
+        metrics = [Metric(name, value, end_ms, 0) for name, value in trial_metrics(record).items()]
         params = [Param(name, str(value)) for name, value in asdict(record.point).items()]
         self._client.log_batch(run_id, metrics=metrics, params=params)
         if model is not None:
             self._log_file(run_id, model, "model.onnx")
         return run_id
 
-    def _describe(self, record: TrialRecord, finalist: Finalist | None = None) -> str:
-        return (
-            f"{describe_trial(record, finalist)}\n\n[The whole front]({self._page(self._parent)})"
-        )
+    def _note(self, record: TrialRecord, finalist: Finalist | None = None) -> str:
+        return trial_note(record, finalist, run_page(self._experiment, self._parent))
 
     def _log_file(self, run_id: str, path: Path, name: str, folder: str | None = None) -> None:
         """Keeps a copy of a file with a run, under another name."""
@@ -477,7 +415,17 @@ class Tracker(AbstractContextManager["Tracker"]):
             with self._claim():
                 self._draw(folder, records, numbers)
             self._client.log_artifacts(self._parent, str(folder))
-        self._client.set_tag(self._parent, NOTE, self._describe_front(len(records), members, first))
+        note = front_note(
+            self._experiment,
+            self._parent,
+            self._children,
+            len(records),
+            members,
+            first,
+            self._finalists,
+            self._remarks(),
+        )
+        self._client.set_tag(self._parent, NOTE, note)
         self._drawn = self._picture()
 
     def _draw(self, folder: Path, records: Sequence[TrialRecord], numbers: Sequence[int]) -> None:
@@ -512,44 +460,6 @@ class Tracker(AbstractContextManager["Tracker"]):
     def _summarise(self, record: TrialRecord | Finalist) -> dict[str, Any]:
         return {**asdict(record), "run_id": self._children[record.number]}
 
-    def _describe_front(
-        self, trials: int, members: Sequence[TrialRecord], first: TrialRecord | None
-    ) -> str:
-        """Writes the parent's description, of which MLflow shows two lines until asked for more."""
-        if not members:
-            return markdown_table(members)
-        shown = members[:POINTS_DESCRIBED]
-        numbers, file = [record.number for record in members], "model.onnx"
-        if self._finalists:
-            standing = [finalist for finalist in self._finalists if finalist.stands]
-            standing.sort(key=lambda finalist: finalist.figures.latency_ms or 0.0)
-            numbers, file = [finalist.number for finalist in standing], "final/model.onnx"
-        links = ", ".join(
-            f"[{label(number)}]({self._page(self._children[number])})"
-            for number in numbers[:POINTS_DESCRIBED]
-        )
-        runs = f"#/experiments/{self._experiment}/runs?viewStateShareKey=front&{FOR_MODELS}"
-        page = self._page(self._parent, "front.html")
-        omitted, remarks = max(0, len(numbers) - POINTS_DESCRIBED), self._remarks()
-        return "\n".join(
-            [
-                f"**Front of {len(numbers)} after {format_counted(trials, 'trial')}**: "
-                f"[interactive page]({page}), [table]({runs}) and "
-                f"[charts]({runs}&compareRunsMode=CHART) of its runs",
-                *([f"**{remarks}**"] if remarks else []),
-                f"Fastest first: trials {links}; each holds its `{file}` under *Artifacts*.",
-                "",
-                finalist_markdown(self._finalists)
-                if self._finalists
-                else markdown_table(shown, first),
-                *([f"The slower {omitted} are on the interactive page."] if omitted else []),
-                "",
-                "In any table of runs the filter `tags.pareto = 'true'` leaves the front.",
-                "",
-                f"![The front](get-artifact?path=front-small.png&run_uuid={self._parent})",
-            ]
-        )
-
     def end(self, status: str | None, ended_at: float | None = None) -> None:
         """Ends the parent run, unless it ended so already.
 
@@ -563,13 +473,14 @@ class Tracker(AbstractContextManager["Tracker"]):
             TrackingLost: When the server or database went away.
         """
         status = status or self._ended or "KILLED"
-        ended_ms = None if ended_at is None else _milliseconds(ended_at)
+        ended_ms = _milliseconds(time.time() if ended_at is None else ended_at)
         with self._share(), answering(self._config, self._state):
             if self._records and self._drawn != self._picture():
                 self._log_front(self._records, front(self._records, self._objectives))
             self._remove_strays()
             if self._ended != status:
-                self._client.set_terminated(self._parent, status, ended_ms)
+                # Clocks are set back at times, but nothing ends before it began.
+                self._client.set_terminated(self._parent, status, max(ended_ms, self._began_ms))
                 self._ended = status
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -595,40 +506,9 @@ def _digest(closing: Closing) -> str:
     return hashlib.sha256(json.dumps(asdict(closing), sort_keys=True).encode()).hexdigest()
 
 
-def _card(kind: str) -> dict[str, Any]:
-    """Returns what every chart of a saved view has."""
-    return {
-        "uuid": f"front-{kind.lower()}",
-        "type": kind,
-        "metricSectionId": SECTION,
-        "deleted": False,
-        "isGenerated": False,
-    }
-
-
 def _trial_number(run: Run) -> int:
     return int(run.data.tags["trial"])
 
 
 def _milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
-
-
-def _metrics(record: TrialRecord) -> dict[str, float]:
-    """Returns the known figures of a trial and the seconds of its stages."""
-    figures = {name: getattr(record.figures, name) for name in FIGURES_AS_METRICS}
-    known = {name: float(value) for name, value in figures.items() if value is not None}
-    stages = {f"{stage}_s": seconds for stage, seconds in record.stage_s.items()}
-    return {**known, **stages, "wall_s": record.wall_s, "reused_steps": record.reused_steps}
-
-
-def _confirmed(finalist: Finalist) -> dict[str, float]:
-    """Returns what the closing round found out about a point."""
-    figures = finalist.figures
-    found = {
-        "test_accuracy": finalist.test_accuracy,
-        "test_accuracy_low": finalist.test_low,
-        "test_accuracy_high": finalist.test_high,
-        **{f"final_{name}": getattr(figures, name) for name in FINAL_FIGURES},
-    }
-    return {name: float(value) for name, value in found.items() if value is not None}

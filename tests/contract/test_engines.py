@@ -29,7 +29,7 @@ from search.config import (
 )
 from search.engine import make_engine
 from search.engine.base import Engine
-from search.engine.local import share_cores, usable_memory_bytes
+from search.engine.local import serve, share_cores, usable_memory_bytes
 from search.engine.store import Store
 from search.errors import ConfigError, StageFailed
 from search.records import Teacher
@@ -210,6 +210,22 @@ def test_workers_do_not_outlive_a_killed_coordinator(tmp_path: Path) -> None:
         finally:
             coordinator.kill()
     assert _await(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 30)
+
+
+def test_a_worker_whose_coordinator_was_killed_ends_silently(
+    tmp_path: Path, teach: Teach, capfd: pytest.CaptureFixture[str]
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    pipe, there = context.Pipe()
+    worker = context.Process(target=serve, args=(there, tmp_path, None, None))
+    worker.start()
+    there.close()
+    pipe.send(teach)
+    assert pipe.poll(60)
+    pipe.close()  # with an answer unread: the worker is told of a broken connection
+    worker.join(60)
+    assert worker.exitcode == 0
+    assert capfd.readouterr().err == ""
 
 
 def _children(pid: int) -> list[int]:

@@ -123,7 +123,7 @@ def test_a_second_coordinator_is_refused_by_name_of_the_first(place: Place) -> N
         second = place.start("ledger.__enter__()")
         said = second.communicate(timeout=60)[1]
     assert second.returncode != 0
-    assert "ConfigError: study.name=s is being searched by process " in said
+    assert "StudyNotReady: study.name=s is being searched by process " in said
     assert f"{os.getpid()}" in said.rpartition("process ")[2]
 
 

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +13,8 @@ from playwright.sync_api import Browser, Page, expect
 from tests import commands
 from tests.browser import Visit, open_browser
 from tests.e2e.searching import Tracked
+from tests.mlflow_server import serve
 
-SERVER_S = 90
 PICTURE_WIDTH = 900  # half of front.png's pixels
 PATIENCE_MS = 60_000
 FOR_MODELS = "workflowType=machine_learning"
@@ -36,43 +30,9 @@ def tracked(finished: tuple[Path, str]) -> Tracked:
 @pytest.fixture(scope="module")
 def server(finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of an MLflow server that shows the finished study, started as ``make ui`` does."""
-    state = finished[0] / "mlruns"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log.txt"
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            [
-                sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port",
-                str(port), "--workers", "1", "--backend-store-uri",
-                f"sqlite:///{state / 'mlflow.db'}", "--artifacts-destination",
-                str(state / "artifacts"),
-            ],
-            env={
-                **os.environ,
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-                "MLFLOW_DISABLE_TELEMETRY": "true",
-                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            },
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + SERVER_S
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=5).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.5)
+    with serve(finished[0] / "mlruns", log) as (address, _):
         yield address
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,8 @@ from search.records import Canary, Interval
 from search.tracking.delivery import Delivery
 from search.tracking.server import check_tracking, explained
 from search.tracking.tracker import Claim, Tracker
-from tests.integration.test_tracking import CLOSING, OBJECTIVES, RECORDS, serve
+from tests.integration.test_tracking import CLOSING, OBJECTIVES, RECORDS
+from tests.mlflow_server import serve
 from tests.proxy import Mood, Proxy, proxied
 
 Port = Callable[[], AbstractContextManager[int]]
@@ -40,7 +41,7 @@ def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     """Address of a real tracking server."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(empty_database, folder / "mlflow.db")
-    with serve(folder) as (address, _):
+    with serve(folder, folder / "log") as (address, _):
         yield address
 
 

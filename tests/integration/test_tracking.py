@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
-import socket
 import sqlite3
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -40,12 +35,12 @@ from search.records import (
 from search.report.points import label
 from search.report.table import front_rows
 from search.tracking.tracker import Tracker
+from tests.mlflow_server import serve
 
 STUDY = "trial-study"
 OBJECTIVES = ("accuracy", "latency")
 NOTE = "mlflow.note.content"
 MLFLOW_KEEPS_LETTERS = 8000
-SERVER_START_S = 120.0
 FIGURES = {
     "float_accuracy": 0.95,
     "latency_ratio": 0.5,
@@ -697,57 +692,13 @@ def test_passwords_do_not_appear_in_errors(open_tracker: Open, uri: str) -> None
     assert "hunter2" not in str(caught.value)
 
 
-def server_environment() -> dict[str, str]:
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return {**os.environ, **quiet}
-
-
-@contextmanager
-def serve(folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Runs a real tracking server that keeps artifacts itself; yields its address and its end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-        "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
-        "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=server_environment(), start_new_session=True
-        )
-
-    def end() -> None:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", process, folder / "log")
-        yield f"http://127.0.0.1:{port}", end
-    finally:
-        end()
-
-
 @pytest.fixture(scope="module")
 def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a real tracking server."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(empty_database, folder / "mlflow.db")
-    with serve(folder) as (address, _):
+    with serve(folder, folder / "log") as (address, _):
         yield address
-
-
-def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + SERVER_START_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(f"the server did not start: {log.read_text()[-2000:]}")
 
 
 def test_remote_server_gets_everything(
@@ -791,7 +742,7 @@ def test_lost_server_is_told_in_one_line_without_the_password(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
     shutil.copy(empty_database, tmp_path / "mlflow.db")
-    with serve(tmp_path) as (address, end):
+    with serve(tmp_path, tmp_path / "log") as (address, end):
         tracker = open_tracker(uri=address.replace("http://", "http://user:hunter2@"))
         tracker.log_trials(RECORDS[:1], {})
         end()

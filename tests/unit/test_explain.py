@@ -31,7 +31,7 @@ def archive(plant: Plant) -> Archive:
         plant(1, outcome="stopped"),
         replace(plant(2, latency_ms=0.4, val_accuracy=0.8), deployable=model),
     )
-    return Archive("s", "identity", "", lab(), records, None)
+    return Archive("s", "identity", "", lab(), records, None, {}, None)
 
 
 def finalist(record: TrialRecord, stands: bool = True) -> Finalist:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -106,7 +107,7 @@ def test_a_write_that_is_interrupted_leaves_the_old_entry(
         with pytest.raises(KeyboardInterrupt):
             store.save(STEP, Deployable(result.model, 4, ()), 9.0)
     assert store.load(STEP) == Entry(result, 1.5)
-    assert not [path for path in files_below(store.root) if "part" in path.name]
+    assert list((store.root / "parts").iterdir()) == []
 
 
 # ---- results
@@ -230,11 +231,23 @@ def test_files_deep_inside_a_result_are_looked_after(store: Store) -> None:
     assert store.load(step) is None
 
 
-def test_leftovers_of_a_killed_process_do_no_harm(store: Store) -> None:
+def test_leftovers_of_a_killed_process_are_cleared_but_not_what_is_being_written(
+    store: Store,
+) -> None:
     result = fill(store)
-    (entry_path(store).parent / ".part-abc").write_bytes(b'{"half')
-    (store.path(result.model).parent / ".part-def").write_bytes(b"half")
+    old, young = store.root / "parts" / "old", store.root / "parts" / "young"
+    for part in (old, young):
+        part.write_bytes(b'{"half')
+    two_days_ago = time.time() - 2 * 24 * 3600
+    os.utime(old, (two_days_ago, two_days_ago))
+    store.clear_leftovers()
+    assert list((store.root / "parts").iterdir()) == [young]
     assert store.load(STEP) == Entry(result, 1.5)
+
+
+def test_a_new_store_has_no_leftovers(tmp_path: Path) -> None:
+    Store(tmp_path / "none").clear_leftovers()
+    assert not (tmp_path / "none").exists()
 
 
 # ---- the engine on top

@@ -12,7 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.archive import RECORDS, earlier_points
+from search.archive import earlier_points, read_archive
 from search.config import (
     GpConfig,
     NsgaConfig,
@@ -322,13 +322,6 @@ def test_a_damaged_journal_is_refused_by_name(journal: Journal, damage: str) -> 
         open_study(journal)
 
 
-def test_a_record_without_layers_is_of_an_earlier_version_and_read(journal: Journal) -> None:
-    kept = RECORDS.dump_python(next(open_study(journal).trials(lab(), FakeEngine())), mode="json")
-    assert kept["layers"] == [{"name": "weight", "channels": 8, "of": 8}]
-    del kept["layers"]
-    assert RECORDS.validate_python(kept).layers == ()
-
-
 def test_importances_come_from_the_complete_trials(journal: Journal) -> None:
     study = open_study(journal, n_trials=30)
     objectives = ("accuracy", "latency")
@@ -344,6 +337,34 @@ def test_a_record_of_another_version_is_refused_by_name(journal: Journal) -> Non
     journal.path.write_text(journal.path.read_text().replace('"outcome"', '"result"'))
     with pytest.raises(ConfigError, match=r"another version wrote it \(ValidationError\)"):
         open_study(journal)
+
+
+@pytest.mark.parametrize(
+    ("format_number", "said"), [(None, "one without a number"), (2, "2"), ("1", "1")]
+)
+def test_a_study_in_another_versions_format_is_refused(
+    journal: Journal, format_number: object, said: str
+) -> None:
+    study = open_study(journal, n_trials=2)
+    study.keep_lab(lab(), "")
+    list(study.trials(lab(), FakeEngine()))
+    kept = optuna.load_study(study_name="s", storage=journal.storage())
+    kept.set_user_attr("format", format_number)
+    journals = Journals(journal.path.parent)
+    refused = rf"s\.journal: another version .* \(its format is {said}, this version's 1\)"
+    with pytest.raises(ConfigError, match=refused):
+        open_study(journal, n_trials=4)
+    with pytest.raises(ConfigError, match=refused):
+        read_archive(journals, "s", "study")
+    with pytest.raises(ConfigError, match=refused):
+        earlier_points(journals, ["s"], ("accuracy", "latency"))
+    kept.set_user_attr("format", 1)
+    assert open_study(journal, n_trials=4).records == study.records
+
+
+def test_a_study_that_was_killed_before_its_format_was_written_begins(journal: Journal) -> None:
+    optuna.create_study(storage=journal.storage(), study_name="s", directions=["minimize"] * 2)
+    assert len(list(open_study(journal, n_trials=2).trials(lab(), FakeEngine()))) == 2
 
 
 def test_a_study_is_told_from_others_of_its_name(tmp_path: Path) -> None:

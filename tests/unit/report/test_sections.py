@@ -21,7 +21,7 @@ def test_layers_show_channels_of_channels(plant: Plant) -> None:
     assert '<th scope="row">conv.1</th><td>32</td>' in shown
     assert '<td data-trial="7" style="--share:37.5%">12' in shown
     assert '<td data-trial="7" style="--share:100%" class="whole">10' in shown
-    assert 'data-trial="8"' not in shown  # an earlier version wrote it
+    assert 'data-trial="8"' not in shown  # it failed before it was pruned
 
 
 def test_unknown_layers_take_no_room(plant: Plant) -> None:

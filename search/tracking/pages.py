@@ -1,0 +1,175 @@
+"""What MLflow's pages show of a study, as plain values; speaks to no server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from search.records import Finalist, TrialRecord
+from search.report import describe_trial, finalist_markdown, markdown_table
+from search.report.formats import format_counted
+from search.report.points import label
+
+# MLflow's pages open for work on language models: empty panels where the runs should be.
+FOR_MODELS = "workflowType=machine_learning"
+# A saved view of the run table, in the form in which MLflow's own pages keep one.
+VIEW = "mlflow.sharedViewState.front"
+SECTION, RUNS_DRAWN = "front", 100
+VIEW_METRICS = ("val_accuracy", "latency_ms", "speedup", "size_bytes")
+FINAL_VIEW_METRICS = ("test_accuracy", "final_latency_ms", "final_speedup", "final_size_bytes")
+# MLflow cuts a description after 8 000 letters, and a point takes up to 230 of them.
+POINTS_DESCRIBED = 30
+FIGURES_AS_METRICS = (
+    "val_accuracy", "float_accuracy", "latency_ms", "latency_ratio", "latency_ratio_low",
+    "latency_ratio_high", "speedup", "speedup_low", "speedup_high", "p50_ms", "p90_ms", "p95_ms",
+    "p99_ms", "images_per_s", "size_bytes", "macs", "parameters", "peak_rss_bytes",
+    "model_rss_bytes", "energy_mj", "cpu_ms", "cold_start_ms", "effective_bits",
+    "integer_operators", "channels_removed", "launches", "disturbed_rounds", "warm",
+)  # fmt: skip
+FINAL_FIGURES = (
+    "val_accuracy", "latency_ms", "speedup", "speedup_low", "speedup_high", "p50_ms", "p90_ms",
+    "p95_ms", "p99_ms", "size_bytes", "cpu_ms", "peak_rss_bytes",
+)  # fmt: skip
+
+
+def run_page(experiment: str, run_id: str, artifact: str = "") -> str:
+    """Returns the address of a run, or of one of its artifacts, within MLflow's pages."""
+    path = f"/artifacts/{artifact}" if artifact else ""
+    return f"#/experiments/{experiment}/runs/{run_id}{path}?{FOR_MODELS}"
+
+
+def saved_view(metrics: Sequence[str]) -> str:
+    """Returns the view of the front's runs as MLflow's pages keep one, in JSON.
+
+    Args:
+        metrics: Columns, which begin with accuracy and latency.
+    """
+    columns = [f"metrics.`{name}`" for name in metrics]
+    state = {
+        "searchFilter": 'tags.pareto = "true"',
+        "orderByKey": columns[1],
+        "orderByAsc": True,
+        "selectedColumns": [
+            *columns,
+            *(f"params.`{n}`" for n in ("prune_ratio", "bits", "threads")),
+        ],
+        "compareRunCharts": [
+            {
+                **_card("SCATTER"),
+                "runsCountToCompare": RUNS_DRAWN,
+                "xaxis": {"key": metrics[1], "type": "METRIC"},
+                "yaxis": {"key": metrics[0], "type": "METRIC"},
+            },
+            {
+                **_card("PARALLEL"),
+                "runsCountToCompare": RUNS_DRAWN,
+                "showAllRuns": False,
+                "selectedParams": ["prune_ratio", "bits", "threads"],
+                "selectedMetrics": [metrics[1], metrics[0]],
+            },
+        ],
+        "compareRunSections": [
+            {
+                "uuid": SECTION,
+                "name": "Front",
+                "display": True,
+                "isReordered": False,
+                "columns": 1,
+                "cardHeight": 420,
+            }
+        ],
+    }
+    view = {"name": "Front", "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)}
+    return json.dumps(view)
+
+
+def _card(kind: str) -> dict[str, Any]:
+    """Returns what every chart of a saved view has."""
+    return {
+        "uuid": f"front-{kind.lower()}",
+        "type": kind,
+        "metricSectionId": SECTION,
+        "deleted": False,
+        "isGenerated": False,
+    }
+
+
+def trial_note(record: TrialRecord, finalist: Finalist | None, study_page: str) -> str:
+    """Returns a trial's description, with what the closing round confirmed of it."""
+    return f"{describe_trial(record, finalist)}\n\n[The whole front]({study_page})"
+
+
+def front_note(
+    experiment: str,
+    parent: str,
+    children: Mapping[int, str],
+    trials: int,
+    members: Sequence[TrialRecord],
+    first: TrialRecord | None,
+    finalists: Sequence[Finalist],
+    remarks: str,
+) -> str:
+    """Returns the study's description, of which MLflow shows two lines until asked for more.
+
+    Args:
+        experiment: MLflow's number of the experiment.
+        parent: Run of the study.
+        children: Run of every trial, by trial number.
+        trials: Finished ones.
+        members: Front that the search found.
+        first: The uncompressed network's trial.
+        finalists: Front as the closing round found it; empty if none was held.
+        remarks: What must be known about it all.
+    """
+    if not members:
+        return markdown_table(members)
+    shown = members[:POINTS_DESCRIBED]
+    numbers, file = [record.number for record in members], "model.onnx"
+    if finalists:
+        standing = [finalist for finalist in finalists if finalist.stands]
+        standing.sort(key=lambda finalist: finalist.figures.latency_ms or 0.0)
+        numbers, file = [finalist.number for finalist in standing], "final/model.onnx"
+    links = ", ".join(
+        f"[{label(number)}]({run_page(experiment, children[number])})"
+        for number in numbers[:POINTS_DESCRIBED]
+    )
+    runs = f"#/experiments/{experiment}/runs?viewStateShareKey=front&{FOR_MODELS}"
+    page = run_page(experiment, parent, "front.html")
+    omitted = max(0, len(numbers) - POINTS_DESCRIBED)
+    return "\n".join(
+        [
+            f"**Front of {len(numbers)} after {format_counted(trials, 'trial')}**: "
+            f"[interactive page]({page}), [table]({runs}) and "
+            f"[charts]({runs}&compareRunsMode=CHART) of its runs",
+            *([f"**{remarks}**"] if remarks else []),
+            f"Fastest first: trials {links}; each holds its `{file}` under *Artifacts*.",
+            "",
+            finalist_markdown(finalists) if finalists else markdown_table(shown, first),
+            *([f"The slower {omitted} are on the interactive page."] if omitted else []),
+            "",
+            "In any table of runs the filter `tags.pareto = 'true'` leaves the front.",
+            "",
+            f"![The front](get-artifact?path=front-small.png&run_uuid={parent})",
+        ]
+    )
+
+
+def trial_metrics(record: TrialRecord) -> dict[str, float]:
+    """Returns the known figures of a trial and the seconds of its stages."""
+    figures = {name: getattr(record.figures, name) for name in FIGURES_AS_METRICS}
+    known = {name: float(value) for name, value in figures.items() if value is not None}
+    stages = {f"{stage}_s": seconds for stage, seconds in record.stage_s.items()}
+    return {**known, **stages, "wall_s": record.wall_s, "reused_steps": record.reused_steps}
+
+
+def confirmed_metrics(finalist: Finalist) -> dict[str, float]:
+    """Returns what the closing round found out about a point."""
+    figures = finalist.figures
+    found = {
+        "test_accuracy": finalist.test_accuracy,
+        "test_accuracy_low": finalist.test_low,
+        "test_accuracy_high": finalist.test_high,
+        **{f"final_{name}": getattr(figures, name) for name in FINAL_FIGURES},
+    }
+    return {name: float(value) for name, value in found.items() if value is not None}
