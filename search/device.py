@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from search import cli
-from search.config import RegistrationConfig, parse
+from search.config import RegistrationConfig
 from search.errors import ConfigError, StageFailed
+from search.parsing import parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

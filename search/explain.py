@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search import cli
-from search.config import ExplainConfig, parse
+from search.config import ExplainConfig
 from search.errors import ConfigError
+from search.parsing import parse
 
 if TYPE_CHECKING:
     from search.archive import Archive

@@ -10,8 +10,9 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from search import cli
-from search.config import PickConfig, parse
+from search.config import PickConfig
 from search.errors import ConfigError, NotMet, StageFailed
+from search.parsing import parse
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,8 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from search import cli
-from search.config import SearchConfig, parse
+from search.config import SearchConfig
 from search.errors import ConfigError, StageFailed, TrackingSilent, hide_passwords
+from search.parsing import parse
 
 if TYPE_CHECKING:
     from rich.console import Console

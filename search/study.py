@@ -19,14 +19,7 @@ from functools import partial
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    check_distribution_compatibility,
-)
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.distributions import check_distribution_compatibility
 from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
@@ -49,25 +42,19 @@ from search.archive import (
     explained,
     records_of,
 )
-from search.config import (
-    GpConfig,
-    NsgaConfig,
-    PolicyConfig,
-    RandomConfig,
-    SamplerConfig,
-    StudyConfig,
-    TpeConfig,
-)
+from search.attempt import Attempt
+from search.config import PolicyConfig, SamplerConfig, StudyConfig
 from search.deployments import Hope, worth_deploying
-from search.driving import Course, drive_together
+from search.driving import drive_together
 from search.engine.base import Engine
-from search.errors import ConfigError, InfeasiblePoint, StageFailed
+from search.errors import ConfigError
 from search.front import losses
 from search.judging import Judge, outlook
-from search.records import Closing, Figures, Point, TrialRecord
+from search.records import Closing, Point, TrialRecord
+from search.sampling import make_sampler, suggest
 from search.space import Space, starting_points
 from search.storage import Ledger
-from search.trial import Ending, Lab, Referee, Unjudged, trial, violated
+from search.trial import Lab, Referee, Unjudged, violated
 
 log = logging.getLogger(__name__)
 
@@ -95,57 +82,6 @@ class Plan:
 
 PLANS, POINTS = TypeAdapter(Plan), TypeAdapter(Point)
 REACHED = TypeAdapter(list[tuple[float, list[float]]])
-
-
-class Attempt(Course[Ending]):
-    """A trial under way; whatever goes wrong inside it becomes its outcome.
-
-    Args:
-        point: To be tried.
-        lab: Where.
-        engine: Does its steps.
-        referee: Judges it.
-        asked: The trial that Optuna asked for; None where a known student is deployed otherwise.
-        student_of: Number of the trial that trained that student.
-    """
-
-    def __init__(
-        self,
-        point: Point,
-        lab: Lab,
-        engine: Engine,
-        referee: Referee,
-        asked: optuna.Trial | None = None,
-        student_of: int | None = None,
-    ) -> None:
-        self.point, self.asked, self.student_of = point, asked, student_of
-        self._begun_s = time.monotonic()
-        super().__init__(trial(point, lab, referee), engine)
-
-    def record(self, number: int) -> TrialRecord:
-        """Returns what is written down of the ended trial."""
-        try:
-            ending = self.result()
-        except InfeasiblePoint as error:
-            ending = Ending(self.point, "infeasible", str(error), Figures(), {}, None)
-        except StageFailed as error:
-            ending = Ending(self.point, "failed", str(error), Figures(), {}, None)
-        return TrialRecord(
-            number=number,
-            point=ending.point,
-            outcome=ending.outcome,
-            reason=ending.reason,
-            figures=ending.figures,
-            violations=ending.violations,
-            deployable=ending.deployable,
-            student_of=self.student_of,
-            stage_s=self.effort.stage_s,
-            reused_steps=self.effort.reused_steps,
-            wall_s=time.monotonic() - self._begun_s,
-            finished_at=time.time(),
-            layers=ending.layers,
-            worker_rss_bytes=self.effort.worker_rss_bytes,
-        )
 
 
 class Study:
@@ -388,11 +324,13 @@ class Study:
             for point in self._left_over(plan)[:1]:
                 self._enqueue(point)
         number = len(trials) if waiting is None else waiting
-        self._optuna.sampler = self._make_sampler(number if left is None else left.number)
+        self._optuna.sampler = make_sampler(
+            self._sampler, self._seed(number if left is None else left.number)
+        )
         asked = self._optuna.ask() if left is None else left
         if self._is_inside(asked):
             for name, distribution in self._sampled.distributions().items():
-                _suggest(asked, name, distribution)
+                suggest(asked, name, distribution)
         return asked
 
     def _left_over(self, plan: Plan) -> list[Point]:
@@ -446,21 +384,6 @@ class Study:
         """Tells whether the space holds the trial's point; the yardstick may lie outside."""
         enqueued = asked.user_attrs.get(POINT)
         return enqueued is None or self._space.contains(Point(**enqueued))
-
-    def _make_sampler(self, number: int) -> BaseSampler:
-        """Builds the sampler for one trial."""
-        seed = self._seed(number)
-        match self._sampler:
-            case TpeConfig(n_startup_trials=n_startup_trials, multivariate=multivariate):
-                return TPESampler(
-                    n_startup_trials=n_startup_trials, multivariate=multivariate, seed=seed
-                )
-            case NsgaConfig(population_size=population_size):
-                return NSGAIISampler(population_size=population_size, seed=seed)
-            case GpConfig(n_startup_trials=n_startup_trials):
-                return GPSampler(n_startup_trials=n_startup_trials, seed=seed)
-            case RandomConfig():
-                return RandomSampler(seed=seed)
 
     def _seed(self, number: int) -> int:
         """Returns a trial's own seed.
@@ -519,14 +442,3 @@ def _shown(value: object) -> str:
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}: {_shown(item)}" for key, item in value.items()) + "}"
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _suggest(asked: optuna.Trial, name: str, distribution: BaseDistribution) -> None:
-    """Fixes one parameter of a trial: as enqueued or suggested before, else from the sampler."""
-    match distribution:
-        case FloatDistribution(low=low, high=high, log=log_scale):
-            asked.suggest_float(name, low, high, log=log_scale)
-        case IntDistribution(low=low, high=high, log=log_scale):
-            asked.suggest_int(name, low, high, log=log_scale)
-        case CategoricalDistribution(choices=choices):
-            asked.suggest_categorical(name, choices)

@@ -10,8 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from search import cli
-from search.config import SyncConfig, TrackingConfig, parse
+from search.config import SyncConfig, TrackingConfig
 from search.errors import ConfigError, StudyNotReady, TrackingLost, TrackingSilent
+from search.parsing import parse
 
 if TYPE_CHECKING:
     from search.archive import Archive

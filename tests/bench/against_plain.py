@@ -27,12 +27,13 @@ from matplotlib.figure import Figure
 from optuna.samplers import TPESampler
 
 from search import cli, pareto
-from search.config import SearchConfig, parse
+from search.config import SearchConfig
 from search.driving import drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.errors import StageFailed
 from search.front import ACCURACY_MARGIN
+from search.parsing import parse
 from search.records import Deployable
 from search.setup import make_bench
 from search.space import Space

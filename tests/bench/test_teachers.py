@@ -11,10 +11,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from search import cli
-from search.config import SearchConfig, parse
+from search.config import SearchConfig
 from search.driving import drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
+from search.parsing import parse
 from search.setup import make_bench
 from search.steps import Evaluate
 from search.trial import Lab, Recipe, prepare

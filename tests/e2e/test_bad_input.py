@@ -20,9 +20,10 @@ from safetensors.torch import save_file
 
 import models
 from search import cli
-from search.config import SearchConfig, parse
+from search.config import SearchConfig
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
+from search.parsing import parse
 from search.setup import make_bench, settings_of
 from search.storage.journal import Journal
 from search.study import Study

@@ -24,9 +24,10 @@ from mlflow.entities import Run
 from optuna.trial import FrozenTrial
 
 from search import cli
-from search.config import SearchConfig, parse
+from search.config import SearchConfig
 from search.data import describe, load
 from search.data.source import Labels, Pixels
+from search.parsing import parse
 from search.report.points import label
 from tests import commands
 from tests.commands import ROOT, expect_success

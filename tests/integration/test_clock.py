@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -51,8 +52,9 @@ def search(
 
 
 def test_jumps_of_the_clock_lose_nothing_and_end_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     clock = Clock()
     monkeypatch.setattr(time, "time", clock)
     jumps_s = {1: -2 * DAY_S, 3: 400 * DAY_S, 6: -30 * DAY_S}

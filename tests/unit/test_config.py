@@ -15,8 +15,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from search import cli, config
-from search.config import PickConfig, SearchConfig, parse
+from search.config import PickConfig, SearchConfig
 from search.errors import ConfigError
+from search.parsing import parse
 from search.space import parse_space
 
 GIVEN = ("data.root=pets", "data.factory=a:b", "model.factory=a:b", "storage.url=postgresql://a/b")

@@ -12,8 +12,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from search.candidates import Candidate, Offer, accuracy_drop, offer
-from search.config import PickConfig, parse
+from search.config import PickConfig
 from search.errors import ConfigError, NotMet
+from search.parsing import parse
 from search.picking import choose, limits_of, preference, recommend
 from search.records import Closing, Deployable, Figures, Finalist, Point, TrialRecord
 from tests.fakes import file

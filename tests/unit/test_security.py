@@ -18,8 +18,9 @@ from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 from rich.console import Console
 
 from search import cli
-from search.config import SearchConfig, parse
+from search.config import SearchConfig
 from search.errors import ConfigError, hide_passwords, one_line, printable
+from search.parsing import parse
 from search.progress import configure_logging
 from search.tracking.registry import FACTS, _registered
 

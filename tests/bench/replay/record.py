@@ -23,11 +23,12 @@ from scipy.stats import qmc  # type: ignore[import-untyped]  # it has no stubs
 
 from search import cli
 from search.benchmark.protocol import PROTOCOL_VERSION
-from search.config import SearchConfig, parse
+from search.config import SearchConfig
 from search.driving import Effort, drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.errors import StageFailed
+from search.parsing import parse
 from search.records import Deployable, Network, Point, Student
 from search.setup import make_bench
 from search.space import Choice, Range, Space
