@@ -7,7 +7,7 @@ PORT ?= 5000
 AUTH ?=
 STATE ?= $(CURDIR)/mlruns
 
-.PHONY: setup run ui test searches others chaos lint audit bench clean
+.PHONY: setup run ui test searches rooms units chaos lint audit bench clean
 
 setup: $(READY)
 
@@ -33,17 +33,20 @@ lint: $(READY)
 # One thread each: where more threads than cores train, they wait for one another at every barrier.
 test: export OMP_NUM_THREADS = 1
 test: lint
-	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target searches others
+	$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target searches rooms units
 
-# Whole searches beside all else, each in a process of its own: a core for either.
-SEARCHES := $(patsubst %,tests/e2e/test_%.py,\
-	bad_input chaos commands devices interrupt outage pick postgres review search)
+# Three processes at a time, because tests wait a lot: for servers, and while others measure.
+PAGE := tests/e2e/test_page.py
+ROOMS := tests/contract tests/integration $(PAGE)
 
 searches:
-	$(BIN)/python -m pytest $(SEARCHES)
+	$(BIN)/python -m pytest tests/e2e --ignore=$(PAGE)
 
-others:
-	$(BIN)/python -m pytest $(SEARCHES:%=--ignore=%)
+rooms:
+	$(BIN)/python -m pytest $(ROOMS)
+
+units:
+	$(BIN)/python -m pytest tests $(patsubst %,--ignore=%,tests/e2e $(ROOMS))
 
 # A hundred kills; CHAOS_SEED=1 make chaos chooses other moments.
 chaos: $(READY)
