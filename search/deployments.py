@@ -6,13 +6,13 @@ It does not know how networks are trained or measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from search.figures import Yardstick
 from search.front import front, loss_matrix, losses
 from search.records import DeviceProfile, Figures, Point, TrialRecord
-from search.stopping import is_hopeless
+from search.stopping import are_hopeless, is_hopeless
 
 Deployment = tuple[int, int]  # bits and threads
 Structure = tuple[int, int]  # multiply-accumulates and parameters
@@ -58,6 +58,22 @@ class Outlook:
         return min(
             ms * self._guess(wanted) / self._guess(here) for here, ms in (same or own).items()
         )
+
+    def promises(
+        self, structures: Iterable[Structure], allowed: Collection[Deployment]
+    ) -> dict[Structure, dict[Deployment, float]]:
+        """Returns the latency that each structure may have in each deployment.
+
+        What was not measured must promise more than was measured.
+        """
+        return {
+            structure: {
+                wanted: self.hope_ms(structure, wanted)
+                / (1 if wanted in self.measured[structure] else 1 - LEAST_GAIN)
+                for wanted in allowed
+            }
+            for structure in set(structures)
+        }
 
     def _format(self, structure: Structure, wanted: Deployment) -> float:
         """Returns what bits do to the latency: as shown at any thread count, else as probed."""
@@ -164,37 +180,50 @@ def worth_deploying(
         allowed: Deployments that the space holds.
         objectives: Names of what the front trades.
     """
+    if not students or not allowed:
+        return []
     tried = {record.point for record in records}
     beaten = loss_matrix(front(records, objectives), objectives)
+    promised = outlook.promises(map(_structure_of, students), allowed)
+    # Most students cannot reach the front in whatever deployment: seen at once, they cost little.
+    bounds = [_at_most(trained, promised[_structure_of(trained)]) for trained in students]
+    hopeless = are_hopeless([losses(bound, objectives) or [] for bound in bounds], beaten)
     hopes = []
-    for trained in students:
-        for bits, threads in allowed:
+    for trained in (one for one, is_out in zip(students, hopeless, strict=True) if not is_out):
+        for deployment, ms in promised[_structure_of(trained)].items():
+            bits, threads = deployment
             point = replace(trained.point, bits=bits, threads=threads)
-            if point in tried:
-                continue
-            figures = _hope(trained, point, outlook)
+            figures = _hope(trained, bits, ms)
             hoped = losses(figures, objectives)
-            if hoped is not None and not is_hopeless(hoped, beaten):
+            if point not in tried and hoped is not None and not is_hopeless(hoped, beaten):
                 hopes.append(Hope(trained.number, point, figures))
     return hopes
 
 
-def _hope(trained: TrialRecord, point: Point, outlook: Outlook) -> Figures:
-    """Returns the best that can be expected of a student at ``point``."""
+def _hope(trained: TrialRecord, bits: int, hope_ms: float) -> Figures:
+    """Returns the best that can be expected of a student in so many bits."""
     own = trained.figures
-    structure, wanted = _structure(own), (point.bits, point.threads)
-    hope_ms = outlook.hope_ms(structure, wanted)
-    if wanted not in outlook.measured[structure]:
-        hope_ms /= 1 - LEAST_GAIN
     # What was lost in few bits comes back in more; float's own model shows already what it can.
-    recovered = (own.float_accuracy or 0.0) if trained.point.bits < point.bits else 0.0
+    recovered = (own.float_accuracy or 0.0) if trained.point.bits < bits else 0.0
     return replace(
         own,
         val_accuracy=max(own.val_accuracy or 0.0, recovered),
         latency_ms=hope_ms,
         cpu_ms=(own.cpu_ms or 0.0) * min(hope_ms / (own.latency_ms or hope_ms), 1.0),
-        size_bytes=round((own.size_bytes or 0) * point.bits / trained.point.bits),
+        size_bytes=round((own.size_bytes or 0) * bits / trained.point.bits),
     )
+
+
+def _at_most(trained: TrialRecord, promised: Mapping[Deployment, float]) -> Figures:
+    """Returns what no deployment of a student can be expected to surpass."""
+    widths = [bits for bits, _ in promised]
+    most = _hope(trained, max(widths), min(promised.values()))
+    smallest = (trained.figures.size_bytes or 0) * min(widths) / trained.point.bits
+    return replace(most, size_bytes=round(smallest))
+
+
+def _structure_of(record: TrialRecord) -> Structure:
+    return _structure(record.figures)
 
 
 def _structure(figures: Figures) -> Structure:

@@ -10,7 +10,7 @@ import numpy as np
 from search import stopping
 from search.config import PolicyConfig
 from search.deployments import Deployment, Outlook, look_out, most_promising
-from search.front import front, loss_matrix, losses
+from search.front import losses
 from search.records import Figures, Network, Point, TrialRecord
 from search.trial import Lab
 
@@ -60,23 +60,21 @@ class Judge:
         if not self._policy.latency_first:
             return None
         figures = _at_best(figures)
-        rivals = [replace(r, figures=_at_worst(r.figures)) for r in self._records if _is_allowed(r)]
-        members = front(rivals, self._objectives)
-        accuracies = [record.figures.val_accuracy or 0.0 for record in members]
+        rivals = [record for record in self._records if _is_allowed(record)]
+        complete = [record for record in rivals if record.outcome == "complete"]
+        accuracies = [record.figures.val_accuracy or 0.0 for record in complete]
         best_accuracy = max([self._lab.reference_accuracy, *accuracies])
         known = losses(replace(figures, val_accuracy=best_accuracy), self._objectives)
-        if known and stopping.is_hopeless(known, loss_matrix(members, self._objectives)):
+        beaten = [losses(_at_worst(record.figures), self._objectives) or [] for record in complete]
+        if known and stopping.is_hopeless(known, beaten):
             return "not trained: cannot reach the front whatever its accuracy"
         others = [name for name in self._objectives if name != "accuracy"]
         own = losses(figures, others) or []
         for record in rivals:
-            there = losses(record.figures, others)
-            if (
-                there is not None
-                and record.point.bits >= point.bits
-                and _is_larger(record.figures, figures)
-                and all(a <= b for a, b in zip(there, own, strict=True))
-            ):
+            if record.point.bits < point.bits or not _is_larger(record.figures, figures):
+                continue
+            there = losses(_at_worst(record.figures), others)
+            if there is not None and all(a <= b for a, b in zip(there, own, strict=True)):
                 return f"not trained: the larger network of trial {record.number} is as fast"
         return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from search import pareto
 
@@ -27,8 +27,15 @@ def is_hopeless(best_case: ArrayLike, front: ArrayLike) -> bool:
     Returns:
         Whether some point is nowhere worse than the best case.
     """
-    points = np.asarray(front, dtype=np.float64).reshape(-1, np.size(best_case))
-    return bool((points <= np.asarray(best_case)).all(axis=1).any())
+    return bool(are_hopeless(np.reshape(best_case, (1, -1)), front)[0])
+
+
+def are_hopeless(best_cases: ArrayLike, front: ArrayLike) -> NDArray[np.bool_]:
+    """Tells ``is_hopeless`` of many trials, ``[k, m]``; returns ``[k]``."""
+    cases = np.asarray(best_cases, dtype=np.float64)
+    points = np.asarray(front, dtype=np.float64).reshape(-1, cases.shape[1])
+    hopeless: NDArray[np.bool_] = np.any(np.all(points <= cases[:, None], axis=2), axis=1)
+    return hopeless
 
 
 def survives(losses: ArrayLike, index: int, eta: float) -> bool:

@@ -324,9 +324,8 @@ class Study:
             for point in self._left_over(plan)[:1]:
                 self._enqueue(point)
         number = len(trials) if waiting is None else waiting
-        self._optuna.sampler = make_sampler(
-            self._sampler, self._seed(number if left is None else left.number)
-        )
+        seed = self._seed(number if left is None else left.number)
+        self._optuna.sampler = make_sampler(self._sampler, self._sampled.distributions(), seed)
         asked = self._optuna.ask() if left is None else left
         if self._is_inside(asked):
             for name, distribution in self._sampled.distributions().items():
@@ -339,9 +338,11 @@ class Study:
         def training(point: Point) -> Point:
             return point if plan.samples_deployments else replace(point, bits=0, threads=0)
 
-        tried = {training(record.point) for record in self.records}
-        tried |= {training(attempt.point) for attempt in self._under_way}
-        return [p for p in (*plan.starting, *plan.earlier) if training(p) not in tried]
+        planned = [*plan.starting, *plan.earlier]
+        ratios = {point.prune_ratio for point in planned}
+        begun = [*(r.point for r in self.records), *(a.point for a in self._under_way)]
+        tried = {training(point) for point in begun if point.prune_ratio in ratios}
+        return [point for point in planned if training(point) not in tried]
 
     def _enqueue(self, point: Point) -> None:
         params = self._space.params(point) if self._space.contains(point) else {}

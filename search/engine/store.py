@@ -15,6 +15,7 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Store:
         path = self._entry_path(step)
         try:
             saved = json.loads(path.read_bytes())
-            result: Any = TypeAdapter(step.result).validate_python(saved["result"])
+            result: Any = _adapter(step.result).validate_python(saved["result"])
             seconds = float(saved["seconds"])
             files = [File(**file) for file in saved["files"]]
         except FileNotFoundError:
@@ -80,7 +81,7 @@ class Store:
 
     def save(self, step: Step[Any], result: Any, seconds: float) -> None:
         """Remembers that ``step`` answered ``result`` after ``seconds``."""
-        plain = TypeAdapter(step.result).dump_python(result, mode="json")
+        plain = _adapter(step.result).dump_python(result, mode="json")
         entry = {
             "kind": step.kind,
             "version": step.version,
@@ -121,6 +122,11 @@ class Store:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+@cache
+def _adapter(result: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(result)  # takes milliseconds to make
 
 
 def _files_in(value: Any) -> Any:

@@ -26,6 +26,8 @@ POINT_PX = DPI / 72
 BLUE, VERMILLION, GREY, INK = "#0072B2", "#D55E00", "#8a8f98", "#24292f"
 LABEL: dict[str, Any] = {"fontsize": 9, "weight": "bold", "zorder": 7}
 LABEL_GAP_PX, LABEL_PAD_PX = 7 * POINT_PX, 3 * POINT_PX
+# On a longer front every second point is named, or every third.
+MOST_LABELS = 40
 
 
 def halved(png: bytes) -> bytes:
@@ -130,12 +132,9 @@ def _draw_kinds(axes: Axes, dots: Sequence[Dot]) -> None:
             latencies, accuracies = [d.latency_ms for d in chosen], [d.accuracy for d in chosen]
             axes.scatter(latencies, accuracies, label=label, **style)
 
-    for dot in dots:
-        color, alpha = (BLUE, 0.85) if dot.kind == "front" else (GREY, 0.4)
-        axes.hlines(dot.accuracy, dot.low_ms, dot.high_ms, color=color, alpha=alpha, lw=1.3)
-        ends = dot.accuracy_low, dot.accuracy_high
-        axes.vlines(dot.latency_ms, *ends, color=color, alpha=0.5 * alpha, lw=1.0)
     front = [dot for dot in dots if dot.kind == "front"]
+    _draw_intervals(axes, [dot for dot in dots if dot.kind != "front"], GREY, 0.4)
+    _draw_intervals(axes, front, BLUE, 0.85)
     draw(front, "front", s=46, color=BLUE, edgecolor="white", lw=0.8, zorder=5)
     original = [dot for dot in dots if dot.is_original]
     ring: dict[str, Any] = {"marker": "s", "facecolor": "none", "edgecolor": VERMILLION, "lw": 1.8}
@@ -144,6 +143,14 @@ def _draw_kinds(axes: Axes, dots: Sequence[Dot]) -> None:
     draw(dominated, "dominated", s=24, color=GREY, alpha=0.55, lw=0, zorder=4)
     infeasible = [dot for dot in dots if dot.kind == "infeasible"]
     draw(infeasible, "infeasible", s=26, marker="x", color=GREY, alpha=0.7, lw=1.2, zorder=4)
+
+
+def _draw_intervals(axes: Axes, dots: Sequence[Dot], color: str, alpha: float) -> None:
+    latencies, accuracies = [dot.latency_ms for dot in dots], [dot.accuracy for dot in dots]
+    low, high = [dot.low_ms for dot in dots], [dot.high_ms for dot in dots]
+    axes.hlines(accuracies, low, high, color=color, alpha=alpha, lw=1.3)
+    low, high = [dot.accuracy_low for dot in dots], [dot.accuracy_high for dot in dots]
+    axes.vlines(latencies, low, high, color=color, alpha=0.5 * alpha, lw=1.0)
 
 
 def _draw_outliers(axes: Axes, dots: Sequence[Dot], view: View) -> None:
@@ -166,8 +173,10 @@ def _draw_labels(axes: Axes, dots: Sequence[Dot]) -> None:
     """Names the front and the original where nothing is covered; the layout must be settled."""
     from matplotlib.transforms import IdentityTransform
 
-    named = [dot for dot in dots if dot.kind == "front" or dot.is_original]
-    named.sort(key=lambda dot: dot.is_original)  # the longest label takes what place is left
+    front = sorted((dot for dot in dots if dot.kind == "front"), key=lambda dot: dot.latency_ms)
+    named = front[:: math.ceil(len(front) / MOST_LABELS) or 1]
+    # The longest label takes what place is left.
+    named = [dot for dot in named if not dot.is_original] + [d for d in dots if d.is_original]
     texts = [
         axes.text(0, 0, dot.label, color=VERMILLION if dot.is_original else BLUE, **LABEL)
         for dot in named
