@@ -380,9 +380,10 @@ class Tracker(AbstractContextManager["Tracker"]):
 
     def _log_progress(self, records: Sequence[TrialRecord], latest: TrialRecord) -> None:
         now_ms = _milliseconds(latest.finished_at)
+        members = front(records, self._objectives)
         values = {
-            "hypervolume": hypervolume(records, self._objectives),
-            "front_size": len(front(records, self._objectives)),
+            "hypervolume": hypervolume([records[0], *members], self._objectives),
+            "front_size": len(members),
             "trials_finished": len(records),
         }
         metrics = [Metric(name, v, now_ms, latest.number) for name, v in values.items()]
