@@ -14,7 +14,7 @@ from tests import commands
 from tests.e2e.searching import begin_beside, journal
 
 REPEATS = int(os.environ.get("WORKERS_REPEATS", "3"))
-TRIALS = 12
+TRIALS = 8
 # Trials that depend on no other one's outcome, so that their order cannot matter.
 STUDY = (
     "study.name=s",
@@ -26,6 +26,7 @@ STUDY = (
     "device.canary_every=null",
     "device.budget_s=1.0",
     "train.precision=float32",
+    "train.teacher_epochs=3",
 )
 WAYS = {
     "inline, all threads": ("engine=inline",),
