@@ -11,8 +11,9 @@ STATE ?= $(CURDIR)/mlruns
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt requirements.lock
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-hashes --no-deps -r requirements.lock
 	$(BIN)/pip install --quiet -c constraints.txt -e .[dev]
 	touch $@
 

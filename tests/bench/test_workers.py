@@ -64,7 +64,7 @@ def test_what_workers_gain(tmp_path: Path) -> None:
     for repeat in range(REPEATS):
         for way, overrides in WAYS.items():
             folder = tmp_path / f"{way} {repeat}"
-            begin_beside(prepared, folder, "finetune", "measure")
+            begin_beside(prepared, folder, "measure")
             seconds[way].append(search(folder, TRIALS, *overrides))
             told[way] = found(folder)
             print(f"{way}: {seconds[way][-1]:.1f} s", flush=True)

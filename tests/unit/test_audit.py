@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,21 @@ def test_every_package_is_pinned_to_one_version() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()[1:]
     assert len(lines) > 100
     assert [line for line in lines if line.count("==") != 1 or " " in line] == []
+
+
+def test_every_pin_but_torchs_has_its_hashes(audit: dict[str, Any]) -> None:
+    pins = audit["read_pins"]((ROOT / "constraints.txt").read_text())
+    locked, name = dict[str, str](), ""
+    hashes = Counter[str]()
+    for line in (ROOT / "requirements.lock").read_text().splitlines()[2:]:
+        if "==" in line:
+            name, version = line.partition(" ")[0].split("==")
+            locked[audit["plain"](name)] = version
+        else:
+            assert re.fullmatch(r" +--hash=sha256:[0-9a-f]{64}( \\)?", line), line
+            hashes[audit["plain"](name)] += 1
+    assert {**locked, "torch": pins["torch"]} == pins
+    assert hashes.keys() == locked.keys()
 
 
 FAULT = {"name": "six", "version": "1.17.0", "vulns": [{"id": "CVE-1", "fix_versions": ["2"]}]}
