@@ -248,7 +248,9 @@ class Delivery(AbstractContextManager["Delivery"]):
                     attempt = 0
                 except (TrackingLost, ConfigError, OSError) as error:
                     tracker, attempt = None, attempt + 1
-                    self._lose(error, self._pause(attempt), ending)
+                    # At the end time is short: a server that is back must be noticed.
+                    pause = self._pause(attempt if ending is None else 1)
+                    self._lose(error, pause, ending)
         except Exception as error:
             log.warning("tracking failed (%s); the search goes on", one_line(error))
             with self._changed:

@@ -308,3 +308,25 @@ def test_a_bug_does_not_hide_what_ended_the_study(shelf: Shelf) -> None:
     shelf.fail = buggy
     with pytest.raises(ConfigError):
         break_off(deliver(shelf), ConfigError)
+
+
+def test_at_the_end_a_server_that_comes_back_is_noticed_soon(shelf: Shelf) -> None:
+    asked: list[int] = []
+    ended = threading.Event()
+
+    def fail() -> None:
+        if not ended.is_set():
+            raise TrackingLost("away")
+
+    def pause(attempt: int) -> float:
+        asked.append(attempt)
+        if asked.count(1) > 1:
+            ended.set()  # only now is it back
+        return 0.01 if attempt < 5 else DEADLINE_S
+
+    shelf.fail = fail
+    with deliver(shelf, patient(), pause=pause) as delivery:
+        delivery.log_trials(records(1), {})
+        until(lambda: asked == [1, 2, 3, 4, 5])  # a pause has begun that outlasts the end
+    assert asked == [1, 2, 3, 4, 5, 1]
+    assert shelf.status == "FINISHED"
