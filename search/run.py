@@ -110,6 +110,7 @@ def search(config: SearchConfig, settings: str) -> int:
             exhibits.tags(bench),
             settings,
             partial(importances, objectives=objectives),
+            storage=ledgers.arguments,
         )
         with (
             Delivery(

@@ -68,7 +68,8 @@ def _deliver(name: str, ledgers: Ledgers, config: SyncConfig) -> int:
 
     try:
         with ledgers.of(name):
-            _bring_up(read_archive(ledgers, name, "study"), config.tracking)
+            archive = read_archive(ledgers, name, "study")
+            _bring_up(archive, config.tracking, ledgers.arguments)
     except (TrackingSilent, TrackingLost):
         raise
     except ConfigError as error:
@@ -79,13 +80,13 @@ def _deliver(name: str, ledgers: Ledgers, config: SyncConfig) -> int:
     return 0
 
 
-def _bring_up(archive: Archive, tracking: TrackingConfig) -> None:
+def _bring_up(archive: Archive, tracking: TrackingConfig, storage: str) -> None:
     from search.engine.store import Store
     from search.report.formats import format_counted
     from search.tracking.delivery import show
 
     snapshot = _snapshot(archive, Store(cli.STATE / "store"))
-    tracker = _connect(archive, snapshot, tracking)
+    tracker = _connect(archive, snapshot, tracking, storage)
     before = tracker.logged
     show(snapshot, tracker)
     tracker.end(archive.ending, snapshot.ended_at)
@@ -98,7 +99,9 @@ def _were(count: int) -> str:
     return "was" if count == 1 else "were"
 
 
-def _connect(archive: Archive, snapshot: Snapshot, tracking: TrackingConfig) -> Tracker:
+def _connect(
+    archive: Archive, snapshot: Snapshot, tracking: TrackingConfig, storage: str
+) -> Tracker:
     from search.importance import importances
     from search.tracking.tracker import Tracker
 
@@ -113,6 +116,7 @@ def _connect(archive: Archive, snapshot: Snapshot, tracking: TrackingConfig) -> 
         partial(importances, objectives=archive.objectives),
         snapshot.began_at,
         is_running=False,  # who calls by hand waits for nobody who measures
+        storage=storage,
     )
 
 

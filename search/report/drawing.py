@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import accumulate
@@ -40,12 +39,12 @@ LOG_DIMENSIONS = ("learning_rate", "distill_temperature")
 
 
 def front_data(
-    study: str, dots: Sequence[Dot], searched: Sequence[Dot], cuts: Sequence[Cut], split: str
+    command: str, dots: Sequence[Dot], searched: Sequence[Dot], cuts: Sequence[Cut], split: str
 ) -> dict[str, Any]:
     """Returns the plane of accuracy and latency, and what a point is chosen with.
 
     Args:
-        study: Its name, for the command.
+        command: Picks from the study, but for what is picked.
         dots: What is shown, by latency.
         searched: Shown on request beside finalists.
         cuts: Stopped trials, shown on request.
@@ -61,7 +60,7 @@ def front_data(
         ],
         "line": [[dot.latency_ms, dot.accuracy] for dot in staircase(dots)],
         "views": _views(dots, searched, cuts),
-        "command": f"python -m search.pick {shlex.quote(f'study={study}')}",
+        "command": command,
         "stops": {
             "latency_ms": latency_stops([dot.latency_ms for dot in front]) if front else [],
             "accuracy": accuracy_stops([dot.accuracy for dot in front]) if front else [],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
 
@@ -42,6 +43,7 @@ def front_page(
     objectives: Sequence[str] = ("accuracy", "latency"),
     importances: Mapping[str, Mapping[str, float]] = NO_IMPORTANCES,
     explanations: str = "",
+    storage: str = "",
 ) -> str:
     """Returns a self-contained HTML page: the front, a choice from it, and how it was found.
 
@@ -55,6 +57,7 @@ def front_page(
         objectives: Names of what the front trades.
         importances: Objective to dimension to its share, 0..1.
         explanations: HTML, its text escaped already, that says why models are not faster.
+        storage: Overrides by which commands find where the study is kept, after a space.
     """
     # Imported here: it reads 5 MB of JavaScript that only the page needs.
     from plotly.offline import get_plotlyjs
@@ -65,8 +68,9 @@ def front_page(
     cuts = place_stopped(records)
     split = "Test" if finalists else "Validation"
     complete = sum(record.outcome == "complete" for record in records)
+    command = f"python -m search.pick {shlex.quote(f'study={study}')}{storage}"
     data = {
-        **front_data(study, dots, searched, cuts, split),
+        **front_data(command, dots, searched, cuts, split),
         "parallel": parallel_data(records, list(front)),
         "progress": progress_data(records, objectives),
     }

@@ -64,6 +64,7 @@ class Tracker(AbstractContextManager["Tracker"]):
         claim: Entered for what takes this machine's processors, such as drawing; not for waiting
             until a server answers.
         is_running: Whether the study is being searched; if not, its status stays as it is.
+        storage: Overrides by which commands find where the study is kept, after a space.
 
     Raises:
         ConfigError: When the server does not answer or the database cannot be opened.
@@ -82,6 +83,7 @@ class Tracker(AbstractContextManager["Tracker"]):
         began_at: float | None = None,
         claim: Claim = nullcontext,
         is_running: bool = True,
+        storage: str = "",
     ) -> None:
         self._config = config
         self._state = state
@@ -99,6 +101,7 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._closing: Closing | None = None
         self._explanations = ""
         self._device = f"{tags['device']} ({tags['device.cpu']})" if "device.cpu" in tags else ""
+        self._storage = storage
         self._claim = claim
         # Writing a database takes processors here; a server's answer does not.
         self._share: Claim = nullcontext if database_file(config, state) is None else claim
@@ -444,6 +447,7 @@ class Tracker(AbstractContextManager["Tracker"]):
                 self._objectives,
                 self._importances(records),
                 self._explanations,
+                self._storage,
             )
         )
 

@@ -52,5 +52,7 @@ def test_a_search_in_a_database_is_found_and_tells_nobody_its_password(
     assert not list(tmp_path.glob("mlruns/studies/*"))
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(path.name == "config.yaml" for path in written)
+    (page,) = (path.read_text() for path in written if path.name == "front.html")
+    assert f"search.pick study={STUDY} storage=postgres 'storage.url={where}" in page
     assert [p for p in written if any(s.encode() in p.read_bytes() for s in SECRETS)] == []
     assert hides(postgres.dump(url))

@@ -66,6 +66,13 @@ def test_data_hold_every_drawn_trial(plant: Plant) -> None:
     assert data["dots"][1]["original"] is True
 
 
+def test_the_command_finds_the_study_wherever_it_is_kept(plant: Plant) -> None:
+    assert _data(front_page("s", [plant(3)], {3}))["command"] == "python -m search.pick study=s"
+    page = front_page("s", [plant(3)], {3}, storage=" storage=postgres 'storage.url=x://y'")
+    command = "python -m search.pick study=s storage=postgres 'storage.url=x://y'"
+    assert _data(page)["command"] == command
+
+
 def test_hover_holds_recipe_and_figures(plant: Plant) -> None:
     data = _data(front_page("study", [plant(3, bits=4, effective_bits=32.0)], {3}))
     assert data["dots"][0]["hover"].split("<br>") == [
