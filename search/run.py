@@ -158,6 +158,7 @@ def search(config: SearchConfig, settings: str) -> int:
             f"{hide_passwords(server)}{delivery.location}",
             arguments,
         )
+        delivery.check()
     return 0
 
 

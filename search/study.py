@@ -172,8 +172,9 @@ class Study:
             lab: The study's own.
             configuration: Of this run, resolved, as YAML without passwords.
         """
-        self._keep(LAB, LABS.dump_python(lab, mode="json"))
         self._keep(CONFIGURATION, configuration)
+        # Last: where it stands, a study can be read.
+        self._keep(LAB, LABS.dump_python(lab, mode="json"))
 
     @property
     def closing(self) -> Closing | None:

@@ -127,12 +127,18 @@ def _snapshot(archive: Archive, store: Store) -> Snapshot:
     from search.tracking.delivery import Snapshot
 
     lab, closing = archive.lab, archive.closing
+    models = exhibits.models(archive.records, store)
+    if models and not any(path.exists() for path in models.values()):
+        raise ConfigError(
+            f"study={archive.name}: none of its models is in {store.root}, and MLflow would never "
+            "get them; run it in the folder that it was searched in"
+        )
     canaries = exhibits.known_canaries(lab, archive.identity, len(archive.records) + 1, store)
     snapshot = Snapshot(
         tags={**archive.tags, **exhibits.device_tags(lab.bench.device)},
         canaries=tuple(canaries),
         records=archive.records,
-        models=exhibits.models(archive.records, store),
+        models=models,
     )
     if closing is None:
         return snapshot

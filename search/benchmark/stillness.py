@@ -35,10 +35,11 @@ def working(is_urgent: Callable[[], bool] | None = None) -> Iterator[None]:
     Args:
         is_urgent: Asked while waiting; once it says so, the work is done whoever measures.
     """
+    if _claim.depth == 0:
+        _claim.queue, _claim.device = open_lock(QUEUE_LOCK), open_lock(DEVICE_LOCK)
     _claim.depth += 1
     try:
         if _claim.depth == 1:
-            _claim.queue, _claim.device = open_lock(QUEUE_LOCK), open_lock(DEVICE_LOCK)
             _share(is_urgent)
         yield
     finally:

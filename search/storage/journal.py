@@ -7,7 +7,7 @@ import logging
 import os
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -80,7 +80,7 @@ class Journal(AbstractContextManager["Journal"]):
 
     def storage(self) -> JournalStorage:
         """Opens the journal for Optuna."""
-        return JournalStorage(JournalFileBackend(str(self.path), _AlreadyHeld(str(self.path))))
+        return JournalStorage(_WholeLines(str(self.path), _AlreadyHeld(str(self.path))))
 
     def _drop_torn_line(self) -> None:
         """Cuts off a last line that a killed process left half written."""
@@ -113,6 +113,27 @@ class Journals:
     def names(self) -> list[str]:
         """Returns the names of the studies that are there, sorted."""
         return sorted(path.stem for path in self._folder.glob("*.journal"))
+
+
+class _WholeLines(JournalFileBackend):
+    """Optuna's file, in which a write that fails leaves nothing.
+
+    Half a line, which a full disk may leave, would spoil whatever is written behind it.
+    """
+
+    def __init__(self, path: str, lock: JournalFileOpenLock) -> None:
+        super().__init__(path, lock)
+        self._path = Path(path)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Writes all of ``logs`` or none."""
+        before_bytes = self._path.stat().st_size
+        try:
+            super().append_logs(logs)
+        except OSError:
+            with suppress(OSError):
+                os.truncate(self._path, before_bytes)
+            raise
 
 
 class _AlreadyHeld(JournalFileOpenLock):

@@ -38,8 +38,7 @@ KILLED = status_of(KeyboardInterrupt)
 LONGEST_PAUSE_S = 30.0
 # At the end of a search, in times of tracking.timeout_s.
 LAST_ANSWERS = 3
-# Who interrupts does not wait for a server, only for what this machine still writes.
-INTERRUPTED_S = 5.0
+INTERRUPTED_S = 10.0
 SAID_AFTER_S = 3.0
 
 
@@ -110,9 +109,6 @@ class Delivery(AbstractContextManager["Delivery"]):
         note_ending: Told how the run would end if it were killed now, then how it ended.
         is_lost: Whether the user knows already that MLflow is away.
         pause: Seconds to wait after so many vain attempts.
-
-    Raises:
-        Exception: At the end, whatever but an outage went wrong in that thread.
     """
 
     def __init__(
@@ -184,26 +180,35 @@ class Delivery(AbstractContextManager["Delivery"]):
         if self._thread is None:
             return  # nothing was begun, here or in MLflow
         status = status_of(kind)
-        if status != KILLED and not (kind is not None and issubclass(kind, StorageLost)):
-            self._note_ending(status)
+        try:
+            # What cannot be written ended the search: the ledger says already that it was killed.
+            if status != KILLED and not (kind and issubclass(kind, StorageLost | OSError)):
+                self._note_ending(status)
+        finally:
+            self._take_leave(self._thread, status)
+
+    def _take_leave(self, thread: threading.Thread, status: str) -> None:
         try:
             self._wait(status)
         finally:
             with self._changed:
                 self._is_given_up = True
                 self._changed.notify_all()
-                is_over, bug = self._is_over, self._bug
+                is_over = self._is_over
             if is_over:
-                self._thread.join()
+                thread.join()
             else:
                 log.warning("%s", self._describe_left())
-        if bug is not None and kind is None:
-            raise bug
+
+    def check(self) -> None:
+        """Raises whatever but an outage went wrong in the thread; called when all else is done."""
+        if self._bug is not None:
+            raise self._bug
 
     def _wait(self, status: str) -> None:
         interrupted = status == KILLED
         patience_s = LAST_ANSWERS * self._config.timeout_s
-        if interrupted and not self._is_file:
+        if interrupted:
             patience_s = min(patience_s, INTERRUPTED_S)
         began = time.monotonic()
         said = False
@@ -216,7 +221,7 @@ class Delivery(AbstractContextManager["Delivery"]):
                 may_give_up = interrupted or self._is_lost or not self._is_file
                 if may_give_up and waited_s >= patience_s:
                     return
-                if waited_s >= SAID_AFTER_S and not said and not interrupted:
+                if waited_s >= SAID_AFTER_S and not said:
                     said = True
                     limit = f", at most {patience_s:.0f} s" if may_give_up else ""
                     log.info("handing MLflow what it lacks yet%s", limit)

@@ -296,8 +296,9 @@ class Tracker(AbstractContextManager["Tracker"]):
             members = front(records, self._objectives)
             numbers = frozenset(record.number for record in members)
             if numbers != self._searched_front:
-                self._log_front(records, members)
-                self._tag_front(self._standing() if self._closing else numbers)
+                with self._share():
+                    self._log_front(records, members)
+                    self._tag_front(self._standing() if self._closing else numbers)
                 self._searched_front = numbers
 
     def log_finalists(

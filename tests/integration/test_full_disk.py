@@ -51,8 +51,23 @@ def test_a_study_goes_on_after_a_full_disk(tmp_path: Path) -> None:
         folder = tmp_path / str(full_at)
         with pytest.raises(OSError, match="File too large"), files_of_at_most(full_at):
             search(folder)
-        assert (folder / "s.journal").stat().st_size == full_at, "nothing of the rest was written"
+        kept = (folder / "s.journal").read_bytes()
+        assert len(kept) <= full_at, "nothing of the rest was written"
+        assert kept.endswith(b"\n"), "nothing half is left for others to write behind"
         assert search(folder) == wanted, full_at
+
+
+def test_what_is_written_once_there_is_room_again_spoils_nothing(tmp_path: Path) -> None:
+    wanted = search(tmp_path / "whole")
+    with Journal(tmp_path, "s") as journal:
+        study = open_study(journal, N_TRIALS)
+        trials = study.trials(lab(), FakeEngine())
+        next(trials)
+        room = journal.path.stat().st_size + 20
+        with pytest.raises(OSError, match="File too large"), files_of_at_most(room):
+            next(trials)
+        study.keep_ending("FAILED")
+    assert search(tmp_path) == wanted
 
 
 def test_a_study_goes_on_after_a_failed_flush(

@@ -112,7 +112,7 @@ def hang_until(gate: threading.Event) -> Callable[[], None]:
     return fail
 
 
-def break_off(delivery: Delivery, raised: type[BaseException]) -> None:
+def break_off(delivery: Delivery, raised: type[BaseException] | BaseException) -> None:
     """Finds a trial and breaks off."""
     with delivery:
         delivery.log_trials(records(1), {})
@@ -286,6 +286,28 @@ def test_without_trials_to_show_nothing_is_begun(shelf: Shelf) -> None:
     assert shelf.opened == 0
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ConfigError("no")])
+def test_an_ending_that_cannot_be_written_does_not_hold_up_what_is_left(
+    error: Exception, shelf: Shelf
+) -> None:
+    def note(status: str) -> None:
+        if status != "KILLED":
+            raise error
+
+    delivery = deliver(shelf, patient(), note_ending=note).__enter__()
+    delivery.log_trials(records(2), {})
+    with pytest.raises(type(error)):
+        delivery.__exit__(None)
+    assert (shelf.trials, shelf.status) == ([0, 1], "FINISHED")
+
+
+def test_where_nothing_could_be_written_nothing_more_is(shelf: Shelf) -> None:
+    notes: list[str] = []
+    with pytest.raises(OSError, match="full"):
+        break_off(deliver(shelf, patient(), note_ending=notes.append), OSError("full"))
+    assert notes == ["KILLED"]
+
+
 # ---- bugs
 
 
@@ -299,8 +321,9 @@ def test_a_bug_is_raised_at_the_end(shelf: Shelf, said: Said) -> None:
     delivery.log_trials(records(1), {})
     until(lambda: bool(said()))
     delivery.log_trials(records(2), {})
+    delivery.__exit__(None)
     with pytest.raises(KeyError):
-        delivery.__exit__(None)
+        delivery.check()
     assert said() == ["tracking failed (KeyError: 'run'); the search goes on"]
 
 

@@ -9,6 +9,7 @@ import pytest
 from search import cli
 from search.storage.journal import Journal
 from search.sync import main
+from tests.fakes import FakeEngine, lab
 from tests.unit.test_study import open_study
 
 
@@ -49,6 +50,20 @@ def test_a_study_that_has_not_begun_is_passed_over(
     assert "study=s: its uncompressed network is not measured yet" in capsys.readouterr().err
     assert main([]) == 0
     assert "study=s: its uncompressed network is not measured yet" in capsys.readouterr().out
+
+
+def test_without_the_models_nothing_is_delivered(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Journal(elsewhere / "mlruns" / "studies", "s") as journal:
+        study = open_study(journal, 2)
+        study.keep_lab(lab(), "")
+        list(study.trials(lab(), FakeEngine()))
+    assert main(["study=s"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: study=s: none of its models is in mlruns/store")
+    assert said.count("\n") == 1
+    assert not (elsewhere / "mlruns" / "mlflow.db").exists()
 
 
 def test_a_damaged_study_does_not_hold_up_the_others(
