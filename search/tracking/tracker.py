@@ -16,7 +16,7 @@ from typing import Any
 from mlflow.entities import Metric, Param, Run
 
 from search.config import TrackingConfig
-from search.errors import TrackingLost, hide_passwords
+from search.errors import hide_passwords
 from search.front import front, hypervolume, original
 from search.records import Canary, Closing, Finalist, TrialRecord
 from search.report import describe_later, describe_noise, front_page, front_png, halved
@@ -44,7 +44,7 @@ CLOSING = "closing.sha256"
 PAGE_RUNS = 1000
 
 
-class Tracker(AbstractContextManager["Tracker"]):
+class Tracker:
     """One study's parent run and its trials' child runs.
 
     What is logged already is found again and left alone, so that it can be opened anew at any
@@ -115,11 +115,6 @@ class Tracker(AbstractContextManager["Tracker"]):
                 path = Path(folder) / "config.yaml"
                 path.write_text(hide_passwords(settings))
                 self._client.log_artifact(self._parent, str(path))
-
-    @property
-    def server(self) -> str:
-        """Address of the server or database, without its password."""
-        return hide_passwords(self._uri)
 
     @property
     def location(self) -> str:
@@ -488,17 +483,6 @@ class Tracker(AbstractContextManager["Tracker"]):
                 # Clocks are set back at times, but nothing ends before it began.
                 self._client.set_terminated(self._parent, status, max(ended_ms, self._began_ms))
                 self._ended = status
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Ends the parent run as what happened says."""
-        if kind is not None and issubclass(kind, TrackingLost):
-            return  # it would not answer now either
-        try:
-            self.end(status_of(kind))
-        except TrackingLost as error:
-            if kind is None:
-                raise
-            log.warning("%s", error)  # what ended the study is the news
 
 
 def status_of(kind: type[BaseException] | None) -> str:

@@ -40,14 +40,13 @@ def search(
     config = StudyConfig(name="s", n_trials=n_trials, timeout_s=3600.0, warm_start=(), seed=0)
     space = parse_space(SPACE, usable_cores=2)
     where = TrackingConfig(uri=None, timeout_s=5.0)
-    with (
-        Journal(folder, "s") as journal,
-        Tracker(where, folder, "s", "s", OBJECTIVES, {}, "") as tracker,
-    ):
+    tracker = Tracker(where, folder, "s", "s", OBJECTIVES, {}, "")
+    with Journal(folder, "s") as journal:
         study = Study(journal, config, SAMPLERS[0], POLICY, space, OBJECTIVES, {})
         for record in study.trials(lab(), FakeEngine()):
             tracker.log_trials(study.records, {})
             clock.ahead_s = jumps_s.get(record.number, clock.ahead_s)
+        tracker.end("FINISHED")
         return study.records
 
 

@@ -9,7 +9,7 @@ import sqlite3
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from search.records import (
 )
 from search.report.points import label
 from search.report.table import front_rows
-from search.tracking.tracker import Tracker
+from search.tracking.tracker import Tracker, status_of
 from tests.mlflow_server import serve
 
 STUDY = "trial-study"
@@ -160,6 +160,13 @@ def open_tracker(state: Path) -> Open:
     return opened
 
 
+@contextmanager
+def ended(tracker: Tracker) -> Iterator[Tracker]:
+    """Ends what was logged as a search does that comes to its end."""
+    yield tracker
+    tracker.end("FINISHED")
+
+
 @pytest.fixture
 def client(state: Path) -> MlflowClient:
     """What a user sees."""
@@ -224,7 +231,7 @@ def test_parent_run_holds_the_study(
 ) -> None:
     tracker = open_tracker(settings="train:\n  epochs: 3\n", **{"version.torch": "2"})
     tracker.log_trials(RECORDS, models)
-    tracker.__exit__(None)
+    tracker.end("FINISHED")
     run = parent(client)
     assert (run.info.status, run.info.run_name) == ("FINISHED", STUDY)
     expected = {"kind": "study", "study": STUDY, "device": "local", "version.torch": "2"}
@@ -255,7 +262,7 @@ def test_the_closing_round_takes_the_front_over(
     tracker.log_trials(RECORDS, models)
     assert on_front(client) == {1, 2}
     tracker.log_finalists(CLOSING, models)
-    tracker.__exit__(None)
+    tracker.end("FINISHED")
     assert on_front(client) == {1}
     metrics = children(client)[1].data.metrics
     assert metrics["test_accuracy"] == 0.87
@@ -289,7 +296,7 @@ def test_the_closing_round_takes_the_front_over(
     again = open_tracker()
     again.log_trials(RECORDS, models)
     again.log_finalists(CLOSING, models)
-    again.__exit__(None)
+    again.end("FINISHED")
     assert {n: run.to_dictionary() for n, run in children(client).items()} == before
 
 
@@ -299,13 +306,13 @@ def test_a_confirmed_front_stands_until_the_next_one(
     tracker = open_tracker()
     tracker.log_trials(RECORDS, models)
     tracker.log_finalists(CLOSING, models)
-    tracker.__exit__(None)
+    tracker.end("FINISHED")
     again = open_tracker()  # which is interrupted before its own closing round
     again.keep_front(CLOSING, "<p>told before</p>")
     again.log_trials(RECORDS, models)
     latest = replace(BETTER, number=6, finished_at=BETTER.finished_at + 1)
     again.log_trials([*RECORDS, latest], models | {6: models[2]})
-    again.__exit__(KeyboardInterrupt)
+    again.end("KILLED")
     assert on_front(client) == {1}
     note = parent(client).data.tags[NOTE]
     assert "1 trial came after the closing round; study.n_trials=0 holds it again." in note
@@ -432,7 +439,8 @@ def test_page_tells_what_decides_when_it_is_drawn(
         return {"accuracy": {"learning_rate": 0.9, "bits": 0.1}}
 
     config = TrackingConfig(uri=None, timeout_s=10.0)
-    with Tracker(config, state, STUDY, "mine", OBJECTIVES, {}, "", importances) as tracker:
+    opened = Tracker(config, state, STUDY, "mine", OBJECTIVES, {}, "", importances)
+    with ended(opened) as tracker:
         tracker.log_trials(RECORDS[:2], {})
         tracker.log_trials(RECORDS[:2], {})
     assert asked == [2]
@@ -456,12 +464,12 @@ def test_another_run_of_the_search_goes_on(
 ) -> None:
     tracker = open_tracker()
     tracker.log_trials(RECORDS[:2], models)
-    tracker.__exit__(KeyboardInterrupt)
+    tracker.end("KILLED")
     first = {n: run.info.run_id for n, run in children(client).items()}
     again = open_tracker()
     assert parent(client).info.status == "RUNNING"
     again.log_trials(RECORDS, models)
-    again.__exit__(None)
+    again.end("FINISHED")
     runs = children(client)
     assert sorted(runs) == list(range(6))
     assert {n: runs[n].info.run_id for n in first} == first
@@ -495,7 +503,7 @@ def test_child_cut_off_half_way_is_replaced(
 
 
 def test_runs_that_were_made_late_are_removed(open_tracker: Open, client: MlflowClient) -> None:
-    with open_tracker() as tracker:
+    with ended(open_tracker()) as tracker:
         tracker.log_trials(RECORDS[:2], {})
         run = parent(client)
         # As a server does that takes its time over what nobody waits for any more.
@@ -569,10 +577,10 @@ def test_runs_that_a_user_added_below_the_study_are_left_alone(
 def test_another_study_of_the_same_name_is_left_alone(
     open_tracker: Open, client: MlflowClient
 ) -> None:
-    with open_tracker() as tracker:
+    with ended(open_tracker()) as tracker:
         tracker.log_trials(RECORDS[:3], {})
     mine = parent(client)
-    with open_tracker(identity="another") as tracker:
+    with ended(open_tracker(identity="another")) as tracker:
         tracker.log_trials([DOMINATED, FAILED], {})
     again = client.get_run(mine.info.run_id)
     assert again.to_dictionary() == mine.to_dictionary()
@@ -591,9 +599,7 @@ def test_status_says_how_the_study_ended(
     ended_by: type[BaseException] | None,
     status: str,
 ) -> None:
-    with suppress(KeyboardInterrupt, ConfigError), open_tracker():
-        if ended_by is not None:
-            raise ended_by
+    open_tracker().end(status_of(ended_by))
     assert parent(client).info.status == status
 
 
@@ -627,7 +633,7 @@ def test_study_without_a_complete_trial_is_described(
     tracker = open_tracker()
     tracker.log_trials([], {})
     tracker.log_trials([replace(FAILED, number=0)], {})
-    tracker.__exit__(None)
+    tracker.end("FINISHED")
     assert "No trial is on the front yet" in parent(client).data.tags[NOTE]
 
 
@@ -650,7 +656,7 @@ def test_closing_shows_the_trials_since_the_front_changed(
     tracker.log_trials(RECORDS[:3], {})
     tracker.log_trials(RECORDS, {})
     assert "after 3 trials" in parent(client).data.tags[NOTE]
-    tracker.__exit__(None)
+    tracker.end("FINISHED")
     assert "after 6 trials" in parent(client).data.tags[NOTE]
     assert b"6 trials" in read(client, parent(client), "front.html", tmp_path)
 
@@ -709,10 +715,10 @@ def test_remote_server_gets_everything(
     settings = f"tracking:\n  uri: {address}\n"
     tracker = open_tracker(uri=address, settings=settings)
     tracker.log_trials(RECORDS[:3], models)
-    tracker.__exit__(KeyboardInterrupt)
+    tracker.end("KILLED")
     tracker = open_tracker(uri=address, settings=settings)
     tracker.log_trials(RECORDS, models)
-    tracker.__exit__(None)
+    tracker.end("FINISHED")
     client = MlflowClient(server)
     assert sorted(children(client)) == list(range(6))
     assert on_front(client) == {1, 2}
@@ -747,7 +753,7 @@ def test_lost_server_is_told_in_one_line_without_the_password(
         tracker.log_trials(RECORDS[:1], {})
         end()
         started = time.monotonic()
-        with pytest.raises(TrackingLost) as caught, tracker:
+        with pytest.raises(TrackingLost) as caught:
             tracker.log_trials(RECORDS, {})
     assert time.monotonic() - started < 60, "MLflow's own patience is minutes"
     assert "\n" not in str(caught.value)
@@ -763,7 +769,7 @@ def test_a_noisy_device_is_marked_wherever_one_looks(
 ) -> None:
     calm = Canary(0, Interval(1.0, 0.98, 1.02), "resolved")
     noisy = Canary(10, Interval(1.06, 1.03, 1.09), "resolved")
-    with open_tracker() as tracker:
+    with ended(open_tracker()) as tracker:
         tracker.log_device({"device.round_to": "16"}, [calm])
         assert parent(client).data.tags["device.noisy"] == "false"
         tracker.log_device({}, [calm, noisy])
