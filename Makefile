@@ -38,7 +38,7 @@ test: lint
 
 # Three processes at a time, because tests wait a lot: for servers, and while others measure.
 PAGE := tests/e2e/test_page.py
-ROOMS := tests/contract tests/integration
+ROOMS := tests/integration
 
 searches:
 	$(BIN)/python -m pytest tests/e2e --ignore=$(PAGE)

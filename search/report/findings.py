@@ -244,10 +244,12 @@ def _slower(case: Case) -> str:
 
 def _lost(case: Case, name: str) -> str:
     candidate, original = case.candidate, case.original
-    times = candidate.layer_us(name) / original.layer_us(name)
+    now_us, before_us = candidate.layer_us(name), original.layer_us(name)
+    # What takes no longer than looking at it counts as nothing.
+    times = f"{now_us / before_us:.1f}{TIMES}" if before_us else "too short to be seen before"
     now, before = candidate.main(name).kernel.operator, original.main(name).kernel.operator
     why = f", {now} for {before}" if now != before else ""
-    return f"{name or 'what comes before the first layer'} ({times:.1f}{TIMES}{why})"
+    return f"{name or 'what comes before the first layer'} ({times}{why})"
 
 
 def _float(case: Case) -> str:

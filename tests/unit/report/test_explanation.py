@@ -304,3 +304,10 @@ def test_html_is_whole_and_escaped() -> None:
     assert sorted(set(elements.opened) - {"br"}) == sorted(set(elements.closed))
     assert elements.opened.count("th") == len(HEADINGS) + elements.opened.count("tr") - 1
     assert elements.opened[:2] == ["h3", "p"]
+
+
+def test_a_layer_that_took_no_longer_than_looking_at_it_can_become_slower() -> None:
+    original = model(("Conv", "conv", 100.0), ("FusedGemm", "hidden", 0.0), ("Gemm", "head", 5.0))
+    candidate = model(("Conv", "conv", 20.0), ("FusedGemm", "hidden", 60.0), ("Gemm", "head", 5.0))
+    found = explained(candidate, original)
+    assert "Slower than in the original: hidden (too short to be seen before)." in found.findings
