@@ -38,7 +38,8 @@ KILLED = status_of(KeyboardInterrupt)
 LONGEST_PAUSE_S = 30.0
 # At the end of a search, in times of tracking.timeout_s.
 LAST_ANSWERS = 3
-INTERRUPTED_S = 10.0
+# Who interrupts waits little, for what this machine itself still writes a bit longer.
+INTERRUPTED_S, INTERRUPTED_FILE_S = 5.0, 10.0
 SAID_AFTER_S = 3.0
 
 
@@ -209,7 +210,7 @@ class Delivery(AbstractContextManager["Delivery"]):
         interrupted = status == KILLED
         patience_s = LAST_ANSWERS * self._config.timeout_s
         if interrupted:
-            patience_s = min(patience_s, INTERRUPTED_S)
+            patience_s = min(patience_s, INTERRUPTED_FILE_S if self._is_file else INTERRUPTED_S)
         began = time.monotonic()
         said = False
         with self._changed:
