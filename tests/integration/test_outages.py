@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 import threading
 import time
@@ -27,22 +26,12 @@ from search.tracking.delivery import Delivery
 from search.tracking.server import check_tracking, explained
 from search.tracking.tracker import Claim, Tracker
 from tests.integration.test_tracking import CLOSING, OBJECTIVES, RECORDS
-from tests.mlflow_server import serve
 from tests.proxy import Mood, Proxy, proxied
 
 Port = Callable[[], AbstractContextManager[int]]
 CANARY = Canary(0, Interval(1.0, 0.98, 1.02), "resolved")
 CREATE, UPDATE = "/api/2.0/mlflow/runs/create", "/api/2.0/mlflow/runs/update"
 BATCH, TAG = "/api/2.0/mlflow/runs/log-batch", "/api/2.0/mlflow/runs/set-tag"
-
-
-@pytest.fixture(scope="module")
-def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a real tracking server."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_database, folder / "mlflow.db")
-    with serve(folder, folder / "log") as (address, _):
-        yield address
 
 
 @pytest.fixture(scope="module")

@@ -698,15 +698,6 @@ def test_passwords_do_not_appear_in_errors(open_tracker: Open, uri: str) -> None
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.fixture(scope="module")
-def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a real tracking server."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_database, folder / "mlflow.db")
-    with serve(folder, folder / "log") as (address, _):
-        yield address
-
-
 def test_remote_server_gets_everything(
     open_tracker: Open, server: str, state: Path, models: dict[int, Path], tmp_path: Path
 ) -> None:
