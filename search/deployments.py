@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from search.figures import Yardstick
-from search.front import front, loss_matrix, losses
-from search.records import DeviceProfile, Figures, Point, TrialRecord
+from search.front import Traded, loss_matrix, losses
+from search.records import DeviceProfile, Point, TrialRecord
 from search.stopping import are_hopeless, is_hopeless
 
 Deployment = tuple[int, int]  # bits and threads
@@ -27,9 +27,9 @@ LEAST_GAIN = 0.05
 MUCH_SMALLER, FEWER_THREADS = 0.5, 0.7
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outlook:
-    """What is known of a device's latencies, and what can be hoped for.
+    """What is known of a device's latencies, and what can be hoped for; grows with the trials.
 
     Attributes:
         device: Where networks are measured.
@@ -39,7 +39,13 @@ class Outlook:
 
     device: DeviceProfile
     yardstick: Yardstick
-    measured: Mapping[Structure, Mapping[Deployment, float]]
+    measured: dict[Structure, dict[Deployment, float]]
+
+    def add(self, record: TrialRecord) -> None:
+        """Adds what a trial has measured."""
+        if record.figures.latency_ms is not None:
+            cells = self.measured.setdefault(_structure_of(record), {})
+            cells[record.point.bits, record.point.threads] = record.figures.latency_ms
 
     def hope_ms(self, structure: Structure, wanted: Deployment) -> float:
         """Returns a measured structure's latency, or what others let one hope for it."""
@@ -117,7 +123,7 @@ class Hope:
 
     student: int
     point: Point
-    figures: Figures
+    figures: Traded
 
 
 def _unlikeness(one: Structure, other: Structure) -> float:
@@ -128,14 +134,11 @@ def look_out(
     records: Sequence[TrialRecord], original: Structure, device: DeviceProfile, yardstick: Yardstick
 ) -> Outlook:
     """Gathers what trials so far have measured, and the yardstick of the original."""
-    measured: dict[Structure, dict[Deployment, float]] = {
-        original: {(32, n): yardstick.latency_ms(n) for n in yardstick.against_base}
-    }
+    cells = {(32, n): yardstick.latency_ms(n) for n in yardstick.against_base}
+    outlook = Outlook(device, yardstick, {original: cells})
     for record in records:
-        if record.figures.latency_ms is not None:
-            cells = measured.setdefault(_structure(record.figures), {})
-            cells[record.point.bits, record.point.threads] = record.figures.latency_ms
-    return Outlook(device, yardstick, measured)
+        outlook.add(record)
+    return outlook
 
 
 def most_promising(
@@ -164,6 +167,7 @@ def most_promising(
 def worth_deploying(
     students: Sequence[TrialRecord],
     records: Sequence[TrialRecord],
+    members: Sequence[TrialRecord],
     outlook: Outlook,
     allowed: Collection[Deployment],
     objectives: Sequence[str],
@@ -176,20 +180,24 @@ def worth_deploying(
     Args:
         students: Trials that trained one, or needed no training.
         records: All trials so far.
+        members: Their front.
         outlook: What they have measured.
         allowed: Deployments that the space holds.
         objectives: Names of what the front trades.
     """
     if not students or not allowed:
         return []
-    tried = {record.point for record in records}
-    beaten = loss_matrix(front(records, objectives), objectives)
+    beaten = loss_matrix(members, objectives)
     promised = outlook.promises(map(_structure_of, students), allowed)
     # Most students cannot reach the front in whatever deployment: seen at once, they cost little.
     bounds = [_at_most(trained, promised[_structure_of(trained)]) for trained in students]
     hopeless = are_hopeless([losses(bound, objectives) or [] for bound in bounds], beaten)
+    hopeful = [one for one, is_out in zip(students, hopeless, strict=True) if not is_out]
+    if not hopeful:
+        return []
+    tried = {record.point for record in records}
     hopes = []
-    for trained in (one for one, is_out in zip(students, hopeless, strict=True) if not is_out):
+    for trained in hopeful:
         for deployment, ms in promised[_structure_of(trained)].items():
             bits, threads = deployment
             point = replace(trained.point, bits=bits, threads=threads)
@@ -200,31 +208,27 @@ def worth_deploying(
     return hopes
 
 
-def _hope(trained: TrialRecord, bits: int, hope_ms: float) -> Figures:
+def _hope(trained: TrialRecord, bits: int, hope_ms: float) -> Traded:
     """Returns the best that can be expected of a student in so many bits."""
     own = trained.figures
     # What was lost in few bits comes back in more; float's own model shows already what it can.
     recovered = (own.float_accuracy or 0.0) if trained.point.bits < bits else 0.0
-    return replace(
-        own,
+    return Traded(
         val_accuracy=max(own.val_accuracy or 0.0, recovered),
         latency_ms=hope_ms,
-        cpu_ms=(own.cpu_ms or 0.0) * min(hope_ms / (own.latency_ms or hope_ms), 1.0),
         size_bytes=round((own.size_bytes or 0) * bits / trained.point.bits),
+        cpu_ms=(own.cpu_ms or 0.0) * min(hope_ms / (own.latency_ms or hope_ms), 1.0),
+        peak_rss_bytes=own.peak_rss_bytes,
     )
 
 
-def _at_most(trained: TrialRecord, promised: Mapping[Deployment, float]) -> Figures:
+def _at_most(trained: TrialRecord, promised: Mapping[Deployment, float]) -> Traded:
     """Returns what no deployment of a student can be expected to surpass."""
     widths = [bits for bits, _ in promised]
     most = _hope(trained, max(widths), min(promised.values()))
     smallest = (trained.figures.size_bytes or 0) * min(widths) / trained.point.bits
-    return replace(most, size_bytes=round(smallest))
+    return most._replace(size_bytes=round(smallest))
 
 
 def _structure_of(record: TrialRecord) -> Structure:
-    return _structure(record.figures)
-
-
-def _structure(figures: Figures) -> Structure:
-    return figures.macs or 0, figures.parameters or 0
+    return record.figures.macs or 0, record.figures.parameters or 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,19 @@ from numpy.typing import NDArray
 from search import pareto
 from search.records import Figures, TrialRecord
 
+
+class Traded(NamedTuple):
+    """What fronts trade, known or only hoped for; see ``Figures`` for meanings and units."""
+
+    val_accuracy: float | None
+    latency_ms: float | None
+    size_bytes: int | None
+    cpu_ms: float | None
+    peak_rss_bytes: int | None
+
+
 # Every objective is minimised; accuracy turns into the error here and nowhere else.
-LOSSES: Mapping[str, Callable[[Figures], float | None]] = {
+LOSSES: Mapping[str, Callable[[Figures | Traded], float | None]] = {
     "accuracy": lambda f: None if f.val_accuracy is None else 1 - f.val_accuracy,
     "latency": lambda f: f.latency_ms,
     "size": lambda f: f.size_bytes,
@@ -22,7 +34,7 @@ LOSSES: Mapping[str, Callable[[Figures], float | None]] = {
 ACCURACY_MARGIN = 0.10
 
 
-def losses(figures: Figures, objectives: Sequence[str]) -> list[float] | None:
+def losses(figures: Figures | Traded, objectives: Sequence[str]) -> list[float] | None:
     """Returns the minimised values of ``objectives``, ``[m]``; None unless all are known."""
     values = [LOSSES[name](figures) for name in objectives]
     return None if None in values else [float(v) for v in values if v is not None]
@@ -75,23 +87,49 @@ def hypervolume(records: Sequence[TrialRecord], objectives: Sequence[str]) -> fl
     return pareto.hypervolume(normal, np.ones(len(objectives)))
 
 
-def hypervolumes(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[float]:
-    """Returns ``hypervolume`` as it was after every record, ``[n]``.
+class GrowingFront:
+    """The front of trials that come one by one, each of which is looked at once.
 
-    Only the front so far and the record itself are looked at each time, which keeps thousands of
-    trials quick.
+    That keeps thousands of trials quick; ``front`` and ``hypervolume`` of all say the same.
+
+    Args:
+        objectives: Names of what the front trades.
+        records: Trials to begin with.
+
+    Attributes:
+        trials: How many there are.
+        original: The uncompressed network's trial; None before it is there.
+        members: The front, by latency.
+        hypervolume: Of the front.
     """
-    values: list[float] = []
-    members: list[TrialRecord] = []
-    deployed: set[Hashable] = set()
-    first: list[TrialRecord] = []
+
+    def __init__(self, objectives: Sequence[str], records: Sequence[TrialRecord] = ()) -> None:
+        self.trials = 0
+        self.original: TrialRecord | None = None
+        self.members: list[TrialRecord] = []
+        self.hypervolume = 0.0
+        self._objectives = objectives
+        self._deployed: set[Hashable] = set()
+        for record in records:
+            self.add(record)
+
+    def add(self, record: TrialRecord) -> None:
+        """Adds a trial that was not there."""
+        self.trials += 1
+        before = self.members
+        if record.outcome == "complete" and _deployment(record) not in self._deployed:
+            self._deployed.add(_deployment(record))
+            self.members = front([*before, record], self._objectives)
+        if record.number == 0:
+            self.original = record
+        if self.original is not None and (record.number == 0 or self.members != before):
+            self.hypervolume = hypervolume([self.original, *self.members], self._objectives)
+
+
+def hypervolumes(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[float]:
+    """Returns ``hypervolume`` as it was after every record, ``[n]``."""
+    growing, values = GrowingFront(objectives), []
     for record in records:
-        value = values[-1] if values else 0.0
-        first = [record] if record.number == 0 else first
-        if record.outcome == "complete" and _deployment(record) not in deployed:
-            deployed.add(_deployment(record))
-            before, members = members, front([*members, record], objectives)
-            if members != before:
-                value = hypervolume([*first, *members], objectives)
-        values.append(value)
+        growing.add(record)
+        values.append(growing.hypervolume)
     return values

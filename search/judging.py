@@ -10,7 +10,7 @@ import numpy as np
 from search import stopping
 from search.config import PolicyConfig
 from search.deployments import Deployment, Outlook, look_out, most_promising
-from search.front import losses
+from search.front import Traded, losses
 from search.records import Figures, Network, Point, TrialRecord
 from search.trial import Lab
 
@@ -22,6 +22,7 @@ class Judge:
 
     Args:
         records: All finished trials of the study.
+        known: What they have measured.
         objectives: Names of what the front trades.
         policy: What is done to save training.
         lab: Where the trial runs.
@@ -33,6 +34,7 @@ class Judge:
     def __init__(
         self,
         records: Sequence[TrialRecord],
+        known: Outlook,
         objectives: Sequence[str],
         policy: PolicyConfig,
         lab: Lab,
@@ -40,6 +42,7 @@ class Judge:
         note_rung: Callable[[float, Losses], list[Losses]],
     ) -> None:
         self._records = records
+        self._known = known
         self._objectives = objectives
         self._policy = policy
         self._lab = lab
@@ -49,7 +52,7 @@ class Judge:
     def deployment(self, point: Point, network: Network) -> Point:
         """Moves a point to the bits and threads that promise most for its structure."""
         structure = (network.macs, network.parameters)
-        return most_promising(point, structure, outlook(self._records, self._lab), self._allowed)
+        return most_promising(point, structure, self._known, self._allowed)
 
     def before_training(self, point: Point, figures: Figures) -> str | None:
         """Returns why a trial cannot reach the front whatever its training brings, or None.
@@ -59,17 +62,17 @@ class Judge:
         """
         if not self._policy.latency_first:
             return None
-        figures = _at_best(figures)
+        at_best = _at_best(figures)
         rivals = [record for record in self._records if _is_allowed(record)]
         complete = [record for record in rivals if record.outcome == "complete"]
         accuracies = [record.figures.val_accuracy or 0.0 for record in complete]
         best_accuracy = max([self._lab.reference_accuracy, *accuracies])
-        known = losses(replace(figures, val_accuracy=best_accuracy), self._objectives)
+        known = losses(at_best._replace(val_accuracy=best_accuracy), self._objectives)
         beaten = [losses(_at_worst(record.figures), self._objectives) or [] for record in complete]
         if known and stopping.is_hopeless(known, beaten):
             return "not trained: cannot reach the front whatever its accuracy"
         others = [name for name in self._objectives if name != "accuracy"]
-        own = losses(figures, others) or []
+        own = losses(at_best, others) or []
         for record in rivals:
             if record.point.bits < point.bits or not _is_larger(record.figures, figures):
                 continue
@@ -106,20 +109,27 @@ def _is_allowed(record: TrialRecord) -> bool:
     return all(v <= 0 for name, v in record.violations.items() if name != "max_accuracy_drop")
 
 
-def _at_best(figures: Figures) -> Figures:
+def _at_best(figures: Figures) -> Traded:
     """Returns figures with the least latency that the measurement allows for."""
     return _moved(figures, figures.latency_ratio_low)
 
 
-def _at_worst(figures: Figures) -> Figures:
+def _at_worst(figures: Figures) -> Traded:
     """Returns figures with the greatest latency that the measurement allows for."""
     return _moved(figures, figures.latency_ratio_high)
 
 
-def _moved(figures: Figures, ratio: float | None) -> Figures:
-    if figures.latency_ms is None or figures.latency_ratio is None or ratio is None:
-        return figures
-    return replace(figures, latency_ms=figures.latency_ms * ratio / figures.latency_ratio)
+def _moved(figures: Figures, ratio: float | None) -> Traded:
+    latency_ms = figures.latency_ms
+    if latency_ms is not None and figures.latency_ratio is not None and ratio is not None:
+        latency_ms = latency_ms * ratio / figures.latency_ratio
+    return Traded(
+        figures.val_accuracy,
+        latency_ms,
+        figures.size_bytes,
+        figures.cpu_ms,
+        figures.peak_rss_bytes,
+    )
 
 
 def _recipe(point: Point) -> Point:

@@ -5,6 +5,7 @@ Every objective is minimised. An array ``losses`` holds one point a row, ``[n, m
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TypeAlias
 
 import numpy as np
@@ -71,15 +72,36 @@ def non_dominated_ranks(losses: ArrayLike) -> NDArray[np.int64]:
     """
     points = _as_points(losses)
     known = ~np.isnan(points).any(axis=1)
-    left = np.flatnonzero(known)
     ranks = np.zeros(len(points), dtype=np.int64)
-    rank = 0
+    if known.any():
+        distinct, positions = np.unique(points[known], axis=0, return_inverse=True)
+        peel = _peel_two if distinct.shape[1] == 2 else _peel
+        ranks[known] = peel(distinct)[positions.reshape(-1)]
+    ranks[~known] = ranks.max(initial=0) + 1
+    return ranks
+
+
+def _peel_two(points: Floats) -> NDArray[np.int64]:
+    """Ranks distinct points ``[n, 2]`` in lexicographic order."""
+    ranks = np.zeros(len(points), dtype=np.int64)
+    # The least second objective of every front so far: it rises from front to front, and whatever
+    # is at most a point's own belongs to a point that dominates it.
+    least: list[float] = []
+    for index, second in enumerate(points[:, 1].tolist()):
+        rank = bisect_right(least, second)
+        least[rank : rank + 1] = [second]
+        ranks[index] = rank
+    return ranks
+
+
+def _peel(points: Floats) -> NDArray[np.int64]:
+    """Ranks distinct points ``[n, m]`` in lexicographic order."""
+    ranks = np.zeros(len(points), dtype=np.int64)
+    left, rank = np.arange(len(points)), 0
     while left.size:
-        front = non_dominated(points[left])
+        front = _sieve(points[left])
         ranks[left[front]] = rank
-        left = left[~front]
-        rank += 1
-    ranks[~known] = max(rank, 1)
+        left, rank = left[~front], rank + 1
     return ranks
 
 
@@ -103,15 +125,18 @@ def spread_order(losses: ArrayLike) -> NDArray[np.int64]:
     points = _as_points(losses)
     if not len(points):
         return np.zeros(0, dtype=np.int64)
+    # Copies of a point are nearest to it: they come after all others, in their order.
+    distinct = np.sort(np.unique(points, axis=0, return_index=True)[1])
+    copies = np.setdiff1d(np.arange(len(points)), distinct)
     low, high = points.min(axis=0), points.max(axis=0)
-    scaled = (points - low) / np.where(high > low, high - low, 1.0)
+    scaled = (points[distinct] - low) / np.where(high > low, high - low, 1.0)
     order = [int(np.argmin(scaled.sum(axis=1)))]
-    distance = np.full(len(points), np.inf)
-    while len(order) < len(points):
+    distance = np.full(len(distinct), np.inf)
+    while len(order) < len(distinct):
         distance = np.minimum(distance, np.linalg.norm(scaled - scaled[order[-1]], axis=1))
         distance[order] = -1.0
         order.append(int(np.argmax(distance)))
-    return np.array(order)
+    return np.concatenate([distinct[order], copies])
 
 
 def hypervolume(front: ArrayLike, reference: ArrayLike) -> float:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from search.config import StudyConfig
 from search.errors import hide_passwords
-from search.front import front, hypervolume, original
+from search.front import GrowingFront
 from search.records import TrialRecord
 from search.report.formats import format_counted, format_ms, format_share, format_speedup
 from search.report.table import front_table
@@ -52,11 +52,8 @@ class Progress(AbstractContextManager["Progress"]):
     def __init__(self, console: Console, config: StudyConfig, objectives: Sequence[str]) -> None:
         self._console = console
         self._config = config
-        self._objectives = objectives
-        self._done = self._number = 0
-        self._members: Sequence[TrialRecord] = ()
-        self._original: TrialRecord | None = None
-        self._hypervolume = 0.0
+        self._done = 0
+        self._front = GrowingFront(objectives)
         self._activity, self._since = "starting", time.monotonic()
         self._searching_since: float | None = None
         self._done_before = 0
@@ -83,7 +80,8 @@ class Progress(AbstractContextManager["Progress"]):
 
     def begin(self, records: Sequence[TrialRecord]) -> None:
         """Notes that searching begins, with the trials of earlier runs."""
-        self._keep(records)
+        for record in records:
+            self._add(record)
         self._done_before = self._done
         self._searching_since = time.monotonic()
         name, wanted = self._config.name, self._config.n_trials
@@ -95,27 +93,24 @@ class Progress(AbstractContextManager["Progress"]):
         if self._live is not None:
             self._live.refresh()
 
-    def finished(self, records: Sequence[TrialRecord]) -> None:
-        """Shows the last of ``records``."""
-        self._keep(records)
-        log.info("%s", describe(records[-1], records[-1] in self._members))
+    def finished(self, record: TrialRecord) -> None:
+        """Shows a trial that has just ended."""
+        self._add(record)
+        log.info("%s", describe(record, record in self._front.members))
 
-    def _keep(self, records: Sequence[TrialRecord]) -> None:
+    def _add(self, record: TrialRecord) -> None:
         # Here and not where it is drawn twice a second, perhaps while the device is measured.
-        self._done = sum(record.student_of is None for record in records)
-        self._number = len(records)
-        self._members = front(records, self._objectives)
-        self._original = original(records)
-        self._hypervolume = hypervolume(records, self._objectives)
+        self._done += record.student_of is None
+        self._front.add(record)
 
     def _render(self) -> RenderableType:
-        members = self._members
+        members = self._front.members
         total, done = self._config.n_trials, self._done
         bar = Table.grid(padding=(0, 2))
         for can_wrap in (False, False, False, True):  # what goes on may be long
             bar.add_column(no_wrap=not can_wrap)
         counted = f"{done} of {total} trials" if total else format_counted(done, "trial")
-        trial = f"trial {self._number}: " if self._searching_since is not None else ""
+        trial = f"trial {self._front.trials}: " if self._searching_since is not None else ""
         waited = f"{trial}{self._activity} ({time.monotonic() - self._since:.0f} s)"
         bar.add_row(
             Text(self._config.name, style="bold"),
@@ -126,13 +121,13 @@ class Progress(AbstractContextManager["Progress"]):
         bar.add_row(
             "",
             Text(f"front of {len(members)}"),
-            f"hypervolume {self._hypervolume:.3f}",
+            f"hypervolume {self._front.hypervolume:.3f}",
             self._time_left(),
         )
         if not members:
             return bar
         # The fastest points are the reason for searching; on a long front the rest waits.
-        return Group(bar, front_table(members[:BEST_SHOWN], self._original))
+        return Group(bar, front_table(members[:BEST_SHOWN], self._front.original))
 
     def _time_left(self) -> str:
         """Estimates from this run's own pace; the time limit may come first."""

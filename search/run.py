@@ -137,9 +137,9 @@ def search(config: SearchConfig, settings: str) -> int:
                 delivery.log_finalists(before, exhibits.final_models(before, store), told)
             delivery.log_trials(study.records, exhibits.models(study.records, store))
             progress.begin(study.records)
-            for _ in study.trials(lab, engine):
-                delivery.log_trials(study.records, exhibits.models(study.records, store))
-                progress.finished(study.records)
+            for record in study.trials(lab, engine):
+                delivery.log_trials(study.records, exhibits.models([record], store))
+                progress.finished(record)
                 if every is not None and len(study.records) % every == 0:
                     canaries += _release_canary(lab, study, engine)
                     delivery.log_device({}, canaries)

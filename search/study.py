@@ -44,11 +44,11 @@ from search.archive import (
 )
 from search.attempt import Attempt
 from search.config import PolicyConfig, SamplerConfig, StudyConfig
-from search.deployments import Hope, worth_deploying
+from search.deployments import Hope, Outlook, worth_deploying
 from search.driving import drive_together
 from search.engine.base import Engine
 from search.errors import ConfigError
-from search.front import losses
+from search.front import GrowingFront, losses
 from search.judging import Judge, outlook
 from search.records import Closing, Point, TrialRecord
 from search.sampling import make_sampler, suggest
@@ -121,6 +121,8 @@ class Study:
         self._sampled = space
         self._objectives = objectives
         self._under_way: list[Attempt] = []
+        # Losses at every rung, by trial, as the ledger holds them too.
+        self._reached: dict[int, list[tuple[float, list[float]]]] = {}
         with explained(ledger):
             self._optuna = optuna.create_study(
                 storage=ledger.storage(),
@@ -131,6 +133,7 @@ class Study:
             check_format(self._optuna, ledger)
             self._keep(FORMAT, OWN_FORMAT)
             self.records = records_of(self._optuna)
+        self._front = GrowingFront(objectives, self.records)
         self._begin_or_compare(settings)
         with explained(ledger):
             self._check_kept()
@@ -148,8 +151,8 @@ class Study:
         if PLAN in self._optuna.user_attrs:
             plan: Plan = PLANS.validate_python(self._optuna.user_attrs[PLAN])
             points += [*plan.starting, *plan.earlier]
-        for kept in (one.user_attrs for one in begun):
-            REACHED.validate_python(kept.get(RUNGS, []))
+        for number, kept in ((one.number, one.user_attrs) for one in begun):
+            self._reached[number] = REACHED.validate_python(kept.get(RUNGS, []))
             points += [POINTS.validate_python(kept[POINT])] if POINT in kept else []
             points += [RECORDS.validate_python(kept[RECORD]).point] if RECORD in kept else []
         counts = self._space.thread_counts()
@@ -234,35 +237,41 @@ class Study:
             if RECORD in asked.user_attrs:  # only the telling was cut off
                 yield self._tell(asked, RECORDS.validate_python(asked.user_attrs[RECORD]))
         deadline = time.monotonic() + (self._config.timeout_s or float("inf"))
+        known = outlook(self.records, lab)
 
         def begin() -> Attempt | None:
-            attempt = self._begin(lab, engine, plan, deadline)
+            attempt = None
+            if time.monotonic() < deadline:
+                attempt = self._begin(lab, engine, plan, known)
             if attempt is not None:
                 self._under_way.append(attempt)
             return attempt
 
         for attempt in drive_together(begin, engine.slots):
             self._under_way.remove(attempt)
-            yield self._finish(attempt)
+            record = self._finish(attempt)
+            known.add(record)
+            yield record
 
-    def _begin(self, lab: Lab, engine: Engine, plan: Plan, deadline: float) -> Attempt | None:
-        """Begins the next trial; None while there is none, or for good when a budget is spent.
+    def _begin(self, lab: Lab, engine: Engine, plan: Plan, known: Outlook) -> Attempt | None:
+        """Begins the next trial; None while there is none, or for good when all were asked for.
 
         Deployments of trained students come first. Before the planned points are through, which
         show whose turn it is, bits and threads are only tried where they are new. Samplers are not
         told of them: they would take many points for one training.
         """
-        if time.monotonic() >= deadline:
-            return None
         is_spent = self._is_spent()
-        hope = self._next_deployment(lab, only_new=bool(self._left_over(plan)) and not is_spent)
+        only_new = bool(self._left_over(plan)) and not is_spent
+        hope = self._next_deployment(lab, known, only_new)
         if hope is not None:
             return Attempt(hope.point, lab, engine, Unjudged(), student_of=hope.student)
         if is_spent:
             return None
         asked = self._ask(plan)
         point = self._point(asked)
-        return Attempt(point, lab, engine, self._referee(asked, point, plan, lab), asked=asked)
+        return Attempt(
+            point, lab, engine, self._referee(asked, point, plan, lab, known), asked=asked
+        )
 
     def _finish(self, attempt: Attempt) -> TrialRecord:
         """Writes down how an attempt ended."""
@@ -279,7 +288,11 @@ class Study:
         self._optuna.add_trial(
             optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes)
         )
+        return self._append(record)
+
+    def _append(self, record: TrialRecord) -> TrialRecord:
         self.records.append(record)
+        self._front.add(record)
         return record
 
     def _prices_bits(self, lab: Lab) -> bool:
@@ -350,11 +363,12 @@ class Study:
         sampled = {name: params[name] for name in self._sampled.distributions() if name in params}
         self._optuna.enqueue_trial(sampled, user_attrs={POINT: asdict(point)})
 
-    def _next_deployment(self, lab: Lab, only_new: bool) -> Hope | None:
+    def _next_deployment(self, lab: Lab, known: Outlook, only_new: bool) -> Hope | None:
         """Returns the fastest deployment to hope for.
 
         Args:
             lab: Where it is measured.
+            known: What was measured so far.
             only_new: Whether bits and threads count that no pruned network has had yet.
         """
         limit, allowed = self._policy.deployments, self._space.deployments()
@@ -371,7 +385,12 @@ class Study:
             had = {(r.point.bits, r.point.threads) for r in self.records if r.point.prune_ratio > 0}
             allowed = [deployment for deployment in allowed if deployment not in had]
         hopes = worth_deploying(
-            students, self.records, outlook(self.records, lab), allowed, self._objectives
+            students,
+            self.records,
+            self._front.members,
+            known,
+            allowed,
+            self._objectives,
         )
         sound = [
             hope
@@ -399,27 +418,29 @@ class Study:
         enqueued = asked.user_attrs.get(POINT)
         return self._sampled.point(asked.params) if enqueued is None else Point(**enqueued)
 
-    def _referee(self, asked: optuna.Trial, point: Point, plan: Plan, lab: Lab) -> Referee:
+    def _referee(
+        self, asked: optuna.Trial, point: Point, plan: Plan, lab: Lab, known: Outlook
+    ) -> Referee:
         if asked.number == 0:  # the yardstick stays as it is
             return Unjudged()
         # Earlier points were good as they are.
         stays = plan.samples_deployments or point in plan.earlier
         allowed = [] if stays else self._space.deployments()
         note = partial(self._note_rung, asked)
-        return Judge(self.records, self._objectives, self._policy, lab, allowed, note)
+        return Judge(self.records, known, self._objectives, self._policy, lab, allowed, note)
 
     def _note_rung(self, asked: optuna.Trial, end: float, own: list[float]) -> list[list[float]]:
         """Writes a rung's losses into the trial; returns those of all at this rung, its own last.
 
         They lie in Optuna's trials so that a continued study compares with them too.
         """
-        before = [[share, there] for share, there in asked.user_attrs.get(RUNGS, []) if share < end]
-        asked.set_user_attr(RUNGS, [*before, [end, own]])
-        others = (t for t in self._optuna.get_trials(deepcopy=False) if t.number != asked.number)
-        reached = [
-            there for t in others for share, there in t.user_attrs.get(RUNGS, []) if share == end
+        before = [
+            (share, there) for share, there in self._reached.get(asked.number, []) if share < end
         ]
-        return [*reached, own]
+        self._reached[asked.number] = [*before, (end, own)]
+        asked.set_user_attr(RUNGS, self._reached[asked.number])
+        others = (self._reached[n] for n in sorted(self._reached) if n != asked.number)
+        return [*(there for rungs in others for share, there in rungs if share == end), own]
 
     def _tell(self, asked: optuna.Trial, record: TrialRecord) -> TrialRecord:
         values = losses(record.figures, self._objectives)
@@ -435,8 +456,7 @@ class Study:
             self._optuna.tell(asked.number, state=TrialState.PRUNED)
         else:
             self._optuna.tell(asked.number, values)
-        self.records.append(record)
-        return record
+        return self._append(record)
 
 
 def _shown(value: object) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from search.config import DeviceConfig, ObjectiveConfig, TrainConfig
 from search.errors import StageFailed
 from search.figures import Yardstick, speed_figures
+from search.front import Traded
 from search.records import (
     Canary,
     Comparison,
@@ -299,7 +300,7 @@ def finetune(student: Student, begin: float, end: float, point: Point, lab: Lab)
     )
 
 
-def violated(figures: Figures, lab: Lab) -> dict[str, float]:
+def violated(figures: Figures | Traded, lab: Lab) -> dict[str, float]:
     """Returns by how much each known figure exceeds its limit; at most 0 keeps it."""
     limits, accuracy = lab.bench.limits, figures.val_accuracy
     drop = None if accuracy is None else lab.reference_accuracy - accuracy

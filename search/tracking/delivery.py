@@ -154,8 +154,14 @@ class Delivery(AbstractContextManager["Delivery"]):
         self._hand_over(tags=known, canaries=tuple(canaries))
 
     def log_trials(self, records: Sequence[TrialRecord], models: Mapping[int, Path]) -> None:
-        """Hands over all finished trials, and lets them be delivered with all else."""
-        self._hand_over(records=tuple(records), models=dict(models))
+        """Hands over all finished trials, and lets them be delivered with all else.
+
+        Args:
+            records: All finished trials of the study.
+            models: ONNX file of every trial that has one and was not handed over yet, by number.
+        """
+        known = {**self._snapshot.models, **models}
+        self._hand_over(records=tuple(records), models=known)
 
     def log_finalists(self, closing: Closing, models: Mapping[int, Path], explained: str) -> None:
         """Hands over the latest closing round, which is delivered with the trials."""

@@ -17,7 +17,7 @@ from mlflow.entities import Metric, Param, Run
 
 from search.config import TrackingConfig
 from search.errors import hide_passwords
-from search.front import front, hypervolume, original
+from search.front import GrowingFront
 from search.records import Canary, Closing, Finalist, TrialRecord
 from search.report import describe_later, describe_noise, front_page, front_png, halved
 from search.tracking.pages import (
@@ -48,7 +48,8 @@ class Tracker:
     """One study's parent run and its trials' child runs.
 
     What is logged already is found again and left alone, so that it can be opened anew at any
-    time, also by another process.
+    time, also by another process. One that raised ``TrackingLost`` is of no more use: the next
+    one finds out what arrived.
 
     Args:
         config: Where the tracking server or database is.
@@ -95,6 +96,7 @@ class Tracker:
         self._on_front: frozenset[int] = frozenset()
         self._searched_front: frozenset[int] | None = None
         self._records: Sequence[TrialRecord] = ()
+        self._front = GrowingFront(objectives)
         self._drawn: tuple[object, ...] | None = None
         self._canaries: tuple[Canary, ...] = ()
         self._canaries_logged: set[tuple[int, float]] | None = None
@@ -271,16 +273,17 @@ class Tracker:
         """Logs the trials that are not logged yet, and the front when it changed.
 
         Args:
-            records: All finished trials of the study.
+            records: All finished trials of the study; later calls append to them.
             models: ONNX file of every trial that has one, by trial number.
         """
         self._records = list(records)
         with answering(self._config, self._state):
-            for count, record in enumerate(records, 1):
+            for record in records[self._front.trials :]:
+                self._front.add(record)
                 if record.number not in self._children:
                     with self._share():
                         run_id = self._log_trial(record, models.get(record.number))
-                        self._log_progress(records[:count], record)
+                        self._log_progress(record)
                         # Last: a run that is not ended is taken for one cut off half-way.
                         status = "FAILED" if record.outcome == "failed" else "FINISHED"
                         ended_ms = _milliseconds(record.finished_at)
@@ -288,11 +291,10 @@ class Tracker:
                     self._children[record.number] = run_id
                     if any(finalist.number == record.number for finalist in self._finalists):
                         self._tags.pop(CLOSING, None)  # somebody deleted the run that had it
-            members = front(records, self._objectives)
-            numbers = frozenset(record.number for record in members)
+            numbers = frozenset(record.number for record in self._front.members)
             if numbers != self._searched_front:
                 with self._share():
-                    self._log_front(records, members)
+                    self._log_front()
                     self._tag_front(self._standing() if self._closing else numbers)
                 self._searched_front = numbers
 
@@ -313,7 +315,7 @@ class Tracker:
             if not is_logged:
                 self._confirm(closing, models)
             if self._drawn != self._picture():
-                self._log_front(self._records, front(self._records, self._objectives))
+                self._log_front()
             self._tag_front(self._standing())
             if not is_logged:
                 self._save_view(FINAL_VIEW_METRICS)
@@ -377,13 +379,12 @@ class Tracker:
             named.write_bytes(path.read_bytes())
             self._client.log_artifact(run_id, str(named), folder)
 
-    def _log_progress(self, records: Sequence[TrialRecord], latest: TrialRecord) -> None:
+    def _log_progress(self, latest: TrialRecord) -> None:
         now_ms = _milliseconds(latest.finished_at)
-        members = front(records, self._objectives)
         values = {
-            "hypervolume": hypervolume([records[0], *members], self._objectives),
-            "front_size": len(members),
-            "trials_finished": len(records),
+            "hypervolume": self._front.hypervolume,
+            "front_size": len(self._front.members),
+            "trials_finished": self._front.trials,
         }
         metrics = [Metric(name, v, now_ms, latest.number) for name, v in values.items()]
         self._client.log_batch(self._parent, metrics=metrics)
@@ -396,14 +397,14 @@ class Tracker:
                 self._client.set_tag(self._children[number], "pareto", on_front)
         self._on_front = numbers
 
-    def _log_front(self, records: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> None:
-        numbers, first = [record.number for record in members], original(records)
+    def _log_front(self) -> None:
+        members, first = self._front.members, self._front.original
         searched = [self._summarise(record) for record in members]
         finalists = [self._summarise(finalist) for finalist in self._finalists]
         summary = {
             "study": self._study,
             "objectives": list(self._objectives),
-            "hypervolume": hypervolume(records, self._objectives),
+            "hypervolume": self._front.hypervolume,
             "original": None if first is None else self._summarise(first),
             "front": [f for f in finalists if f["stands"]] if finalists else searched,
             "searched_front": searched,
@@ -413,13 +414,13 @@ class Tracker:
             folder = Path(name)
             (folder / "front.json").write_text(json.dumps(summary, indent=1))
             with self._claim():
-                self._draw(folder, records, numbers)
+                self._draw(folder)
             self._client.log_artifacts(self._parent, str(folder))
         note = front_note(
             self._experiment,
             self._parent,
             self._children,
-            len(records),
+            len(self._records),
             members,
             first,
             self._finalists,
@@ -428,7 +429,8 @@ class Tracker:
         self._client.set_tag(self._parent, NOTE, note)
         self._drawn = self._picture()
 
-    def _draw(self, folder: Path, records: Sequence[TrialRecord], numbers: Sequence[int]) -> None:
+    def _draw(self, folder: Path) -> None:
+        records, numbers = self._records, [record.number for record in self._front.members]
         picture = front_png(self._study, records, numbers, self._finalists)
         (folder / "front.png").write_bytes(picture)
         (folder / "front-small.png").write_bytes(halved(picture))
@@ -477,7 +479,7 @@ class Tracker:
         ended_ms = _milliseconds(time.time() if ended_at is None else ended_at)
         with self._share(), answering(self._config, self._state):
             if self._records and self._drawn != self._picture():
-                self._log_front(self._records, front(self._records, self._objectives))
+                self._log_front()
             self._remove_strays()
             if self._ended != status:
                 # Clocks are set back at times, but nothing ends before it began.

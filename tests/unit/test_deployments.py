@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from search.deployments import Deployment, Outlook, Structure, most_promising, worth_deploying
+from search.front import front
 from search.records import Interval, TrialRecord
 from tests.fakes import PROFILE, lab
 
@@ -18,7 +19,7 @@ ALLOWED: list[Deployment] = [(32, 1), (32, 2), (8, 1), (8, 2)]
 ORIGINAL = {(32, 1): 1.0, (32, 2): 0.8}
 
 
-def outlook(measured: Mapping[Structure, Mapping[Deployment, float]], **speeds: float) -> Outlook:
+def outlook(measured: Mapping[Structure, dict[Deployment, float]], **speeds: float) -> Outlook:
     ratios = {"8 bits u8s8": 0.5, "4-bit weights": 1.0, **speeds}
     told = {name: Interval(ratio, ratio, ratio) for name, ratio in ratios.items()}
     return Outlook(replace(PROFILE, speeds=told), lab().yardstick, {WHOLE: ORIGINAL, **measured})
@@ -62,7 +63,8 @@ def test_the_fastest_deployment_of_a_similar_network_is_chosen(plant: Plant) -> 
 
 
 def worth(records: list[TrialRecord], known: Outlook) -> dict[Deployment, float]:
-    hopes = worth_deploying(records[:1], records, known, ALLOWED, ("accuracy", "latency"))
+    names = ("accuracy", "latency")
+    hopes = worth_deploying(records[:1], records, front(records, names), known, ALLOWED, names)
     assert {hope.student for hope in hopes} <= {records[0].number}
     return {(h.point.bits, h.point.threads): h.figures.latency_ms or 0.0 for h in hopes}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from search.config import PolicyConfig
-from search.judging import Judge
+from search.judging import Judge, outlook
 from search.records import TrialRecord
 from tests.fakes import lab
 
@@ -25,7 +25,7 @@ def judge(
 ) -> Judge:
     policy = PolicyConfig(latency_first=latency_first, eta=eta, deployments=0)
     given = ("accuracy", "latency"), policy, lab(), ()
-    return Judge(records, *given, lambda end, own: [*at_rung, own])
+    return Judge(records, outlook(records, lab()), *given, lambda end, own: [*at_rung, own])
 
 
 def test_hopeless_is_what_the_most_accurate_network_beats(plant: Plant) -> None:
