@@ -26,9 +26,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from tests import commands
+from tests.mlflow_server import Server
 
-Victim = Literal["coordinator", "worker", "agent"]
+Victim = Literal["coordinator", "worker", "agent", "tracking server"]
 VICTIMS: tuple[Victim, ...] = ("coordinator", "worker", "agent")
+KILLS_PER_STUDY = 5
 # A whole search of this kind takes about this long; a kill may come at any moment of it.
 LONGEST_WAIT_S = 12.0
 PATIENCE_S = 300.0
@@ -36,7 +38,7 @@ PATIENCE_S = 300.0
 
 @dataclass
 class Rampage:
-    """Kills processes of one search after another.
+    """Kills processes of one search after another; every other one has a tracking server.
 
     Args:
         folder: Working directory.
@@ -59,20 +61,42 @@ class Rampage:
         self.killed: Counter[Victim] = Counter()
         self.studies: list[str] = []
         self.complaints: list[str] = []
+        (self.folder / "mlruns").mkdir()
+        self._end = 0  # of this study's kills
+        self._server = Server(self.folder / "mlruns", self.folder / "server.log")
         self._rng = random.Random(self.seed)
 
     def run(self) -> None:
-        """Searches study after study until all kills are done, then ends the last one in peace."""
-        while self.killed.total() < self.kills:
-            name = f"chaos-{len(self.studies)}"
-            self.studies.append(name)
-            while self._search(name) != 0:
-                pass
+        """Searches study after study until all kills are done; each may end in peace."""
+        try:
+            while self.killed.total() < self.kills:
+                is_served = len(self.studies) % 2 == 0
+                name = f"chaos-{len(self.studies)}"
+                self.studies.append(name)
+                self._end = min(self.kills, self.killed.total() + KILLS_PER_STUDY)
+                while self._search(name, is_served) != 0:
+                    pass
+                if is_served:
+                    self._sync(name)
+        finally:
+            self._server.kill()
 
-    def _search(self, name: str) -> int:
+    def _sync(self, name: str) -> None:
+        """Delivers what a server that was killed at the end of a search has missed."""
+        self._server.start()
+        self._server.wait()
+        uri = f"tracking.uri={self._server.address}"
+        done = commands.run(self.folder, "search.sync", f"study={name}", uri)
+        if done.returncode != 0:
+            self.complaints.append(f"{name} could not be delivered:\n{done.stderr}")
+
+    def _search(self, name: str, is_served: bool) -> int:
         """Begins a search or goes on with it, kills as it goes, and returns how it ended."""
-        seed = f"study.seed={len(self.studies)}"
-        command = commands.line("search.run", *self.overrides, f"study.name={name}", seed)
+        given = [*self.overrides, f"study.name={name}", f"study.seed={len(self.studies)}"]
+        if is_served:
+            self._server.start()
+            given += [f"tracking.uri={self._server.address}", "tracking.timeout_s=2"]
+        command = commands.line("search.run", *given)
         with (self.folder / "said.txt").open("w+") as said:
             search = subprocess.Popen(
                 command,
@@ -84,8 +108,8 @@ class Rampage:
                 start_new_session=True,
             )
             try:
-                while self.killed.total() < self.kills and not self._ends(search):
-                    self._kill(search.pid)
+                while self.killed.total() < self._end and not self._ends(search):
+                    self._kill(search.pid, is_served)
                 status = search.wait(PATIENCE_S)
             finally:
                 _end_all([search.pid, *descendants(search.pid)])
@@ -103,8 +127,14 @@ class Rampage:
             return False
         return True
 
-    def _kill(self, coordinator: int) -> None:
-        victim = self._rng.choice(VICTIMS)
+    def _kill(self, coordinator: int, is_served: bool) -> None:
+        victims: tuple[Victim, ...] = (*VICTIMS, "tracking server") if is_served else VICTIMS
+        victim = self._rng.choice(victims)
+        if victim == "tracking server":
+            self.killed[victim] += 1
+            self._server.kill()
+            self._server.start()  # which takes seconds
+            return
         found = [coordinator] if victim == "coordinator" else _members(coordinator, victim)
         if found:  # there is not always an agent
             self.killed[victim] += 1
@@ -124,7 +154,7 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def _members(coordinator: int, victim: Victim) -> list[int]:
+def _members(coordinator: int, victim: Literal["worker", "agent"]) -> list[int]:
     sign = {"worker": b"spawn_main", "agent": b"agent.py"}[victim]
     found = []
     for pid in descendants(coordinator):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from search.front import GrowingFront
 from search.records import Finalist, TrialRecord
 from search.report import describe_trial, finalist_markdown, markdown_table
 from search.report.formats import format_counted
@@ -104,9 +105,7 @@ def front_note(
     experiment: str,
     parent: str,
     children: Mapping[int, str],
-    trials: int,
-    members: Sequence[TrialRecord],
-    first: TrialRecord | None,
+    front: GrowingFront,
     finalists: Sequence[Finalist],
     remarks: str,
 ) -> str:
@@ -116,16 +115,14 @@ def front_note(
         experiment: MLflow's number of the experiment.
         parent: Run of the study.
         children: Run of every trial, by trial number.
-        trials: Finished ones.
-        members: Front that the search found.
-        first: The uncompressed network's trial.
+        front: As the search found it.
         finalists: Front as the closing round found it; empty if none was held.
         remarks: What must be known about it all.
     """
-    if not members:
-        return markdown_table(members)
-    shown = members[:POINTS_DESCRIBED]
-    numbers, file = [record.number for record in members], "model.onnx"
+    if not front.members:
+        return markdown_table(front.members)
+    shown = front.members[:POINTS_DESCRIBED]
+    numbers, file = [record.number for record in front.members], "model.onnx"
     if finalists:
         standing = [finalist for finalist in finalists if finalist.stands]
         standing.sort(key=lambda finalist: finalist.figures.latency_ms or 0.0)
@@ -139,13 +136,13 @@ def front_note(
     omitted = max(0, len(numbers) - POINTS_DESCRIBED)
     return "\n".join(
         [
-            f"**Front of {len(numbers)} after {format_counted(trials, 'trial')}**: "
+            f"**Front of {len(numbers)} after {format_counted(front.trials, 'trial')}**: "
             f"[interactive page]({page}), [table]({runs}) and "
             f"[charts]({runs}&compareRunsMode=CHART) of its runs",
             *([f"**{remarks}**"] if remarks else []),
             f"Fastest first: trials {links}; each holds its `{file}` under *Artifacts*.",
             "",
-            finalist_markdown(finalists) if finalists else markdown_table(shown, first),
+            finalist_markdown(finalists) if finalists else markdown_table(shown, front.original),
             *([f"The slower {omitted} are on the interactive page."] if omitted else []),
             "",
             "In any table of runs the filter `tags.pareto = 'true'` leaves the front.",

@@ -398,8 +398,8 @@ class Tracker:
         self._on_front = numbers
 
     def _log_front(self) -> None:
-        members, first = self._front.members, self._front.original
-        searched = [self._summarise(record) for record in members]
+        first = self._front.original
+        searched = [self._summarise(record) for record in self._front.members]
         finalists = [self._summarise(finalist) for finalist in self._finalists]
         summary = {
             "study": self._study,
@@ -420,9 +420,7 @@ class Tracker:
             self._experiment,
             self._parent,
             self._children,
-            len(self._records),
-            members,
-            first,
+            self._front,
             self._finalists,
             self._remarks(),
         )

@@ -140,19 +140,19 @@ def test_a_days_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 break
             began = time.perf_counter()
     with (
-        serve(tmp_path, tmp_path / "server.log") as (address, _),
+        serve(tmp_path, tmp_path / "server.log") as server,
         open_browser() as browser,
     ):
         page = browser.new_page(viewport={"width": 1500, "height": 1200})
         expect.set_options(timeout=PATIENCE_MS)
         began = time.perf_counter()
-        page.goto(f"{address}/{trackers[0].location}", timeout=PATIENCE_MS)
+        page.goto(f"{server.address}/{trackers[0].location}", timeout=PATIENCE_MS)
         expect(page.get_by_text(f"after {TRIALS} trials").first).to_be_visible()
         print(f"the study's page opens in {time.perf_counter() - began:.1f} s")
         page.screenshot(path=str(tmp_path / "study.png"))
         began = time.perf_counter()
         page.goto(
-            f"{address}/#/experiments/1/runs?viewStateShareKey=front&workflowType=machine_learning",
+            f"{server.address}/#/experiments/1/runs?viewStateShareKey=front&workflowType=machine_learning",
             timeout=PATIENCE_MS,
         )
         expect(page.get_by_text("matching runs").first).to_be_visible()

@@ -31,8 +31,8 @@ def tracked(finished: tuple[Path, str]) -> Tracked:
 def server(finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of an MLflow server that shows the finished study, started as ``make ui`` does."""
     log = tmp_path_factory.mktemp("server") / "log.txt"
-    with serve(finished[0] / "mlruns", log) as (address, _):
-        yield address
+    with serve(finished[0] / "mlruns", log) as running:
+        yield running.address
 
 
 @pytest.fixture(scope="module")

@@ -25,5 +25,5 @@ def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     """Address of a real tracking server."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(empty_database, folder / "mlflow.db")
-    with serve(folder, folder / "log") as (address, _):
-        yield address
+    with serve(folder, folder / "log") as server:
+        yield server.address

@@ -739,10 +739,10 @@ def test_lost_server_is_told_in_one_line_without_the_password(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
     shutil.copy(empty_database, tmp_path / "mlflow.db")
-    with serve(tmp_path, tmp_path / "log") as (address, end):
-        tracker = open_tracker(uri=address.replace("http://", "http://user:hunter2@"))
+    with serve(tmp_path, tmp_path / "log") as server:
+        tracker = open_tracker(uri=server.address.replace("http://", "http://user:hunter2@"))
         tracker.log_trials(RECORDS[:1], {})
-        end()
+        server.kill()
         started = time.monotonic()
         with pytest.raises(TrackingLost) as caught:
             tracker.log_trials(RECORDS, {})
