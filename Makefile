@@ -37,17 +37,18 @@ test: lint
 	$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target searches rooms units
 
 # Three processes at a time, because tests wait a lot: for servers, and while others measure.
-PAGE := tests/e2e/test_page.py
 ROOMS := tests/integration
+# End-to-end tests without a search that others share: they even out what the three take.
+APART := $(addprefix tests/e2e/test_,page.py devices.py postgres.py)
 
 searches:
-	$(BIN)/python -m pytest tests/e2e --ignore=$(PAGE)
+	$(BIN)/python -m pytest tests/e2e $(addprefix --ignore=,$(APART))
 
 rooms:
 	$(BIN)/python -m pytest $(ROOMS)
 
 units:
-	$(BIN)/python -m pytest $(filter-out $(ROOMS) tests/e2e,$(patsubst %/,%,$(wildcard tests/*/))) $(PAGE)
+	$(BIN)/python -m pytest $(filter-out $(ROOMS) tests/e2e,$(patsubst %/,%,$(wildcard tests/*/))) $(APART)
 
 # A hundred kills; CHAOS_SEED=1 make chaos chooses other moments.
 chaos: $(READY)
