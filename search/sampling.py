@@ -21,20 +21,21 @@ from search.config import GpConfig, NsgaConfig, RandomConfig, SamplerConfig, Tpe
 
 # Trials that TPE weighs: its time grows with them, while the oldest hardly count (decision 019).
 MOST_WEIGHED = 300
-# Of which TPE takes this share for the good ones.
+# TPE takes this share of them for the good ones.
 GOOD = 0.1
+VALUED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class _Memorable(optuna.Study):
-    """A study as TPE sees it: of many trials that bear values, the best and the latest.
+    """A study as TPE sees it: of many trials that ended, the best and the latest.
 
     Args:
-        study: With all of them.
+        study: With all of them, none of which ends while this is looked at.
     """
 
     def __init__(self, study: optuna.Study) -> None:
         vars(self).update(vars(study))
-        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        trials = study.get_trials(deepcopy=False, states=VALUED)
         self._memorable = trials
         if len(trials) > MOST_WEIGHED:
             good = {trial.number for trial in _good(trials)}
@@ -42,12 +43,19 @@ class _Memorable(optuna.Study):
             kept = good.union(trial.number for trial in others[len(good) - MOST_WEIGHED :])
             self._memorable = [trial for trial in trials if trial.number in kept]
 
-    def _get_trials(self, *_: Any, **__: Any) -> list[FrozenTrial]:
-        return self._memorable
+    def _get_trials(
+        self, deepcopy: bool = True, states: Any = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        # What is under way TPE takes for bad, so that workers side by side try different points.
+        running = super()._get_trials(deepcopy, (TrialState.RUNNING,), use_cache)
+        return [*self._memorable, *(trial for trial in running if trial.state in states)]
 
 
 def _good(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Returns the first fronts, as many as hold all that TPE would call good; at most half."""
+    """Returns the first fronts, as many as hold all that TPE would call good; at most half.
+
+    Of the last of these fronts the latest trials are left out first.
+    """
     allowed = [
         trial
         for trial in trials
@@ -57,18 +65,24 @@ def _good(trials: list[FrozenTrial]) -> list[FrozenTrial]:
         return []
     ranks = pareto.non_dominated_ranks([trial.values for trial in allowed])
     last = np.sort(ranks)[: round(GOOD * MOST_WEIGHED)][-1]
-    good = [trial for trial, rank in zip(allowed, ranks, strict=True) if rank <= last]
-    return good[-(MOST_WEIGHED // 2) :]
+    good = [(rank, trial) for trial, rank in zip(allowed, ranks, strict=True) if rank <= last]
+    good.sort(key=lambda ranked: (ranked[0], ranked[1].number))
+    return [trial for _, trial in good[: MOST_WEIGHED // 2]]
 
 
 class _Tpe(TPESampler):
-    """Knows the dimensions, which Optuna would gather from all trials anew at every ask.
+    """Chooses one trial; looks at the others once for all dimensions.
 
     Attributes:
-        dimensions: That are sampled together.
+        dimensions: That are sampled together, which Optuna would gather from all trials.
     """
 
     dimensions: Mapping[str, BaseDistribution]
+    _seen: _Memorable | None = None
+
+    def _look(self, study: optuna.Study) -> _Memorable:
+        self._seen = self._seen or _Memorable(study)
+        return self._seen
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -80,7 +94,7 @@ class _Tpe(TPESampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Samples all dimensions together."""
-        return super().sample_relative(_Memorable(study), trial, search_space)
+        return super().sample_relative(self._look(study), trial, search_space)
 
     def sample_independent(
         self,
@@ -90,8 +104,7 @@ class _Tpe(TPESampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """Samples one dimension by itself."""
-        seen = _Memorable(study)
-        return super().sample_independent(seen, trial, param_name, param_distribution)
+        return super().sample_independent(self._look(study), trial, param_name, param_distribution)
 
 
 def make_sampler(

@@ -1,8 +1,8 @@
 """Remembers finished steps on disk by the hash of their inputs; knows nothing of their meaning.
 
 Layout under ``mlruns/store``: ``files/ab/abcd….onnx`` holds contents by their SHA-256, and
-``steps/<kind>/<key>.json`` the result of a step. Both are written aside in ``parts``, flushed to
-disk and renamed, so that a crash leaves either a whole entry or none.
+``steps/<kind>/<key>.json`` the result of a step, with a SHA-256 of it. Both are written aside in
+``parts``, flushed to disk and renamed, so that a crash leaves either a whole entry or none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from search.records import File
 from search.steps import Step
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # A part is written within seconds: an older one was left by a killed process.
 LEFT_AFTER_S = 24 * 3600
+DIGEST = "sha256"
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,14 @@ class Store:
         path = self._entry_path(step)
         try:
             saved = json.loads(path.read_bytes())
+            if saved.pop(DIGEST, None) != _digest(saved):
+                raise ValueError("its content is not what was written")
             result: Any = _adapter(step.result).validate_python(saved["result"])
             seconds = float(saved["seconds"])
             files = [File(**file) for file in saved["files"]]
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = type(error).__name__  # the message of a failed validation has many lines
             log.warning("store entry %s is damaged (%s): computing it again", path, reason)
             return None
@@ -82,13 +85,14 @@ class Store:
     def save(self, step: Step[Any], result: Any, seconds: float) -> None:
         """Remembers that ``step`` answered ``result`` after ``seconds``."""
         plain = _adapter(step.result).dump_python(result, mode="json")
-        entry = {
+        entry: dict[str, Any] = {
             "kind": step.kind,
             "version": step.version,
             "seconds": seconds,
             "files": list(_files_in(plain)),
             "result": plain,
         }
+        entry[DIGEST] = _digest(entry)
         self._write_whole(self._entry_path(step), json.dumps(entry).encode())
 
     def clear_leftovers(self) -> None:
@@ -122,6 +126,10 @@ class Store:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def _digest(entry: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
 
 
 @cache

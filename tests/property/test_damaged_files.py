@@ -102,10 +102,8 @@ def test_store_entries(tmp_path: Path, data: st.DataObject) -> None:
     (entry,) = (store.root / "steps").rglob("*.json")
     harmed = entry if data.draw(st.booleans()) else store.path(result.model)
     harmed.write_bytes(data.draw(damage(harmed.read_bytes())))
-    known = store.load(STEP)
-    if known is not None:
-        path = store.path(known.result.model).resolve()
-        assert path.is_relative_to((tmp_path / "store").resolve())
+    # Nothing but what was written comes back.
+    assert store.load(STEP) in (None, Entry(result, 1.5))
     # Whatever it was, the step can be computed again.
     result = Deployable(store.put(b"model", ".onnx"), 8, (("key", "value"),))
     store.save(STEP, result, 2.5)

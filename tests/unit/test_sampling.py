@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import optuna
 import pytest
@@ -38,30 +39,42 @@ def planted(number: int, front: int, is_allowed: bool = True) -> FrozenTrial:
     return trial
 
 
-def draw(trials: Sequence[FrozenTrial], sampler: BaseSampler) -> dict[str, object]:
+def draw(
+    trials: Sequence[FrozenTrial], sampler: Callable[[], BaseSampler], asks: int = 1
+) -> dict[str, object]:
+    """Returns the last of so many points that are asked for before any is told."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
+    study = optuna.create_study(directions=["minimize", "minimize"])
     study.add_trials(trials)
-    asked = study.ask()
-    for name, distribution in DIMENSIONS.items():
-        suggest(asked, name, distribution)
+    for _ in range(asks):
+        study.sampler = sampler()
+        asked = study.ask()
+        for name, distribution in DIMENSIONS.items():
+            suggest(asked, name, distribution)
     return asked.params
 
 
-def own(together: bool) -> BaseSampler:
+def own(together: bool) -> Callable[[], BaseSampler]:
     config = TpeConfig(name="tpe", n_startup_trials=10, multivariate=together)
-    return make_sampler(config, DIMENSIONS, seed=3)
+    return partial(make_sampler, config, DIMENSIONS, seed=3)
 
 
-def optunas(together: bool) -> BaseSampler:
-    return TPESampler(n_startup_trials=10, multivariate=together, seed=3)
+def optunas(together: bool) -> Callable[[], BaseSampler]:
+    return partial(TPESampler, n_startup_trials=10, multivariate=together, seed=3)
 
 
 @BOTH
+@pytest.mark.parametrize("asks", [1, 3])
 @pytest.mark.parametrize("count", [0, 9, 10, 300])
-def test_draws_as_optuna_does(together: bool, count: int) -> None:
+def test_draws_as_optuna_does(together: bool, count: int, asks: int) -> None:
     trials = [planted(number, number % 5) for number in range(count)]
-    assert draw(trials, own(together)) == draw(trials, optunas(together))
+    assert draw(trials, own(together), asks) == draw(trials, optunas(together), asks)
+
+
+@BOTH
+def test_what_is_under_way_counts(together: bool) -> None:
+    trials = [planted(number, number % 5) for number in range(400)]
+    assert draw(trials, own(together), asks=2) != draw(trials, own(together))
 
 
 @BOTH
@@ -71,6 +84,12 @@ def test_of_many_trials_the_best_and_the_latest_count(together: bool) -> None:
     kept = [*trials[:40], *trials[-260:]]
     assert draw(trials, own(together)) == draw(kept, optunas(together))
     assert draw(trials, own(together)) != draw(trials[-300:], optunas(together))
+
+
+def test_the_first_front_is_not_left_out_for_a_long_second_one() -> None:
+    trials = [planted(n, 0 if n < 25 else 1 if n < 225 else 3 + n % 5) for n in range(425)]
+    kept = [*trials[:150], *trials[-150:]]
+    assert draw(trials, own(True)) == draw(kept, optunas(True))
 
 
 @BOTH
