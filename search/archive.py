@@ -79,14 +79,18 @@ def read_archive(ledgers: Ledgers, name: str | None, key: str) -> Archive:
     ledger = existing(ledgers, name, key)
     remedy = "restore it from a copy, or search again under another name"
     with explained(ledger, remedy):
-        study = optuna.load_study(study_name=name, storage=ledger.storage())
+        not_ready = StudyNotReady(
+            f"{key}={name}: its uncompressed network is not measured yet; run "
+            f"python -m search.run study.name={name} with its settings again"
+        )
+        storage = ledger.storage()
+        if name not in optuna.get_all_study_names(storage):  # killed before its first line
+            raise not_ready
+        study = optuna.load_study(study_name=name, storage=storage)
         check_format(study, ledger, remedy)
         kept = study.user_attrs
         if LAB not in kept:
-            raise StudyNotReady(
-                f"{key}={name}: its uncompressed network is not measured yet; run "
-                f"python -m search.run study.name={name} with its settings again"
-            )
+            raise not_ready
         return Archive(
             name=name,
             identity=str(kept[IDENTITY]),

@@ -14,6 +14,13 @@ NAMED_SECRET = re.compile(
     rf"(?i)((?:{SECRET})['\"]?[ \t]*[:=][ \t]*)(?!(?:null|none|true|false)\b|\*\*\*)"
     r"('[^']*'|\"[^\"]*\"|[^\s,;&}\])'\"]+)"
 )
+# A line of YAML: its value may hold spaces, and ends with it.
+SECRET_LINE = re.compile(
+    rf"(?im)^([ \t]*[\w.-]*(?:{SECRET})['\"]?:[ \t]+)(?!(?:null|none|true|false)[ \t]*$|['\"])(.+)$"
+)
+BEARER = re.compile(r"(?i)(\bbearer[ \t]+)[\w.~+/=-]+")
+# Where there is no password, the user's part may be a token.
+TOKEN = re.compile(r"(?i)(\bhttps?://)[^/\s:@]+@")
 LONGEST_LINE = 1000
 
 
@@ -23,6 +30,7 @@ def hide_passwords(text: str) -> str:
     An address that is written wrongly counts too: its password is as secret.
     """
     shown = PASSWORD_KEY.sub(r"\1***", PASSWORD.sub(r"\1:***@", text))
+    shown = SECRET_LINE.sub(r"\1'***'", BEARER.sub(r"\1***", TOKEN.sub(r"\1***@", shown)))
     # In quotes, because bare asterisks mean something in YAML.
     return NAMED_SECRET.sub(r"\1'***'", shown)
 

@@ -265,7 +265,7 @@ class Study:
         hope = self._next_deployment(lab, known, only_new)
         if hope is not None:
             return Attempt(hope.point, lab, engine, Unjudged(), student_of=hope.student)
-        if is_spent:
+        if is_spent and not self._unfinished():
             return None
         asked = self._ask(plan)
         point = self._point(asked)

@@ -6,12 +6,14 @@ nodes need no folder in common. Each node keeps what it has seen in a store of i
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import resource
 import socket
 import stat
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -30,6 +32,10 @@ from search.errors import ConfigError, SearchError, StageFailed, hide_passwords,
 from search.records import DeviceProfile, File
 from search.steps import Step
 
+log = logging.getLogger(__name__)
+
+# Contents that the cluster keeps though no step reads them now.
+MOST_SENT = 64
 # What a node's loss cost is done again once.
 RETRIES = 1
 OBJECTS_BYTES = 2**29
@@ -72,8 +78,8 @@ class RayEngine(AbstractContextManager["RayEngine"]):
         self._config = config
         self._on_start = on_start
         self._memory = Memory(store)
-        # A content is sent once, however many steps read it.
-        self._sent: dict[File, ray.ObjectRef[bytes]] = {}
+        # A content is sent once for all steps that soon read it.
+        self._sent: OrderedDict[File, ray.ObjectRef[bytes]] = OrderedDict()
 
     def __enter__(self) -> Self:
         """Connects to the cluster, or starts one on this machine."""
@@ -130,7 +136,11 @@ class RayEngine(AbstractContextManager["RayEngine"]):
     def _content(self, file: File) -> ray.ObjectRef[bytes]:
         if file not in self._sent:
             self._sent[file] = ray.put(self._store.path(file).read_bytes())
-        return self._sent[file]
+        self._sent.move_to_end(file)
+        sent = self._sent[file]
+        while len(self._sent) > MOST_SENT:  # steps under way keep what they read
+            self._sent.popitem(last=False)
+        return sent
 
     def _receive(self, step: Step[Any], delivery: Delivery) -> Done:
         """Keeps what a node made.
@@ -165,12 +175,19 @@ def _connect(config: RayEngineConfig) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if config.address is None:
         ray.init(
+            address="local",  # or it joins whatever else runs here
             num_cpus=max(config.threads * config.workers, 1),
             resources={config.device_resource: 1},
             object_store_memory=OBJECTS_BYTES,
             include_dashboard=False,
             **quiet,
         )
+        if _lacks(config):
+            ray.shutdown()
+            raise ConfigError(
+                f"engine.gpus={config.gpus:g}: this machine has not as many; give engine.gpus=0, "
+                "or the engine.address of a cluster that has"
+            )
         return
     shown = hide_passwords(config.address)
     _knock(config.address)
@@ -187,6 +204,21 @@ def _connect(config: RayEngineConfig) -> None:
             f"engine.address={shown!r}: no node there has the resource {name!r}, which tells where "
             f"to measure; start one with: ray start --address=... --resources='{{\"{name}\": 1}}'"
         )
+    if _lacks(config):  # one that scales by itself starts such a node when it is needed
+        log.warning(
+            "no node of the cluster has engine.threads=%d cores and engine.gpus=%g: steps wait "
+            "until one joins",
+            config.threads,
+            config.gpus,
+        )
+
+
+def _lacks(config: RayEngineConfig) -> bool:
+    """Tells whether no node has what a step that trains takes."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return not any(
+        node.get("CPU", 0) >= config.threads and node.get("GPU", 0) >= config.gpus for node in nodes
+    )
 
 
 def _knock(address: str) -> None:
@@ -241,7 +273,8 @@ def _do(step: Step[Any], files: tuple[File, ...], *contents: bytes) -> Delivery:
         for file, content in zip(files, contents, strict=True):
             if store.put(content, file.suffix) != file:
                 raise StageFailed(step.kind, "a file was changed on its way to the node")
-        known = store.load(step)
+        # Who forgets a measurement wants another one.
+        known = None if step.resource == "device" else store.load(step)
         done = compute(step, store) if known is None else Done(known.result, known.seconds, False)
         made = tuple(store.path(file).read_bytes() for file in files_in(done.result))
     except (SearchError, OSError) as error:

@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
@@ -116,8 +117,9 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
         workers = (*self._workers, self._device_worker)
         for worker in workers:
             worker.end()
+        deadline_s = time.monotonic() + JOIN_S
         for worker in workers:
-            worker.see_off()
+            worker.see_off(deadline_s)
         for pool in (self._trainers, self._device):
             pool.shutdown(cancel_futures=True)
 
@@ -173,11 +175,15 @@ class Worker:
             if self._process is not None:
                 self._process.terminate()
 
-    def see_off(self) -> None:
-        """Waits for the process to end, and kills it if it does not."""
+    def see_off(self, deadline_s: float) -> None:
+        """Waits for the process to end, and kills it if it does not.
+
+        Args:
+            deadline_s: Until when to wait, of the monotonic clock.
+        """
         process = self._process
         if process is not None:
-            process.join(JOIN_S)
+            process.join(max(0.0, deadline_s - time.monotonic()))
             process.kill()
             process.join(JOIN_S)
 
@@ -190,7 +196,12 @@ class Worker:
                 context = multiprocessing.get_context("spawn")
                 self._pipe, there = context.Pipe()
                 self._process = context.Process(target=serve, args=(there, *self._arguments))
-                self._process.start()
+                # Ctrl-C at a terminal reaches all processes: not before this one can ignore it.
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                try:
+                    self._process.start()
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 there.close()
             return self._process, self._pipe
 
@@ -200,6 +211,7 @@ def serve(
 ) -> None:
     """Computes what comes through the pipe, in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator is told, and ends its workers
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an exception, which clears up
     threading.Thread(target=_follow_parent, daemon=True).start()
     if cores is not None:

@@ -278,6 +278,7 @@ class Tracker:
         """
         self._records = list(records)
         with answering(self._config, self._state):
+            missing = [r for r in records[self._front.trials :] if r.number not in self._children]
             for record in records[self._front.trials :]:
                 self._front.add(record)
                 if record.number not in self._children:
@@ -291,6 +292,8 @@ class Tracker:
                     self._children[record.number] = run_id
                     if any(finalist.number == record.number for finalist in self._finalists):
                         self._tags.pop(CLOSING, None)  # somebody deleted the run that had it
+            if missing and missing[-1] != records[-1]:
+                self._log_progress(records[-1])  # what counts is how it is at the end
             numbers = frozenset(record.number for record in self._front.members)
             if numbers != self._searched_front:
                 with self._share():
@@ -386,7 +389,9 @@ class Tracker:
             "front_size": len(self._front.members),
             "trials_finished": self._front.trials,
         }
-        metrics = [Metric(name, v, now_ms, latest.number) for name, v in values.items()]
+        # Not its number: beside others a trial may end before those that began earlier.
+        step = self._front.trials - 1
+        metrics = [Metric(name, v, now_ms, step) for name, v in values.items()]
         self._client.log_batch(self._parent, metrics=metrics)
 
     def _tag_front(self, numbers: frozenset[int]) -> None:

@@ -56,6 +56,21 @@ def test_a_cluster_that_does_not_answer_is_refused(tmp_path: Path, address: str)
         pass
 
 
+def test_what_no_node_has_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        pytest.raises(ConfigError, match=r"engine.gpus=1: this machine has not as many"),
+        make_engine(replace(RAY, gpus=1.0), Store(tmp_path), lambda step: None),
+    ):
+        pass
+    cluster = Cluster(initialize_head=True, head_node_args=HEAD | {"num_cpus": 1})
+    try:
+        wide = replace(RAY, address=cluster.address, threads=2)
+        with make_engine(wide, Store(tmp_path), lambda step: None):
+            assert "no node of the cluster has engine.threads=2 cores" in caplog.text
+    finally:
+        cluster.shutdown()
+
+
 def test_a_cluster_without_the_device_is_refused(tmp_path: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     nothing = replace(RAY, address=cluster.address)
@@ -99,7 +114,12 @@ def test_a_cluster_of_ones_own_listens_on_loopback_alone(tmp_path: Path) -> None
         [sys.executable, "-c", LISTENERS, str(tmp_path)],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        # Another cluster than one's own is joined where it is asked for, nowhere else.
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "RAY_ADDRESS": "127.0.0.1:1",
+        },
         timeout=120,
         check=True,
     )

@@ -411,6 +411,21 @@ def test_quality_is_stepped_by_trial(
     assert history(client, "trials_finished") == [(step, step + 1) for step in steps]
 
 
+def test_trials_that_end_out_of_turn_are_counted_as_they_end(
+    open_tracker: Open, client: MlflowClient
+) -> None:
+    turns = enumerate((0, 2, 1, 5, 3, 4))
+    ended = [replace(RECORDS[n], finished_at=1e9 + turn) for turn, n in turns]
+    tracker = open_tracker()
+    for count in range(1, 5):
+        tracker.log_trials(ended[:count], {})
+    assert history(client, "trials_finished") == [(step, step + 1) for step in range(4)]
+    # Whoever reads the study later finds its trials by number.
+    open_tracker().log_trials(sorted(ended, key=lambda record: record.number), {})
+    assert parent(client).data.metrics["trials_finished"] == 6
+    assert parent(client).data.metrics["hypervolume"] == pytest.approx(HYPERVOLUMES[-1])
+
+
 def test_pareto_follows_the_front(open_tracker: Open, client: MlflowClient) -> None:
     tracker = open_tracker()
     seen = []

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from search.front import hypervolume, hypervolumes
+from search.front import GrowingFront, front, hypervolume, hypervolumes, original
 from search.records import Deployable, File, Outcome, TrialRecord
 from tests.plants import plant
 
@@ -41,8 +41,17 @@ def test_growth_is_the_hypervolume_after_every_trial(seed: int) -> None:
         if record.deployable is not None:
             same = known.setdefault(record.deployable, record)
             records[place] = replace(record, figures=same.figures)
+    if seed % 2:  # workers side by side end in another order
+        random.Random(seed).shuffle(records)
     wanted = [hypervolume(records[: n + 1], OBJECTIVES) for n in range(len(records))]
     assert hypervolumes(records, OBJECTIVES) == pytest.approx(wanted)
+    growing = GrowingFront(OBJECTIVES, records[:7])
+    for record in records[7:]:
+        growing.add(record)
+    assert growing.members == front(records, OBJECTIVES)
+    assert growing.original == original(records)
+    assert growing.trials == len(records)
+    assert growing.hypervolume == pytest.approx(wanted[-1])
 
 
 def test_nothing_has_grown_before_the_original_is_known() -> None:

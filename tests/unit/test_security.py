@@ -47,6 +47,10 @@ SECRET = "hunter2-topsecret"
         f'{{"access_key": "{SECRET}"}}',
         f"connect(token={SECRET})",
         f"API_KEY = {SECRET}; retry",
+        f"password: two words {SECRET}",
+        f"  database.password: {SECRET} two words",
+        f"https://{SECRET}@host/x",
+        f"Authorization: Bearer {SECRET}",
     ],
 )
 def test_a_secret_is_hidden(text: str) -> None:

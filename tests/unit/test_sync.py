@@ -80,6 +80,16 @@ def test_a_damaged_study_does_not_hold_up_the_others(
     assert "study=s: " in printed
 
 
+def test_a_study_killed_before_its_first_line_is_not_ready(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = elsewhere / "mlruns" / "studies"
+    studies.mkdir(parents=True)
+    (studies / "s.journal").write_text("")
+    assert main([]) == 0
+    assert "study=s: its uncompressed network is not measured yet" in capsys.readouterr().out
+
+
 def test_every_key_is_explained(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
