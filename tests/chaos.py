@@ -135,7 +135,7 @@ class Rampage:
             self._server.kill()
             self._server.start()  # which takes seconds
             return
-        found = [coordinator] if victim == "coordinator" else _members(coordinator, victim)
+        found = [coordinator] if victim == "coordinator" else members(coordinator, victim)
         if found:  # there is not always an agent
             self.killed[victim] += 1
             _end_all([self._rng.choice(found)])
@@ -154,7 +154,8 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def _members(coordinator: int, victim: Literal["worker", "agent"]) -> list[int]:
+def members(coordinator: int, victim: Literal["worker", "agent"]) -> list[int]:
+    """Returns the processes of a kind that a search has."""
     sign = {"worker": b"spawn_main", "agent": b"agent.py"}[victim]
     found = []
     for pid in descendants(coordinator):

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,8 @@ class Worker:
                 self._pipe, there = context.Pipe()
                 self._process = context.Process(target=serve, args=(there, *self._arguments))
                 # Ctrl-C at a terminal reaches all processes: not before this one can ignore it.
+                # The tracker would let it through again when it starts.
+                resource_tracker.ensure_running()
                 before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
                 try:
                     self._process.start()

@@ -7,10 +7,13 @@ import re
 import signal
 import sqlite3
 import subprocess
+import time
 from contextlib import closing
 from pathlib import Path
 
-from tests import commands
+import pytest
+
+from tests import chaos, commands
 
 TRIALS = 3
 SMOKE = (
@@ -25,10 +28,10 @@ SMOKE = (
 )
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
     """Starts the real command line in a process group of its own, as a terminal does."""
     return subprocess.Popen(
-        commands.line("search.run", *SMOKE),
+        commands.line("search.run", *SMOKE, *overrides),
         cwd=folder,
         env=commands.environment(),
         stdout=subprocess.PIPE,
@@ -91,3 +94,15 @@ def test_ctrl_c_and_on(tmp_path: Path) -> None:
     assert trials == [str(number) for number in range(TRIALS)]
     assert runs(tmp_path, "study") == [("smoke-cnn-w32", "FINISHED")]
     assert runs(tmp_path, "trial") == [(f"trial {n}", "FINISHED") for n in range(TRIALS)]
+
+
+@pytest.mark.parametrize("wait_s", [0.1, 0.5, 1.5])
+def test_ctrl_c_while_a_worker_starts(tmp_path: Path, wait_s: float) -> None:
+    process = start(tmp_path, "data=digits", "engine=local", "engine.workers=2")
+    while process.poll() is None and not chaos.members(process.pid, "worker"):
+        time.sleep(0.02)
+    time.sleep(wait_s)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = finish(process)
+    assert said == "error: interrupted; the same command goes on from here\n"
+    assert process.returncode == 130
