@@ -31,6 +31,8 @@ from tests.mlflow_server import Server
 Victim = Literal["coordinator", "worker", "agent", "tracking server"]
 VICTIMS: tuple[Victim, ...] = ("coordinator", "worker", "agent")
 KILLS_PER_STUDY = 5
+# Each kill ends a search once at most; more vain beginnings than these mean that it cannot go on.
+MOST_BEGINNINGS = KILLS_PER_STUDY + 3
 # A whole search of this kind takes about this long; a kill may come at any moment of it.
 LONGEST_WAIT_S = 12.0
 PATIENCE_S = 300.0
@@ -62,6 +64,8 @@ class Rampage:
         self.studies: list[str] = []
         self.complaints: list[str] = []
         (self.folder / "mlruns").mkdir()
+        # Records of finished trials as they were first seen, by study and number.
+        self._finished: dict[tuple[str, int], Any] = {}
         self._end = 0  # of this study's kills
         self._server = Server(self.folder / "mlruns", self.folder / "server.log")
         self._rng = random.Random(self.seed)
@@ -74,8 +78,14 @@ class Rampage:
                 name = f"chaos-{len(self.studies)}"
                 self.studies.append(name)
                 self._end = min(self.kills, self.killed.total() + KILLS_PER_STUDY)
-                while self._search(name, is_served) != 0:
-                    pass
+                for _ in range(MOST_BEGINNINGS):
+                    status, said = self._search(name, is_served)
+                    self._compare(name)
+                    if status == 0:
+                        break
+                else:
+                    self.complaints.append(f"{name} does not end:\n{said}")
+                    return
                 if is_served:
                     self._sync(name)
         finally:
@@ -90,7 +100,21 @@ class Rampage:
         if done.returncode != 0:
             self.complaints.append(f"{name} could not be delivered:\n{done.stderr}")
 
-    def _search(self, name: str, is_served: bool) -> int:
+    def _compare(self, name: str) -> None:
+        """Notes the trials that are finished now; what was so before must be as it was."""
+        now = {}
+        if (self.folder / "mlruns" / "studies" / f"{name}.journal").exists():
+            now = {
+                (name, trial.number): trial.user_attrs["record"]
+                for trial in _optuna_trials(self.folder, name)
+                if trial.state.is_finished()
+            }
+        for known, record in self._finished.items():
+            if known[0] == name and now.get(known) != record:
+                self.complaints.append(f"trial {known} was lost, or is another one now")
+        self._finished |= now
+
+    def _search(self, name: str, is_served: bool) -> tuple[int, str]:
         """Begins a search or goes on with it, kills as it goes, and returns how it ended."""
         given = [*self.overrides, f"study.name={name}", f"study.seed={len(self.studies)}"]
         if is_served:
@@ -117,7 +141,7 @@ class Rampage:
             text = said.read()
             if "Traceback" in text or status not in (0, 1, 2, -signal.SIGKILL):
                 self.complaints.append(f"{name} ended with {status}:\n{text}")
-            return status
+            return status, text
 
     def _ends(self, search: subprocess.Popen[bytes]) -> bool:
         """Waits for the next kill; tells whether the search ends before."""
@@ -183,7 +207,11 @@ def check(folder: Path, study: str, n_trials: int) -> list[str]:
     """Returns what is wrong with a study that was searched to its end."""
     trials = _optuna_trials(folder, study)
     runs = _mlflow_runs(folder, study)
-    return [*_faults_of_trials(trials, n_trials), *_faults_of_runs(trials, runs)]
+    return [
+        *_faults_of_trials(trials, n_trials),
+        *_faults_of_runs(trials, runs),
+        *_faults_of_models(folder, trials, runs),
+    ]
 
 
 def check_store(folder: Path) -> Iterator[str]:
@@ -207,8 +235,11 @@ def check_store(folder: Path) -> Iterator[str]:
 
 
 def _optuna_trials(folder: Path, study: str) -> list[FrozenTrial]:
+    """Returns a study's trials; none when it was killed before its first line."""
     path = folder / "mlruns" / "studies" / f"{study}.journal"
     storage = JournalStorage(JournalFileBackend(str(path)))
+    if study not in optuna.get_all_study_names(storage):
+        return []
     return optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
 
 
@@ -234,8 +265,8 @@ def _mlflow_runs(folder: Path, study: str) -> list[dict[str, Any]]:
     with closing(sqlite3.connect(folder / "mlruns" / "mlflow.db")) as database:
         database.row_factory = sqlite3.Row
         found = database.execute(
-            "select run_uuid, status from runs join experiments using (experiment_id) "
-            "where experiments.name = ? and runs.lifecycle_stage = 'active'",
+            "select run_uuid, status, artifact_uri from runs "
+            "join experiments using (experiment_id) where experiments.name = ? and runs.lifecycle_stage = 'active'",
             (study,),
         ).fetchall()
         runs = []
@@ -244,7 +275,14 @@ def _mlflow_runs(folder: Path, study: str) -> list[dict[str, Any]]:
             values = database.execute(
                 "select key, value from latest_metrics where run_uuid = ?", (run[0],)
             )
-            runs.append({"status": run[1], "tags": dict(tags), "metrics": dict(values)})
+            runs.append(
+                {
+                    "status": run[1],
+                    "artifacts": run[2],
+                    "tags": dict(tags),
+                    "metrics": dict(values),
+                }
+            )
         return runs
 
 
@@ -268,3 +306,24 @@ def _faults_of_runs(trials: list[FrozenTrial], runs: Sequence[Mapping[str, Any]]
         for name in ("val_accuracy", "latency_ms", "size_bytes"):
             if run["metrics"].get(name) != record["figures"][name]:
                 yield f"MLflow and Optuna differ in {name} of trial {record['number']}"
+
+
+def _faults_of_models(
+    folder: Path, trials: list[FrozenTrial], runs: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """Compares the model that a trial's record names with the store's and with MLflow's."""
+    artifacts = {run["tags"].get("trial"): run["artifacts"] for run in runs}
+    for trial in trials:
+        deployable = trial.user_attrs.get("record", {}).get("deployable")
+        if deployable is None:
+            continue
+        sha256, suffix = deployable["model"]["sha256"], deployable["model"]["suffix"]
+        kept = folder / "mlruns" / "store" / "files" / sha256[:2] / f"{sha256}{suffix}"
+        if not kept.is_file():
+            yield f"the store lacks the model of trial {trial.number}"
+        # A server keeps below its own folder what a file's address says in full.
+        place = str(artifacts[str(trial.number)])
+        served = folder / "mlruns" / "artifacts" / place.removeprefix("mlflow-artifacts:/")
+        shown = Path(place.removeprefix("file://")) if place.startswith("file://") else served
+        if hashlib.sha256((shown / "model.onnx").read_bytes()).hexdigest() != sha256:
+            yield f"MLflow has another model of trial {trial.number}"

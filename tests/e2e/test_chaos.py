@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import Rampage, check, check_store
+from tests.chaos import VICTIMS, Rampage, check, check_store
 from tests.e2e.searching import SMOKE
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "10"))
@@ -34,7 +34,9 @@ def test_what_is_killed_loses_and_doubles_nothing(tmp_path: Path) -> None:
     rampage = Rampage(tmp_path, SHORT, SEED, KILLS)
     rampage.run()
     print(f"{len(rampage.studies)} studies, killed: {dict(rampage.killed)}")
-    assert rampage.killed.total() >= KILLS
     assert rampage.complaints == []
+    assert rampage.killed.total() >= KILLS
+    if KILLS >= 50:  # fewer may leave one out by chance
+        assert set(rampage.killed) == {*VICTIMS, "tracking server"}
     faults = [f"{s}: {fault}" for s in rampage.studies for fault in check(tmp_path, s, N_TRIALS)]
     assert [*faults, *check_store(tmp_path)] == []
