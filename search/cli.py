@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -81,7 +82,8 @@ def _explain_os_error(error: OSError) -> str:
     """Stages report what they cannot read: what is left is state that cannot be kept."""
     return (
         f"{error.filename or STATE}: {error.strerror or error}; the search keeps its state in "
-        f"{STATE.resolve()}, which must be a folder it can write to: mend it, or run elsewhere"
+        f"{STATE.resolve()}, which must be a folder it can write to with space left: mend that, "
+        "and the same command goes on from here"
     )
 
 
@@ -103,11 +105,20 @@ def _compose(job: Callable[[Any, str], int], arguments: list[str], config_name: 
     def keep(config: DictConfig) -> None:
         composed.append(config)
 
-    sys.argv = [sys.argv[0], *(passed for given in arguments for passed in _let_pass(given))]
+    passed = [passed for given in arguments for passed in _let_pass(given)]
     printed, said = io.StringIO(), io.StringIO()
     try:
         # Hydra adds lines of its own to errors raised inside of it: the job runs afterwards.
-        with redirect_stdout(printed), redirect_stderr(said):
+        with (
+            tempfile.TemporaryDirectory() as aside,
+            redirect_stdout(printed),
+            redirect_stderr(said),
+        ):
+            # For several jobs Hydra writes what was given into a file, passwords too.
+            if {"-m", "--multirun"} & set(arguments):
+                STATE.mkdir(exist_ok=True)  # as Hydra does for one
+                passed.append(f"hydra.sweep.dir={aside}")
+            sys.argv = [sys.argv[0], *passed]
             keep()
         checked = [(_plain(config), OmegaConf.to_yaml(config, resolve=True)) for config in composed]
     except SystemExit as stop:

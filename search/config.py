@@ -294,6 +294,10 @@ class InlineEngineConfig:
     name: Literal["inline"]
 
 
+# With less, a worker could hardly import PyTorch.
+LEAST_WORKER_BYTES = 2**29
+
+
 @dataclass(frozen=True, config=strict)
 class LocalEngineConfig:
     """Steps run in worker processes of this machine."""
@@ -301,7 +305,7 @@ class LocalEngineConfig:
     name: Literal["local"]
     workers: Count
     threads: Count | None
-    memory_limit_bytes: Annotated[Whole, Field(ge=2**29)] | None
+    memory_limit_bytes: Annotated[Whole, Field(ge=LEAST_WORKER_BYTES)] | None
 
 
 @dataclass(frozen=True, config=strict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -148,14 +149,13 @@ def search(config: SearchConfig, settings: str) -> int:
                 study.keep_closing(closing)
                 told = exhibits.explanations(closing.finalists, lab, engine)
                 delivery.log_finalists(closing, exhibits.final_models(closing, store), told)
-        server = _own_server() if config.tracking.uri is None else config.tracking.uri
         _show_front(
             console,
             study.records,
             study.closing,
             canaries,
             objectives,
-            f"{hide_passwords(server)}{delivery.location}",
+            f"{_server(config.tracking.uri)}{delivery.location}",
             arguments,
         )
         delivery.check()
@@ -255,11 +255,16 @@ def _close(
     return Closing(len(records), found, tuple(canaries)) if found else None
 
 
-def _own_server() -> str:
-    """Says how to serve this folder's state: shortest within the project itself."""
-    project, state = cli.CONF.parent, cli.STATE.resolve()
-    elsewhere = "" if state.parent == project else f" -C {project} STATE={state}"
-    return f"make{elsewhere} ui  # then open this:\n              http://127.0.0.1:5000"
+def _server(uri: str | None) -> str:
+    """Returns the address of MLflow's pages, after what starts them where nothing does."""
+    if uri is not None and uri.startswith("http"):
+        return hide_passwords(uri)
+    if uri is not None:
+        start = f"mlflow ui --backend-store-uri {shlex.quote(hide_passwords(uri))}"
+    else:  # shortest within the project itself
+        project, state = cli.CONF.parent, cli.STATE.resolve()
+        start = "make ui" if state.parent == project else f"make -C {project} STATE={state} ui"
+    return f"{start}  # then open this:\n              http://127.0.0.1:5000"
 
 
 def _greet(lab: Lab, seconds: float) -> None:

@@ -266,7 +266,8 @@ def _mlflow_runs(folder: Path, study: str) -> list[dict[str, Any]]:
         database.row_factory = sqlite3.Row
         found = database.execute(
             "select run_uuid, status, artifact_uri from runs "
-            "join experiments using (experiment_id) where experiments.name = ? and runs.lifecycle_stage = 'active'",
+            "join experiments using (experiment_id) "
+            "where experiments.name = ? and runs.lifecycle_stage = 'active'",
             (study,),
         ).fetchall()
         runs = []

@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import queue
+import re
 import resource
 import signal
 import sys
@@ -25,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from search.benchmark.device import describe_device
-from search.config import DeviceConfig, LocalEngineConfig
+from search.config import LEAST_WORKER_BYTES, DeviceConfig, LocalEngineConfig
 from search.engine.base import Done, Memory, compute
 from search.engine.store import Store
-from search.errors import SearchError, StageFailed
+from search.errors import ConfigError, SearchError, StageFailed
 from search.records import DeviceProfile
 from search.steps import Step
 
@@ -37,6 +38,11 @@ log = logging.getLogger(__name__)
 # A worker that dies may have been the victim of another process: a second one tries again.
 ATTEMPTS = 2
 JOIN_S = 5.0
+# How Python, torch and onnxruntime say it.
+NO_MEMORY = re.compile(r"MemoryError|[Cc]annot allocate memory|can't allocate memory|bad_alloc")
+MORE_MEMORY = (
+    "a worker needs more memory: give a larger engine.memory_limit_bytes, or fewer workers"
+)
 
 
 class LocalEngine(AbstractContextManager["LocalEngine"]):
@@ -46,6 +52,9 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
         store: Remembers finished steps; the workers write into it.
         config: Number of workers, and what each may use.
         on_start: Told of every step that is computed.
+
+    Raises:
+        ConfigError: When the machine has too little memory for so many workers.
     """
 
     def __init__(
@@ -56,7 +65,7 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
         self._on_start = on_start
         self._memory = Memory(store)
         self._closed = threading.Event()
-        memory_limit_bytes = config.memory_limit_bytes or usable_memory_bytes() // config.workers
+        memory_limit_bytes = config.memory_limit_bytes or _share_memory(config.workers)
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         self._workers = [
             Worker(store.root, f"worker {number}", cores, memory_limit_bytes)
@@ -164,6 +173,8 @@ class Worker:
             process.join(JOIN_S)
             self._process = None
             raise WorkerDied(_describe_exit(process.exitcode)) from error
+        if isinstance(answer, StageFailed) and NO_MEMORY.search(answer.reason):
+            raise StageFailed(answer.stage, f"{answer.reason}; {MORE_MEMORY}") from answer
         if isinstance(answer, BaseException):
             raise answer
         done: Done = answer
@@ -268,6 +279,21 @@ def share_cores(workers: int, threads: int | None) -> list[frozenset[int]]:
         frozenset(cores[(worker * each + i) % len(cores)] for i in range(each))
         for worker in range(workers)
     ]
+
+
+def _share_memory(workers: int) -> int:
+    """Returns what each worker may hold of the memory there is.
+
+    Raises:
+        ConfigError: When that is less than any of them needs.
+    """
+    most = usable_memory_bytes() // LEAST_WORKER_BYTES
+    if workers > most:
+        raise ConfigError(
+            f"engine.workers={workers}: this machine has memory for {most}, "
+            f"{LEAST_WORKER_BYTES} bytes each; give at most so many"
+        )
+    return usable_memory_bytes() // workers
 
 
 def usable_memory_bytes() -> int:

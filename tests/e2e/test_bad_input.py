@@ -162,6 +162,7 @@ OVERRIDES = [
     refused("model=resnet", says=["model=resnet: no such choice", "did you mean resnet8?"]),
     refused("model.name=vgg", says=["model.name='vgg': no such choice; give one of 'cnn', 'res"]),
     refused("sampler=foo", says=["sampler=foo: no such choice; give one of gp, nsga2, random, t"]),
+    refused("engine=local", "engine.workers=9999", says=["engine.workers=9999: this machine has"]),
     refused("experiment=foo", says=["experiment=foo: no such choice", "default, smoke, thorough"]),
     refused("modell=cnn", says=["modell=cnn: there is no such key (did you mean model?)"]),
     refused("n_trials=5", says=["n_trials=5: there is no such key (did you mean study.n_trials?)"]),
@@ -483,7 +484,7 @@ def test_state_that_cannot_be_kept(spoil: Callable[[Path], None], here: Path) ->
     spoil(here / "mlruns")
     said = refusal(here, *TINY)
     assert f"the search keeps its state in {(here / 'mlruns').resolve()}" in said
-    assert "must be a folder it can write to: mend it, or run elsewhere" in said
+    assert "must be a folder it can write to with space left: mend that" in said
 
 
 # ---- tracking

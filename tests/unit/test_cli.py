@@ -186,6 +186,13 @@ def test_several_jobs(elsewhere: Path) -> None:
     assert [path.name for path in elsewhere.iterdir()] == ["mlruns"]
 
 
+def test_no_password_is_left_behind_by_several_jobs(elsewhere: Path) -> None:
+    given = ["storage=postgres", "storage.url=postgresql://me:hunter2@h/db"]
+    assert cli.main(lambda raw, settings: 0, ["-m", "study.seed=1,2", *given]) == 0
+    left = [path for path in elsewhere.rglob("*") if path.is_file()]
+    assert [path for path in left if b"hunter2" in path.read_bytes()] == []
+
+
 def test_settings_are_the_configuration_resolved() -> None:
     def check(raw: Any, settings: str) -> int:
         assert yaml.safe_load(settings) == raw
@@ -269,8 +276,8 @@ def test_state_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.main(fail, []) == 2
     assert capsys.readouterr().err == (
         "error: mlruns: No space left on device; the search keeps its state in "
-        f"{Path('mlruns').resolve()}, which must be a folder it can write to: mend it, or run "
-        "elsewhere\n"
+        f"{Path('mlruns').resolve()}, which must be a folder it can write to with space left: "
+        "mend that, and the same command goes on from here\n"
     )
 
 
