@@ -305,6 +305,8 @@ class Delivery(AbstractContextManager["Delivery"]):
             was_lost, self._is_lost = self._is_lost, True
             if not (was_lost or self._is_given_up):
                 what = error.what if isinstance(error, TrackingSilent) else str(error)
+                if isinstance(error, OSError):  # of its files in this folder
+                    what = f"MLflow cannot be written ({error.strerror or error})"
                 log.warning("%s", describe_outage(what))
             self._changed.wait_for(
                 lambda: self._is_given_up or self._ending != ending, timeout=seconds
