@@ -227,10 +227,11 @@ def _ship(
     )
     if config.promote:
         _promote(config, console, facts, score, registry, version, engine, store)
+    alias = "champion" if config.promote else "candidate"  # what is refused never comes so far
     console.print(
         f"\nTry it:     python {quote(str(target / 'predict.py'))} --bench\n"
         f"Serve it:   MLFLOW_TRACKING_URI={quote(registry.server)} mlflow models serve "
-        f"--env-manager local -m models:/{archive.name}@candidate",
+        f"--env-manager local -m models:/{archive.name}@{alias}",
         soft_wrap=True,
         markup=False,
     )

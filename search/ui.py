@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
     given.state.mkdir(parents=True, exist_ok=True)
+    shown = f"[{given.host}]" if ":" in given.host else given.host
+    print(f"open http://{shown}:{given.port}/ in a browser; Ctrl-C ends it", flush=True)
     words = command(given.host, given.port, given.state.resolve(), accounts is not None)
     return _become(words, {**os.environ, **environment(accounts, os.environ)})
 
