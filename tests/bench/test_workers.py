@@ -12,19 +12,13 @@ from typing import Any
 import pytest
 
 from tests import commands
-from tests.e2e.searching import begin_beside, journal
+from tests.e2e.searching import INDEPENDENT, begin_beside, journal
 
 REPEATS = int(os.environ.get("WORKERS_REPEATS", "3"))
 TRIALS = 8
-# Trials that depend on no other one's outcome, so that their order cannot matter.
 STUDY = (
+    *INDEPENDENT,
     "study.name=s",
-    "sampler=random",
-    "policy.eta=null",
-    "policy.latency_first=false",
-    "policy.deployments=0",
-    "finalists.count=0",
-    "device.canary_every=null",
     "device.budget_s=1.0",
     "train.precision=float32",
     "train.teacher_epochs=3",

@@ -30,6 +30,15 @@ SMOKE = (
     "finalists.budget_s=2.0",
 )
 STUDY = "smoke-cnn-w16"
+# Trials that depend on no other one's outcome, so that their order cannot matter.
+INDEPENDENT = (
+    "sampler=random",
+    "policy.eta=null",
+    "policy.latency_first=false",
+    "policy.deployments=0",
+    "finalists.count=0",
+    "device.canary_every=null",
+)
 
 
 # ---- running

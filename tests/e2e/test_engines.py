@@ -11,22 +11,10 @@ from typing import Any
 import pytest
 
 from tests import commands
-from tests.e2e.searching import SMOKE, journal
+from tests.e2e.searching import INDEPENDENT, SMOKE, journal
 
 TRIALS = 4
-# Trials that depend on no other one's outcome, so that their order cannot matter.
-STUDY = (
-    *SMOKE,
-    "data=digits",
-    "study.name=s",
-    f"study.n_trials={TRIALS}",
-    "sampler=random",
-    "policy.eta=null",
-    "policy.latency_first=false",
-    "policy.deployments=0",
-    "finalists.count=0",
-    "device.canary_every=null",
-)
+STUDY = (*SMOKE, *INDEPENDENT, "data=digits", "study.name=s", f"study.n_trials={TRIALS}")
 TWO = ("engine.workers=2", "engine.threads=1")
 
 

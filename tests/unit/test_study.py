@@ -216,6 +216,27 @@ def test_a_larger_budget_continues(journal: Journal) -> None:
     assert list(open_study(journal, n_trials=5).trials(lab(), FakeEngine())) == []
 
 
+def test_a_trial_under_way_is_ended_also_within_a_smaller_budget(journal: Journal) -> None:
+    steps = 0
+
+    def interrupt(step: Step[Any]) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 14:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(open_study(journal, n_trials=5).trials(lab(), FakeEngine(interrupt)))
+    study = open_study(journal, n_trials=2)
+    begun = len(study.records) + 1
+    assert begun > 2
+    list(study.trials(lab(), FakeEngine()))
+    kept = optuna.load_study(study_name="s", storage=journal.storage()).trials
+    assert len(kept) == begun
+    assert all(trial.state.is_finished() for trial in kept)
+    assert len(study.records) == begun
+
+
 def test_a_time_limit_ends_the_search(journal: Journal) -> None:
     study = open_study(journal, n_trials=None, timeout_s=0.3)
     records = list(study.trials(lab(), FakeEngine()))

@@ -66,11 +66,17 @@ def test_without_the_models_nothing_is_delivered(
     assert not (elsewhere / "mlruns" / "mlflow.db").exists()
 
 
+@pytest.fixture
+def studies(elsewhere: Path) -> Path:
+    """Where studies are kept, empty."""
+    folder = elsewhere / "mlruns" / "studies"
+    folder.mkdir(parents=True)
+    return folder
+
+
 def test_a_damaged_study_does_not_hold_up_the_others(
-    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+    studies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    studies = elsewhere / "mlruns" / "studies"
-    studies.mkdir(parents=True)
     (studies / "bad.journal").write_text("{}\n")
     with Journal(studies, "s") as journal:
         open_study(journal, 1)
@@ -81,10 +87,8 @@ def test_a_damaged_study_does_not_hold_up_the_others(
 
 
 def test_a_study_killed_before_its_first_line_is_not_ready(
-    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+    studies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    studies = elsewhere / "mlruns" / "studies"
-    studies.mkdir(parents=True)
     (studies / "s.journal").write_text("")
     assert main([]) == 0
     assert "study=s: its uncompressed network is not measured yet" in capsys.readouterr().out
