@@ -6,12 +6,19 @@ It does not know how networks are trained or measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from search.figures import Yardstick
-from search.front import Traded, loss_matrix, losses
-from search.records import DeviceProfile, Point, TrialRecord
+from search.front import LOSSES, Traded, loss_matrix, losses
+from search.records import DeviceProfile, Figures, Point, TrialRecord
+from search.rows import Rows
 from search.stopping import are_hopeless, is_hopeless
 
 Deployment = tuple[int, int]  # bits and threads
@@ -41,11 +48,32 @@ class Outlook:
     yardstick: Yardstick
     measured: dict[Structure, dict[Deployment, float]]
 
+    def __post_init__(self) -> None:
+        # Structures by two deployments that they were measured in, and by bits that they were
+        # measured in beside float with as many threads.
+        self._alike: defaultdict[tuple[Deployment, Deployment] | int, _Alike] = defaultdict(_Alike)
+        for structure, cells in self.measured.items():
+            for deployment in cells:
+                self._index(structure, deployment)
+
     def add(self, record: TrialRecord) -> None:
         """Adds what a trial has measured."""
-        if record.figures.latency_ms is not None:
-            cells = self.measured.setdefault(_structure_of(record), {})
-            cells[record.point.bits, record.point.threads] = record.figures.latency_ms
+        if record.figures.latency_ms is None:
+            return
+        structure = structure_of(record.figures)
+        deployment = record.point.bits, record.point.threads
+        cells = self.measured.setdefault(structure, {})
+        is_new = deployment not in cells
+        cells[deployment] = record.figures.latency_ms
+        if is_new:
+            self._index(structure, deployment)
+
+    def _index(self, structure: Structure, deployment: Deployment) -> None:
+        for other in self.measured[structure]:
+            for here, there in ((deployment, other), (other, deployment)):
+                self._alike[here, there].add(structure)
+                if here[0] == 32 and here[1] == there[1]:
+                    self._alike[there[0]].add(structure)
 
     def hope_ms(self, structure: Structure, wanted: Deployment) -> float:
         """Returns a measured structure's latency, or what others let one hope for it."""
@@ -84,21 +112,19 @@ class Outlook:
     def _format(self, structure: Structure, wanted: Deployment) -> float:
         """Returns what bits do to the latency: as shown at any thread count, else as probed."""
         bits = wanted[0]
-        for other in sorted(self.measured, key=lambda s: _unlikeness(structure, s)):
-            cells = self.measured[other]
-            shown = [
-                ms / cells[32, n] for (b, n), ms in cells.items() if b == bits and (32, n) in cells
-            ]
-            if shown:
-                return min(shown)
-        return self._guess(wanted) / self._guess((32, wanted[1]))
+        other = self._alike[bits].nearest(structure)
+        if other is None:
+            return self._guess(wanted) / self._guess((32, wanted[1]))
+        cells = self.measured[other]
+        return min(
+            ms / cells[32, n] for (b, n), ms in cells.items() if b == bits and (32, n) in cells
+        )
 
     def _shown(self, structure: Structure, here: Deployment, wanted: Deployment) -> float | None:
         """Returns the latency of ``wanted`` over ``here`` in the most similar structure."""
-        known = [s for s, cells in self.measured.items() if {here, wanted} <= cells.keys()]
-        if not known:
+        other = self._alike[here, wanted].nearest(structure)
+        if other is None:
             return None
-        other = min(known, key=lambda s: _unlikeness(structure, s))
         share = self.measured[other][wanted] / self.measured[other][here]
         is_much_smaller = structure[0] < MUCH_SMALLER * other[0]
         return share * (FEWER_THREADS if is_much_smaller and wanted[1] < here[1] else 1.0)
@@ -109,6 +135,134 @@ class Outlook:
         probed = bits != 32 and name in self.device.speeds
         share = self.device.speeds[name].ratio if probed else UNPROBED[bits]
         return share * self.yardstick.latency_ms(threads)
+
+
+class _Alike:
+    """Structures, of which it finds the one most similar to another."""
+
+    def __init__(self) -> None:
+        self._by_macs: list[tuple[int, int, Structure]] = []  # and by the order that they came in
+        self._known: set[Structure] = set()
+
+    def add(self, structure: Structure) -> None:
+        """Adds a structure, unless it is there."""
+        if structure not in self._known:
+            insort(self._by_macs, (structure[0], len(self._known), structure))
+            self._known.add(structure)
+
+    def nearest(self, structure: Structure) -> Structure | None:
+        """Returns the most similar structure, of equal ones the first that came."""
+        above = bisect_left(self._by_macs, (structure[0],))
+        candidates = self._by_macs[above : above + 1]
+        if above > 0:
+            below_macs = self._by_macs[above - 1][0]
+            candidates.append(self._by_macs[bisect_left(self._by_macs, (below_macs,))])
+        ranked = ((_unlikeness(structure, other), order, other) for _, order, other in candidates)
+        return min(ranked, default=(0.0, 0, None))[2]
+
+
+# What is known of a student; see ``Figures`` for meanings and units.
+STUDENT = np.dtype(
+    [
+        ("structure", int),
+        ("prune_ratio", float),
+        ("bits", int),
+        ("siblings", int),
+        ("val_accuracy", float),
+        ("float_accuracy", float),
+        ("latency_ms", float),
+        ("size_bytes", float),
+        ("cpu_ms", float),
+        ("peak_rss_bytes", float),
+    ]
+)
+
+
+class Students:
+    """Trials whose network can be deployed otherwise, and how often it was; grows with them.
+
+    Thousands of them are looked at together: most cannot reach the front in whatever deployment.
+
+    Attributes:
+        records: The trials.
+    """
+
+    def __init__(self, records: Iterable[TrialRecord] = ()) -> None:
+        self.records: list[TrialRecord] = []
+        self._rows: dict[int, int] = {}  # by a trial's number
+        self._structures: dict[Structure, int] = {}
+        self._table = Rows((), STUDENT)
+        for record in records:
+            self.add(record)
+
+    def add(self, record: TrialRecord) -> None:
+        """Adds a finished trial: a network of its own, another deployment of one, or neither."""
+        if record.student_of is not None:
+            self._table.array["siblings"][self._rows[record.student_of]] += 1
+        elif record.deployable is not None:
+            own, structure = record.figures, structure_of(record.figures)
+            self._rows[record.number] = len(self.records)
+            self.records.append(record)
+            self._table.add(
+                (
+                    self._structures.setdefault(structure, len(self._structures)),
+                    record.point.prune_ratio,
+                    record.point.bits,
+                    0,
+                    own.val_accuracy or 0.0,
+                    own.float_accuracy or 0.0,
+                    own.latency_ms or math.nan,
+                    own.size_bytes or 0,
+                    own.cpu_ms or 0.0,
+                    own.peak_rss_bytes or math.nan,
+                )
+            )
+
+    def open(self, limit: int, busy: Iterable[int], only_pruned: bool) -> NDArray[np.intp]:
+        """Returns the positions in ``records`` of networks that may be deployed once more.
+
+        Args:
+            limit: Other deployments that a network may have.
+            busy: Numbers of the trials whose networks are just being deployed otherwise.
+            only_pruned: Whether networks count that were not pruned.
+        """
+        siblings = self._table.array["siblings"].copy()
+        for number in busy:
+            siblings[self._rows[number]] += 1
+        is_open = siblings < limit
+        if only_pruned:
+            is_open &= self._table.array["prune_ratio"] > 0
+        return np.flatnonzero(is_open)
+
+    def structures(self, chosen: NDArray[np.intp]) -> list[Structure]:
+        """Returns the different structures of the trials at positions ``chosen``."""
+        everything = list(self._structures)
+        return [everything[n] for n in np.unique(self._table.array["structure"][chosen])]
+
+    def at_most(
+        self,
+        chosen: NDArray[np.intp],
+        promised: Mapping[Structure, Mapping[Deployment, float]],
+        objectives: Sequence[str],
+    ) -> NDArray[np.float64]:
+        """Returns losses ``[k, m]`` that no promised deployment can be expected to undercut."""
+        lowest_ms = np.full(len(self._structures), np.nan)
+        for structure, latencies in promised.items():
+            lowest_ms[self._structures[structure]] = min(latencies.values())
+        widths = [bits for latencies in promised.values() for bits, _ in latencies]
+        own = self._table.array[chosen]
+        hope_ms = lowest_ms[own["structure"]]
+        recovered = np.where(own["bits"] < max(widths), own["float_accuracy"], 0.0)
+        columns: tuple[Any, ...] = (  # in place of numbers
+            np.maximum(own["val_accuracy"], recovered),
+            hope_ms,
+            np.round(own["size_bytes"] * min(widths) / own["bits"]),
+            own["cpu_ms"] * np.fmin(hope_ms / own["latency_ms"], 1.0),
+            own["peak_rss_bytes"],
+        )
+        most: Any = Traded(*columns)
+        lost: list[Any] = [LOSSES[name](most) for name in objectives]
+        return np.column_stack(lost)
 
 
 @dataclass(frozen=True)
@@ -130,15 +284,10 @@ def _unlikeness(one: Structure, other: Structure) -> float:
     return abs(math.log((one[0] + 1) / (other[0] + 1)))
 
 
-def look_out(
-    records: Sequence[TrialRecord], original: Structure, device: DeviceProfile, yardstick: Yardstick
-) -> Outlook:
-    """Gathers what trials so far have measured, and the yardstick of the original."""
+def look_out(original: Structure, device: DeviceProfile, yardstick: Yardstick) -> Outlook:
+    """Returns what is known of a device before the first trial: the original's latencies."""
     cells = {(32, n): yardstick.latency_ms(n) for n in yardstick.against_base}
-    outlook = Outlook(device, yardstick, {original: cells})
-    for record in records:
-        outlook.add(record)
-    return outlook
+    return Outlook(device, yardstick, {original: cells})
 
 
 def most_promising(
@@ -165,8 +314,9 @@ def most_promising(
 
 
 def worth_deploying(
-    students: Sequence[TrialRecord],
-    records: Sequence[TrialRecord],
+    students: Students,
+    chosen: NDArray[np.intp],
+    tried: Container[Point],
     members: Sequence[TrialRecord],
     outlook: Outlook,
     allowed: Collection[Deployment],
@@ -179,26 +329,21 @@ def worth_deploying(
 
     Args:
         students: Trials that trained one, or needed no training.
-        records: All trials so far.
+        chosen: Positions of those that count.
+        tried: Points of all trials so far.
         members: Their front.
         outlook: What they have measured.
         allowed: Deployments that the space holds.
         objectives: Names of what the front trades.
     """
-    if not students or not allowed:
+    if not chosen.size or not allowed:
         return []
     beaten = loss_matrix(members, objectives)
-    promised = outlook.promises(map(_structure_of, students), allowed)
-    # Most students cannot reach the front in whatever deployment: seen at once, they cost little.
-    bounds = [_at_most(trained, promised[_structure_of(trained)]) for trained in students]
-    hopeless = are_hopeless([losses(bound, objectives) or [] for bound in bounds], beaten)
-    hopeful = [one for one, is_out in zip(students, hopeless, strict=True) if not is_out]
-    if not hopeful:
-        return []
-    tried = {record.point for record in records}
+    promised = outlook.promises(students.structures(chosen), allowed)
+    hopeless = are_hopeless(students.at_most(chosen, promised, objectives), beaten)
     hopes = []
-    for trained in hopeful:
-        for deployment, ms in promised[_structure_of(trained)].items():
+    for trained in (students.records[position] for position in chosen[~hopeless]):
+        for deployment, ms in promised[structure_of(trained.figures)].items():
             bits, threads = deployment
             point = replace(trained.point, bits=bits, threads=threads)
             figures = _hope(trained, bits, ms)
@@ -222,13 +367,6 @@ def _hope(trained: TrialRecord, bits: int, hope_ms: float) -> Traded:
     )
 
 
-def _at_most(trained: TrialRecord, promised: Mapping[Deployment, float]) -> Traded:
-    """Returns what no deployment of a student can be expected to surpass."""
-    widths = [bits for bits, _ in promised]
-    most = _hope(trained, max(widths), min(promised.values()))
-    smallest = (trained.figures.size_bytes or 0) * min(widths) / trained.point.bits
-    return most._replace(size_bytes=round(smallest))
-
-
-def _structure_of(record: TrialRecord) -> Structure:
-    return record.figures.macs or 0, record.figures.parameters or 0
+def structure_of(figures: Figures) -> Structure:
+    """Returns what tells networks of one study apart."""
+    return figures.macs or 0, figures.parameters or 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,29 +26,29 @@ GOOD = 0.1
 VALUED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-class _Memorable(optuna.Study):
-    """A study as TPE sees it: of many trials that ended, the best and the latest.
+class Memory:
+    """Of the trials that ended with something to learn from, those that TPE weighs.
+
+    These are the best and the latest. A trial that was left out never comes back.
 
     Args:
-        study: With all of them, none of which ends while this is looked at.
+        study: With trials to begin with.
     """
 
     def __init__(self, study: optuna.Study) -> None:
-        vars(self).update(vars(study))
-        trials = study.get_trials(deepcopy=False, states=VALUED)
-        self._memorable = trials
-        if len(trials) > MOST_WEIGHED:
-            good = {trial.number for trial in _good(trials)}
-            others = [trial for trial in trials if trial.number not in good]
-            kept = good.union(trial.number for trial in others[len(good) - MOST_WEIGHED :])
-            self._memorable = [trial for trial in trials if trial.number in kept]
+        self.trials: list[FrozenTrial] = []
+        for trial in study.get_trials(deepcopy=False):
+            self.add(trial)
 
-    def _get_trials(
-        self, deepcopy: bool = True, states: Any = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        # What is under way TPE takes for bad, so that workers side by side try different points.
-        running = super()._get_trials(deepcopy, (TrialState.RUNNING,), use_cache)
-        return [*self._memorable, *(trial for trial in running if trial.state in states)]
+    def add(self, trial: FrozenTrial) -> None:
+        """Adds a trial that ended, leaving out the oldest of those that are not among the best."""
+        if trial.state not in VALUED:
+            return
+        self.trials.append(trial)
+        if len(self.trials) > MOST_WEIGHED:
+            good = {best.number for best in _good(self.trials)}
+            oldest = next(i for i, one in enumerate(self.trials) if one.number not in good)
+            del self.trials[oldest]
 
 
 def _good(trials: list[FrozenTrial]) -> list[FrozenTrial]:
@@ -70,18 +70,45 @@ def _good(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for _, trial in good[: MOST_WEIGHED // 2]]
 
 
+class _Remembered(optuna.Study):
+    """A study as TPE sees it.
+
+    Args:
+        study: Whose trials they are.
+        memory: Of those that ended.
+        under_way: All others.
+    """
+
+    def __init__(
+        self, study: optuna.Study, memory: Memory, under_way: Sequence[optuna.Trial]
+    ) -> None:
+        vars(self).update(vars(study))
+        # What is under way TPE takes for bad, so that workers side by side try different points.
+        running = [self._storage.get_trial(trial._trial_id) for trial in under_way]
+        self._seen = [*memory.trials, *running]
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Any = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return [trial for trial in self._seen if trial.state in states]
+
+
 class _Tpe(TPESampler):
     """Chooses one trial; looks at the others once for all dimensions.
 
     Attributes:
         dimensions: That are sampled together, which Optuna would gather from all trials.
+        memory: Of trials that ended.
+        under_way: Trials that did not.
     """
 
     dimensions: Mapping[str, BaseDistribution]
-    _seen: _Memorable | None = None
+    memory: Memory
+    under_way: Sequence[optuna.Trial]
+    _seen: _Remembered | None = None
 
-    def _look(self, study: optuna.Study) -> _Memorable:
-        self._seen = self._seen or _Memorable(study)
+    def _look(self, study: optuna.Study) -> _Remembered:
+        self._seen = self._seen or _Remembered(study, self.memory, self.under_way)
         return self._seen
 
     def infer_relative_search_space(
@@ -108,7 +135,11 @@ class _Tpe(TPESampler):
 
 
 def make_sampler(
-    config: SamplerConfig, dimensions: Mapping[str, BaseDistribution], seed: int
+    config: SamplerConfig,
+    dimensions: Mapping[str, BaseDistribution],
+    seed: int,
+    memory: Memory,
+    under_way: Sequence[optuna.Trial],
 ) -> BaseSampler:
     """Builds the sampler for one trial.
 
@@ -116,11 +147,14 @@ def make_sampler(
         config: Which one.
         dimensions: Of all trials of the study.
         seed: Of the trial.
+        memory: Of the study's trials that ended.
+        under_way: Those that did not, except the one that is sampled.
     """
     match config:
         case TpeConfig(n_startup_trials=n_startup_trials, multivariate=together):
             tpe = _Tpe(n_startup_trials=n_startup_trials, multivariate=together, seed=seed)
             tpe.dimensions = dimensions if together else {}
+            tpe.memory, tpe.under_way = memory, under_way
             return tpe
         case NsgaConfig(population_size=population_size):
             return NSGAIISampler(population_size=population_size, seed=seed)

@@ -12,7 +12,6 @@ import json
 import logging
 import time
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,6 +19,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import check_distribution_compatibility
+from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
@@ -34,24 +34,26 @@ from search.archive import (
     LABS,
     OWN_FORMAT,
     RECORD,
-    RECORDS,
     SETTINGS,
     TAGS,
     check_format,
     closing_of,
     explained,
+    read_record,
     records_of,
+    write_record,
 )
 from search.attempt import Attempt
 from search.config import PolicyConfig, SamplerConfig, StudyConfig
-from search.deployments import Hope, Outlook, worth_deploying
+from search.deployments import Hope, worth_deploying
 from search.driving import drive_together
 from search.engine.base import Engine
 from search.errors import ConfigError
-from search.front import GrowingFront, losses
-from search.judging import Judge, outlook
+from search.experience import Experience
+from search.front import losses
+from search.judging import Judge
 from search.records import Closing, Point, TrialRecord
-from search.sampling import make_sampler, suggest
+from search.sampling import Memory, make_sampler, suggest
 from search.space import Space, starting_points
 from search.storage import Ledger
 from search.trial import Lab, Referee, Unjudged, violated
@@ -78,6 +80,36 @@ class Plan:
     samples_deployments: bool
     starting: list[Point]
     earlier: list[Point]
+
+    def training(self, point: Point) -> Point:
+        """Returns what of a point decides its training."""
+        return point if self.samples_deployments else replace(point, bits=0, threads=0)
+
+
+@dataclass
+class _Run:
+    """What a run of a study works with.
+
+    Attributes:
+        lab: Where trials run.
+        engine: Does their steps.
+        plan: Of the study.
+        known: What the trials so far have taught.
+        left: Trials that an earlier process began.
+        ahead: Planned points whose training was not begun, the next one first.
+    """
+
+    lab: Lab
+    engine: Engine
+    plan: Plan
+    known: Experience
+    left: list[optuna.Trial]
+    ahead: list[Point]
+
+    def begin(self, point: Point) -> None:
+        """Notes that a point is being tried."""
+        training = self.plan.training(point)
+        self.ahead = [one for one in self.ahead if self.plan.training(one) != training]
 
 
 PLANS, POINTS = TypeAdapter(Plan), TypeAdapter(Point)
@@ -121,8 +153,8 @@ class Study:
         self._sampled = space
         self._objectives = objectives
         self._under_way: list[Attempt] = []
-        # Losses at every rung, by trial, as the ledger holds them too.
-        self._reached: dict[int, list[tuple[float, list[float]]]] = {}
+        # Losses by rung and trial, as the ledger holds them too.
+        self._reached: dict[float, dict[int, list[float]]] = {}
         with explained(ledger):
             self._optuna = optuna.create_study(
                 storage=ledger.storage(),
@@ -133,7 +165,7 @@ class Study:
             check_format(self._optuna, ledger)
             self._keep(FORMAT, OWN_FORMAT)
             self.records = records_of(self._optuna)
-        self._front = GrowingFront(objectives, self.records)
+            self._memory = Memory(self._optuna)
         self._begin_or_compare(settings)
         with explained(ledger):
             self._check_kept()
@@ -152,9 +184,13 @@ class Study:
             plan: Plan = PLANS.validate_python(self._optuna.user_attrs[PLAN])
             points += [*plan.starting, *plan.earlier]
         for number, kept in ((one.number, one.user_attrs) for one in begun):
-            self._reached[number] = REACHED.validate_python(kept.get(RUNGS, []))
+            for share, lost in REACHED.validate_python(kept.get(RUNGS, [])):
+                self._reached.setdefault(share, {})[number] = lost
             points += [POINTS.validate_python(kept[POINT])] if POINT in kept else []
-            points += [RECORDS.validate_python(kept[RECORD]).point] if RECORD in kept else []
+            points += [read_record(kept[RECORD]).point] if RECORD in kept else []
+        students = {record.number for record in self.records if record.deployable is not None}
+        if not {r.student_of for r in self.records} <= {*students, None}:
+            raise ValueError("a trial deploys a network that none trained")
         counts = self._space.thread_counts()
         if begun and any(point.threads not in counts for point in points):
             raise ValueError("a point has threads that none can have")
@@ -233,16 +269,18 @@ class Study:
             self._sampled = self._space.fix(
                 bits=self._space.bit_widths()[0], threads=self._space.thread_counts()[0]
             )
+        left = []
         for asked in self._unfinished():
             if RECORD in asked.user_attrs:  # only the telling was cut off
-                yield self._tell(asked, RECORDS.validate_python(asked.user_attrs[RECORD]))
+                yield self._tell(asked, read_record(asked.user_attrs[RECORD]))
+            else:
+                left.append(asked)
+        known = Experience(self.records, lab, self._objectives)
+        run = _Run(lab, engine, plan, known, left, self._left_over(plan))
         deadline = time.monotonic() + (self._config.timeout_s or float("inf"))
-        known = outlook(self.records, lab)
 
         def begin() -> Attempt | None:
-            attempt = None
-            if time.monotonic() < deadline:
-                attempt = self._begin(lab, engine, plan, known)
+            attempt = self._begin(run) if time.monotonic() < deadline else None
             if attempt is not None:
                 self._under_way.append(attempt)
             return attempt
@@ -253,46 +291,39 @@ class Study:
             known.add(record)
             yield record
 
-    def _begin(self, lab: Lab, engine: Engine, plan: Plan, known: Outlook) -> Attempt | None:
+    def _begin(self, run: _Run) -> Attempt | None:
         """Begins the next trial; None while there is none, or for good when all were asked for.
 
         Deployments of trained students come first. Before the planned points are through, which
         show whose turn it is, bits and threads are only tried where they are new. Samplers are not
         told of them: they would take many points for one training.
         """
-        is_spent = self._is_spent()
-        only_new = bool(self._left_over(plan)) and not is_spent
-        hope = self._next_deployment(lab, known, only_new)
+        is_spent = self._is_spent(run)
+        hope = self._next_deployment(run, only_new=bool(run.ahead) and not is_spent)
         if hope is not None:
-            return Attempt(hope.point, lab, engine, Unjudged(), student_of=hope.student)
-        if is_spent and not self._unfinished():
+            attempt = Attempt(hope.point, run.lab, run.engine, Unjudged(), student_of=hope.student)
+        elif is_spent and not run.left:
             return None
-        asked = self._ask(plan)
-        point = self._point(asked)
-        return Attempt(
-            point, lab, engine, self._referee(asked, point, plan, lab, known), asked=asked
-        )
+        else:
+            asked = self._ask(run)
+            point, referee = self._point(asked), self._referee(asked, run)
+            attempt = Attempt(point, run.lab, run.engine, referee, asked=asked)
+        run.begin(attempt.point)
+        return attempt
 
     def _finish(self, attempt: Attempt) -> TrialRecord:
         """Writes down how an attempt ended."""
         if attempt.asked is not None:
             record = attempt.record(attempt.asked.number)
-            attempt.asked.set_user_attr(RECORD, RECORDS.dump_python(record, mode="json"))
+            attempt.asked.set_user_attr(RECORD, write_record(record))
             return self._tell(attempt.asked, record)
         record = attempt.record(len(self._optuna.get_trials(deepcopy=False)))
-        attributes = {
-            POINT: asdict(attempt.point),
-            RECORD: RECORDS.dump_python(record, mode="json"),
-        }
+        attributes = {POINT: asdict(attempt.point), RECORD: write_record(record)}
         # Samplers pass over failed trials.
         self._optuna.add_trial(
             optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes)
         )
-        return self._append(record)
-
-    def _append(self, record: TrialRecord) -> TrialRecord:
         self.records.append(record)
-        self._front.add(record)
         return record
 
     def _prices_bits(self, lab: Lab) -> bool:
@@ -314,81 +345,70 @@ class Study:
         self._optuna.set_user_attr(PLAN, PLANS.dump_python(plan, mode="json"))
         return plan
 
-    def _is_spent(self) -> bool:
-        asked = sum(record.student_of is None for record in self.records)
-        asked += sum(attempt.asked is not None for attempt in self._under_way)
+    def _is_spent(self, run: _Run) -> bool:
+        asked = run.known.asked + sum(attempt.asked is not None for attempt in self._under_way)
         return self._config.n_trials is not None and asked >= self._config.n_trials
 
     def _unfinished(self) -> list[optuna.Trial]:
-        """Returns the trials that an earlier process left running."""
-        under_way = {a.asked.number for a in self._under_way if a.asked is not None}
-        # Optuna offers no other way back to a running trial than its storage's number.
-        return [
-            optuna.Trial(self._optuna, trial._trial_id)
-            for trial in self._optuna.get_trials(deepcopy=False)
-            if trial.state == TrialState.RUNNING and trial.number not in under_way
-        ]
-
-    def _ask(self, plan: Plan) -> optuna.Trial:
-        """Returns the trial that an earlier process left unfinished, else a new one."""
-        left = next(iter(self._unfinished()), None)
+        """Returns the trials that an earlier process left running, or was about to begin."""
         trials = self._optuna.get_trials(deepcopy=False)
-        waiting = next((t.number for t in trials if t.state == TrialState.WAITING), None)
-        if left is None and waiting is None:
-            for point in self._left_over(plan)[:1]:
-                self._enqueue(point)
-        number = len(trials) if waiting is None else waiting
-        seed = self._seed(number if left is None else left.number)
-        self._optuna.sampler = make_sampler(self._sampler, self._sampled.distributions(), seed)
-        asked = self._optuna.ask() if left is None else left
+        # Optuna offers no other way back to a running trial than its storage's number.
+        running = [t._trial_id for t in trials if t.state == TrialState.RUNNING]
+        waiting = [self._optuna.ask() for t in trials if t.state == TrialState.WAITING]
+        return [*(optuna.Trial(self._optuna, number) for number in running), *waiting]
+
+    def _ask(self, run: _Run) -> optuna.Trial:
+        """Returns a trial that an earlier process left unfinished, else a new one."""
+        if run.left:
+            asked = run.left.pop(0)
+        else:
+            if run.ahead:
+                self._enqueue(run.ahead[0])
+            asked = self._optuna.ask()
+        self._optuna.sampler = self._make_sampler(asked.number)
         if self._is_inside(asked):
             for name, distribution in self._sampled.distributions().items():
                 suggest(asked, name, distribution)
         return asked
 
+    def _make_sampler(self, number: int) -> BaseSampler:
+        under_way = [a.asked for a in self._under_way if a.asked is not None]
+        dimensions, seed = self._sampled.distributions(), self._seed(number)
+        return make_sampler(self._sampler, dimensions, seed, self._memory, under_way)
+
     def _left_over(self, plan: Plan) -> list[Point]:
         """Returns the planned points whose training was not tried, the first ones first."""
-
-        def training(point: Point) -> Point:
-            return point if plan.samples_deployments else replace(point, bits=0, threads=0)
-
+        tried = {plan.training(record.point) for record in self.records}
         planned = [*plan.starting, *plan.earlier]
-        ratios = {point.prune_ratio for point in planned}
-        begun = [*(r.point for r in self.records), *(a.point for a in self._under_way)]
-        tried = {training(point) for point in begun if point.prune_ratio in ratios}
-        return [point for point in planned if training(point) not in tried]
+        return [point for point in planned if plan.training(point) not in tried]
 
     def _enqueue(self, point: Point) -> None:
         params = self._space.params(point) if self._space.contains(point) else {}
         sampled = {name: params[name] for name in self._sampled.distributions() if name in params}
         self._optuna.enqueue_trial(sampled, user_attrs={POINT: asdict(point)})
 
-    def _next_deployment(self, lab: Lab, known: Outlook, only_new: bool) -> Hope | None:
+    def _next_deployment(self, run: _Run, only_new: bool) -> Hope | None:
         """Returns the fastest deployment to hope for.
 
         Args:
-            lab: Where it is measured.
-            known: What was measured so far.
+            run: Under way.
             only_new: Whether bits and threads count that no pruned network has had yet.
         """
-        limit, allowed = self._policy.deployments, self._space.deployments()
+        known, allowed = run.known, self._space.deployments()
         busy = [a for a in self._under_way if a.student_of is not None]
-        siblings = Counter(record.student_of for record in self.records)
-        siblings.update(attempt.student_of for attempt in busy)
-        students = [
-            r
-            for r in self.records
-            if r.student_of is None and r.deployable is not None and siblings[r.number] < limit
-        ]
         if only_new:
-            students = [r for r in students if r.point.prune_ratio > 0]
-            had = {(r.point.bits, r.point.threads) for r in self.records if r.point.prune_ratio > 0}
+            had = {(p.bits, p.threads) for p in known.tried if p.prune_ratio > 0}
             allowed = [deployment for deployment in allowed if deployment not in had]
         hopes = worth_deploying(
-            students,
-            self.records,
-            self._front.members,
-            known,
+            known.students,
+            known.students.open(
+                self._policy.deployments,
+                [a.student_of for a in busy if a.student_of is not None],
+                only_pruned=only_new,
+            ),
+            known.tried,
+            known.front.members,
+            known.outlook,
             allowed,
             self._objectives,
         )
@@ -397,7 +417,7 @@ class Study:
             for hope in hopes
             if self._space.contains(hope.point)
             and all(hope.point != attempt.point for attempt in busy)
-            and all(excess <= 0 for excess in violated(hope.figures, lab).values())
+            and all(excess <= 0 for excess in violated(hope.figures, run.lab).values())
         ]
         return min(sound, key=lambda hope: hope.figures.latency_ms or 0.0, default=None)
 
@@ -418,45 +438,47 @@ class Study:
         enqueued = asked.user_attrs.get(POINT)
         return self._sampled.point(asked.params) if enqueued is None else Point(**enqueued)
 
-    def _referee(
-        self, asked: optuna.Trial, point: Point, plan: Plan, lab: Lab, known: Outlook
-    ) -> Referee:
+    def _referee(self, asked: optuna.Trial, run: _Run) -> Referee:
         if asked.number == 0:  # the yardstick stays as it is
             return Unjudged()
         # Earlier points were good as they are.
-        stays = plan.samples_deployments or point in plan.earlier
+        stays = run.plan.samples_deployments or self._point(asked) in run.plan.earlier
         allowed = [] if stays else self._space.deployments()
         note = partial(self._note_rung, asked)
-        return Judge(self.records, known, self._objectives, self._policy, lab, allowed, note)
+        return Judge(run.known, self._objectives, self._policy, allowed, note)
 
     def _note_rung(self, asked: optuna.Trial, end: float, own: list[float]) -> list[list[float]]:
         """Writes a rung's losses into the trial; returns those of all at this rung, its own last.
 
         They lie in Optuna's trials so that a continued study compares with them too.
         """
-        before = [
-            (share, there) for share, there in self._reached.get(asked.number, []) if share < end
-        ]
-        self._reached[asked.number] = [*before, (end, own)]
-        asked.set_user_attr(RUNGS, self._reached[asked.number])
-        others = (self._reached[n] for n in sorted(self._reached) if n != asked.number)
-        return [*(there for rungs in others for share, there in rungs if share == end), own]
+        for share, reached in self._reached.items():
+            if share >= end:  # it is driven again
+                reached.pop(asked.number, None)
+        self._reached.setdefault(end, {})[asked.number] = own
+        shares = sorted(share for share, there in self._reached.items() if asked.number in there)
+        asked.set_user_attr(
+            RUNGS, [(share, self._reached[share][asked.number]) for share in shares]
+        )
+        return list(self._reached[end].values())
 
     def _tell(self, asked: optuna.Trial, record: TrialRecord) -> TrialRecord:
         values = losses(record.figures, self._objectives)
-        told = self._optuna.get_trials(deepcopy=False)[asked.number].constraints
+        told = asked.constraints
         for name, excess in record.violations.items():
             if name not in told:
                 asked.set_constraint(name, excess)
         # A yardstick outside the space lacks parameters that samplers would miss.
         if record.outcome == "failed" or not self._is_inside(asked):
-            self._optuna.tell(asked.number, state=TrialState.FAIL)
+            ended = self._optuna.tell(asked, state=TrialState.FAIL)
         elif values is None or record.figures.val_accuracy is None:
             # Without its accuracy it lacks a constraint too, and samplers want all or none.
-            self._optuna.tell(asked.number, state=TrialState.PRUNED)
+            ended = self._optuna.tell(asked, state=TrialState.PRUNED)
         else:
-            self._optuna.tell(asked.number, values)
-        return self._append(record)
+            ended = self._optuna.tell(asked, values)
+        self._memory.add(ended)
+        self.records.append(record)
+        return record
 
 
 def _shown(value: object) -> str:

@@ -20,12 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from tests import commands
+from tests.journals import journal, record_of
 from tests.mlflow_server import Server
 
 Victim = Literal["coordinator", "worker", "agent", "tracking server"]
@@ -105,8 +103,8 @@ class Rampage:
         now = {}
         if (self.folder / "mlruns" / "studies" / f"{name}.journal").exists():
             now = {
-                (name, trial.number): trial.user_attrs["record"]
-                for trial in _optuna_trials(self.folder, name)
+                (name, trial.number): record_of(trial)
+                for trial in journal(self.folder, name)
                 if trial.state.is_finished()
             }
         for known, record in self._finished.items():
@@ -205,7 +203,7 @@ def _end_all(pids: list[int]) -> None:
 
 def check(folder: Path, study: str, n_trials: int) -> list[str]:
     """Returns what is wrong with a study that was searched to its end."""
-    trials = _optuna_trials(folder, study)
+    trials = journal(folder, study)
     runs = _mlflow_runs(folder, study)
     return [
         *_faults_of_trials(trials, n_trials),
@@ -234,24 +232,15 @@ def check_store(folder: Path) -> Iterator[str]:
                 yield f"{path} names a file that is not there"
 
 
-def _optuna_trials(folder: Path, study: str) -> list[FrozenTrial]:
-    """Returns a study's trials; none when it was killed before its first line."""
-    path = folder / "mlruns" / "studies" / f"{study}.journal"
-    storage = JournalStorage(JournalFileBackend(str(path)))
-    if study not in optuna.get_all_study_names(storage):
-        return []
-    return optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
-
-
 def _faults_of_trials(trials: list[FrozenTrial], n_trials: int) -> Iterator[str]:
-    asked = [t for t in trials if t.user_attrs.get("record", {}).get("student_of") is None]
+    asked = [t for t in trials if record_of(t).get("student_of") is None]
     if len(asked) != n_trials:
         yield f"Optuna holds {len(asked)} trials that were asked for, not {n_trials}"
     for trial in trials:
         if not trial.state.is_finished():
             yield f"trial {trial.number} is {trial.state.name}"
-        record = trial.user_attrs.get("record")
-        if record is None or record["number"] != trial.number:
+        record = record_of(trial)
+        if record.get("number") != trial.number:
             yield f"trial {trial.number} has the record {record}"
         elif trial.state == TrialState.COMPLETE:
             figures = record["figures"]
@@ -299,7 +288,7 @@ def _faults_of_runs(trials: list[FrozenTrial], runs: Sequence[Mapping[str, Any]]
     if numbers != Counter(trial.number for trial in trials):
         yield f"MLflow holds the trials {dict(numbers)}, Optuna {len(trials)}"
         return
-    records = {trial.number: trial.user_attrs.get("record", {}) for trial in trials}
+    records = {trial.number: record_of(trial) for trial in trials}
     for run in children:
         record = records[int(run["tags"]["trial"])]
         if run["tags"]["outcome"] != record["outcome"]:
@@ -315,7 +304,7 @@ def _faults_of_models(
     """Compares the model that a trial's record names with the store's and with MLflow's."""
     artifacts = {run["tags"].get("trial"): run["artifacts"] for run in runs}
     for trial in trials:
-        deployable = trial.user_attrs.get("record", {}).get("deployable")
+        deployable = record_of(trial).get("deployable")
         if deployable is None:
             continue
         sha256, suffix = deployable["model"]["sha256"], deployable["model"]["suffix"]

@@ -21,7 +21,7 @@ from search.config import (
     TpeConfig,
 )
 from search.storage.journal import Journal
-from search.study import Plan, Study
+from search.study import Study
 from tests.bench.replay.simulate import OBJECTIVES, Table
 from tests.fakes import PLAIN, FakeEngine, lab
 
@@ -43,9 +43,9 @@ class Timed(Study):
         super().__init__(*given)
         self.asks_s: list[float] = []
 
-    def _ask(self, plan: Plan) -> optuna.Trial:
+    def _ask(self, run: Any) -> optuna.Trial:
         started = time.perf_counter()
-        asked = super()._ask(plan)
+        asked = super()._ask(run)
         self.asks_s.append(time.perf_counter() - started)
         return asked
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests import commands
-from tests.e2e.searching import INDEPENDENT, begin_beside, journal
+from tests.e2e.searching import INDEPENDENT, begin_beside
+from tests.journals import journal, record_of
 
 REPEATS = int(os.environ.get("WORKERS_REPEATS", "3"))
 TRIALS = 8
@@ -43,7 +44,7 @@ def search(folder: Path, n_trials: int, *overrides: str) -> float:
 
 def found(folder: Path) -> dict[int, Any]:
     """Returns every trial's point and accuracy, and what it was pruned and quantized to."""
-    records = [trial.user_attrs["record"] for trial in journal(folder, "s")]
+    records = [record_of(trial) for trial in journal(folder, "s")]
     names = ("val_accuracy", "size_bytes", "macs")
     return {r["number"]: (r["point"], [r["figures"][name] for name in names]) for r in records}
 

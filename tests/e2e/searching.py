@@ -5,12 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import optuna
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial
 
 from tests import commands
 
@@ -82,10 +78,3 @@ class Tracked:
     def tagged(self) -> set[int]:
         """Numbers of the trials that are said to be on the front."""
         return {n for n, run in self.trials.items() if run.data.tags["pareto"] == "true"}
-
-
-def journal(folder: Path, study: str = STUDY) -> list[FrozenTrial]:
-    """The trials as Optuna holds them."""
-    path = folder / "mlruns" / "studies" / f"{study}.journal"
-    storage = JournalStorage(JournalFileBackend(str(path)))
-    return optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)

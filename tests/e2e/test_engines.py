@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests import commands
-from tests.e2e.searching import INDEPENDENT, SMOKE, journal
+from tests.e2e.searching import INDEPENDENT, SMOKE
+from tests.journals import journal, record_of
 
 TRIALS = 4
 STUDY = (*SMOKE, *INDEPENDENT, "data=digits", "study.name=s", f"study.n_trials={TRIALS}")
@@ -20,8 +21,7 @@ TWO = ("engine.workers=2", "engine.threads=1")
 
 def found(folder: Path) -> dict[int, Any]:
     """Returns every finished trial's point, and what of its figures no clock decides."""
-    kept = [trial.user_attrs for trial in journal(folder, "s")]
-    records = [attributes["record"] for attributes in kept if "record" in attributes]
+    records = [record for trial in journal(folder, "s") if (record := record_of(trial))]
     names = ("val_accuracy", "float_accuracy", "size_bytes", "macs", "parameters")
     return {r["number"]: (r["point"], [r["figures"][name] for name in names]) for r in records}
 

@@ -13,7 +13,8 @@ from mlflow.entities import Run
 
 from search.storage.journal import Journal
 from tests import commands
-from tests.e2e.searching import STUDY, TRIALS, Tracked, begin_beside, journal, run
+from tests.e2e.searching import STUDY, TRIALS, Tracked, begin_beside, run
+from tests.journals import journal
 
 AWAY = ("tracking.uri=http://me:secret@127.0.0.1:1", "tracking.timeout_s=1")
 
@@ -41,7 +42,7 @@ def missed(finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory)
     """A working directory with the same search, of which MLflow has nothing."""
     folder = begin_beside(finished[0], tmp_path_factory.mktemp("missed"))
     printed = run(folder, f"study.n_trials={TRIALS}", *AWAY)
-    trials = len(journal(folder))
+    trials = len(journal(folder, STUDY))
     told = [line for line in printed.splitlines() if "the search goes on" in line]
     assert len(told) == 1
     assert "127.0.0.1:1': cannot be used (nothing listens there); the search goes on" in told[0]
@@ -57,7 +58,7 @@ def test_what_was_missed_arrives(
     way: str, missed: Path, finished: tuple[Path, str], tmp_path: Path
 ) -> None:
     shutil.copytree(missed / "mlruns", tmp_path / "mlruns")
-    trials = len(journal(tmp_path))
+    trials = len(journal(tmp_path, STUDY))
     if way == "sync":
         done = sync(tmp_path, f"study={STUDY}")
         assert (done.returncode, done.stderr) == (0, "")

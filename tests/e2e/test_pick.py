@@ -23,7 +23,8 @@ from PIL import Image
 
 from tests import commands
 from tests.commands import expect_success
-from tests.e2e.searching import STUDY, journal
+from tests.e2e.searching import STUDY
+from tests.journals import journal, record_of
 
 SERVER_S = 90
 
@@ -136,9 +137,9 @@ def test_the_bundle_runs_with_numpy_and_onnxruntime_alone(
 
 def test_the_bundle_says_what_the_closing_round_found(folder: Path, bundle: Path) -> None:
     runtime = json.loads((bundle / "runtime.json").read_text())
-    study = journal(folder)
+    study = journal(folder, STUDY)
     number = int(bundle.name.removeprefix("trial-"))
-    record = next(t for t in study if t.number == number).user_attrs["record"]
+    record = record_of(next(t for t in study if t.number == number))
     assert runtime["intra_op_num_threads"] == record["point"]["threads"]
     card = (bundle / "MODEL_CARD.md").read_text()
     assert f"{100 * runtime['measured']['test_accuracy']:.2f} %" in card
@@ -179,7 +180,7 @@ def test_the_registered_model_loads_and_answers(folder: Path, bundle: Path) -> N
 
 
 def test_a_worse_model_is_promoted_only_by_force(folder: Path, bundle: Path) -> None:
-    trials = [trial.user_attrs["record"] for trial in journal(folder)]
+    trials = [record_of(trial) for trial in journal(folder, STUDY)]
     complete = [record for record in trials if record["outcome"] == "complete"]
     worst = min(complete, key=lambda record: record["figures"]["val_accuracy"])
     number = str(worst["number"])

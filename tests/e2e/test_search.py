@@ -37,9 +37,9 @@ from tests.e2e.searching import (
     TRIALS,
     Tracked,
     begin_beside,
-    journal,
     run,
 )
+from tests.journals import journal, record_of
 
 # Without its own ways to save training and without a closing round the search is a plain one.
 THREE = (
@@ -115,7 +115,7 @@ def test_search_prints_its_front_and_where_to_look(finished: tuple[Path, str]) -
 
 def test_search_logs_one_line_a_trial_without_a_terminal(finished: tuple[Path, str]) -> None:
     folder, printed = finished
-    assert TRIAL_LINE.findall(printed) == [str(trial.number) for trial in journal(folder)]
+    assert TRIAL_LINE.findall(printed) == [str(trial.number) for trial in journal(folder, STUDY)]
     assert "\x1b" not in printed
 
 
@@ -150,7 +150,7 @@ def test_front_is_what_stands_of_the_finalists(finished: tuple[Path, str], tmp_p
 
 def test_students_are_deployed_otherwise(finished: tuple[Path, str]) -> None:
     folder, _ = finished
-    records = [trial.user_attrs["record"] for trial in journal(folder)]
+    records = [record_of(trial) for trial in journal(folder, STUDY)]
     others = [record for record in records if record["student_of"] is not None]
     assert others
     trained = {record["number"]: record for record in records}
@@ -245,8 +245,8 @@ def continued(
 def test_larger_budget_continues(finished: tuple[Path, str], continued: tuple[Path, str]) -> None:
     folder, _ = continued
     assert_whole(folder, TRIALS + 2)
-    kept = [trial.params for trial in journal(finished[0])]
-    assert [trial.params for trial in journal(folder)][: len(kept)] == kept
+    kept = [trial.params for trial in journal(finished[0], STUDY)]
+    assert [trial.params for trial in journal(folder, STUDY)][: len(kept)] == kept
 
 
 def test_terminal_shows_the_live_display(continued: tuple[Path, str]) -> None:
@@ -286,7 +286,7 @@ def killed(finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory)
     moments = random.Random(7)
     for trial in (1, 3):
         kill_after(folder, trial, moments.uniform(0.0, 1.0))
-    told = [trial.number for trial in journal(folder) if trial.state.is_finished()]
+    told = [trial.number for trial in journal(folder, STUDY) if trial.state.is_finished()]
     assert 3 < len(told) < TRIALS, "the kills did not come in the middle of the search"
     run(folder, *THREE)
     return folder
@@ -296,7 +296,10 @@ def test_killed_search_goes_on_as_if_never_killed(killed: Path, tmp_path: Path) 
     assert_whole(killed, TRIALS)
     beside = begin_beside(killed, tmp_path)  # measured figures come from the store
     run(beside, *THREE)
-    told = [[(t.params, t.values, t.state) for t in journal(folder)] for folder in (killed, beside)]
+    told = [
+        [(t.params, t.values, t.state) for t in journal(folder, STUDY)]
+        for folder in (killed, beside)
+    ]
     assert told[0] == told[1]
 
 
@@ -311,7 +314,7 @@ def test_third_objective_decides_the_front(killed: Path) -> None:
     best = non_dominated(tracked.trials, *losses)
     assert tracked.tagged() <= best
     assert {points[n] for n in tracked.tagged()} == {points[n] for n in best}
-    assert [len(trial.values or ()) for trial in journal(killed)] == [3] * TRIALS
+    assert [len(trial.values or ()) for trial in journal(killed, STUDY)] == [3] * TRIALS
 
 
 def kill_after(folder: Path, trial: int, delay_s: float) -> None:
@@ -333,12 +336,12 @@ def kill_after(folder: Path, trial: int, delay_s: float) -> None:
 
 def is_asked(trial: FrozenTrial) -> bool:
     """Whether the trial is one that Optuna was asked for."""
-    return bool(trial.user_attrs["record"]["student_of"] is None)
+    return bool(record_of(trial)["student_of"] is None)
 
 
 def assert_whole(folder: Path, n_trials: int) -> None:
     """No trial is missing, doubled or half done, neither in Optuna nor in MLflow."""
-    told = journal(folder)
+    told = journal(folder, STUDY)
     numbers = list(range(len(told)))
     assert [trial.number for trial in told] == numbers
     assert sum(map(is_asked, told)) == n_trials

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from search.archive import read_archive
+from search.archive import read_archive, read_record, write_record
 from search.errors import ConfigError
 from search.records import Canary, Closing, Interval
 from search.storage.journal import Journal, Journals
 from tests.fakes import FakeEngine, lab
+from tests.plants import plant
 from tests.unit.test_study import open_study
 
 CANARY = Canary(3, Interval(1.0, 0.99, 1.02), "resolved")
@@ -60,3 +63,11 @@ def test_studies_there_are_named(
         open_study(journal, 1)
     with pytest.raises(ConfigError, match=f"{answer}.*there are s"):
         read_archive(Journals(tmp_path), name, "study")
+
+
+def test_a_figure_that_is_no_number_stays_what_it_is() -> None:
+    record = plant(3, latency_ratio_high=math.inf, cpu_ms=math.nan)
+    back = read_record(write_record(record))
+    assert back.figures.latency_ratio_high == math.inf
+    assert math.isnan(back.figures.cpu_ms or 0.0)
+    assert replace(back, figures=record.figures) == record

@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 
-from search.deployments import Deployment, Outlook, Structure, most_promising, worth_deploying
+from search.deployments import (
+    Deployment,
+    Outlook,
+    Structure,
+    Students,
+    most_promising,
+    worth_deploying,
+)
 from search.front import front
-from search.records import Interval, TrialRecord
-from tests.fakes import PROFILE, lab
+from search.records import Deployable, Interval, TrialRecord
+from tests.fakes import PROFILE, file, lab
 
 Plant = Callable[..., TrialRecord]
 WHOLE, HALF, TENTH = (1000, 100), (500, 50), (100, 10)
@@ -64,7 +71,11 @@ def test_the_fastest_deployment_of_a_similar_network_is_chosen(plant: Plant) -> 
 
 def worth(records: list[TrialRecord], known: Outlook) -> dict[Deployment, float]:
     names = ("accuracy", "latency")
-    hopes = worth_deploying(records[:1], records, front(records, names), known, ALLOWED, names)
+    model = Deployable(file("model"), 32, ())
+    students = Students([replace(records[0], deployable=model)])
+    chosen = students.open(limit=1, busy=[], only_pruned=False)
+    tried, members = {record.point for record in records}, front(records, names)
+    hopes = worth_deploying(students, chosen, tried, members, known, ALLOWED, names)
     assert {hope.student for hope in hopes} <= {records[0].number}
     return {(h.point.bits, h.point.threads): h.figures.latency_ms or 0.0 for h in hopes}
 

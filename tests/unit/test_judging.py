@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from search.config import PolicyConfig
-from search.judging import Judge, outlook
+from search.experience import Experience
+from search.judging import Judge
 from search.records import TrialRecord
 from tests.fakes import lab
 
@@ -24,8 +25,9 @@ def judge(
     at_rung: Sequence[list[float]] = (),
 ) -> Judge:
     policy = PolicyConfig(latency_first=latency_first, eta=eta, deployments=0)
-    given = ("accuracy", "latency"), policy, lab(), ()
-    return Judge(records, outlook(records, lab()), *given, lambda end, own: [*at_rung, own])
+    names = ("accuracy", "latency")
+    known = Experience(records, lab(), names)
+    return Judge(known, names, policy, (), lambda end, own: [*at_rung, own])
 
 
 def test_hopeless_is_what_the_most_accurate_network_beats(plant: Plant) -> None:

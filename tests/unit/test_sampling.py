@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import optuna
 import pytest
@@ -12,7 +11,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.config import TpeConfig
-from search.sampling import make_sampler, suggest
+from search.sampling import Memory, make_sampler, suggest
 
 DIMENSIONS: dict[str, BaseDistribution] = {
     "rate": FloatDistribution(0.001, 0.1, log=True),
@@ -39,28 +38,32 @@ def planted(number: int, front: int, is_allowed: bool = True) -> FrozenTrial:
     return trial
 
 
-def draw(
-    trials: Sequence[FrozenTrial], sampler: Callable[[], BaseSampler], asks: int = 1
-) -> dict[str, object]:
+Maker = Callable[[optuna.Study, Sequence[optuna.Trial]], BaseSampler]
+
+
+def draw(trials: Sequence[FrozenTrial], make: Maker, asks: int = 1) -> dict[str, object]:
     """Returns the last of so many points that are asked for before any is told."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=["minimize", "minimize"])
     study.add_trials(trials)
+    under_way: list[optuna.Trial] = []
     for _ in range(asks):
-        study.sampler = sampler()
-        asked = study.ask()
+        study.sampler = make(study, under_way)
+        under_way.append(study.ask())
         for name, distribution in DIMENSIONS.items():
-            suggest(asked, name, distribution)
-    return asked.params
+            suggest(under_way[-1], name, distribution)
+    return under_way[-1].params
 
 
-def own(together: bool) -> Callable[[], BaseSampler]:
+def own(together: bool) -> Maker:
     config = TpeConfig(name="tpe", n_startup_trials=10, multivariate=together)
-    return partial(make_sampler, config, DIMENSIONS, seed=3)
+    return lambda study, under_way: make_sampler(
+        config, DIMENSIONS, 3, Memory(study), list(under_way)
+    )
 
 
-def optunas(together: bool) -> Callable[[], BaseSampler]:
-    return partial(TPESampler, n_startup_trials=10, multivariate=together, seed=3)
+def optunas(together: bool) -> Maker:
+    return lambda *_: TPESampler(n_startup_trials=10, multivariate=together, seed=3)
 
 
 @BOTH

@@ -355,13 +355,24 @@ def test_importances_come_from_the_complete_trials(journal: Journal) -> None:
 
 def test_a_record_of_another_version_is_refused_by_name(journal: Journal) -> None:
     list(open_study(journal, n_trials=2).trials(lab(), FakeEngine()))
-    journal.path.write_text(journal.path.read_text().replace('"outcome"', '"result"'))
+    journal.path.write_text(journal.path.read_text().replace("outcome", "result"))
     with pytest.raises(ConfigError, match=r"another version wrote it \(ValidationError\)"):
         open_study(journal)
 
 
+def test_a_deployment_of_no_network_is_damage(journal: Journal) -> None:
+    records = list(open_study(journal, n_trials=12, policy=POLICY).trials(lab(), FakeEngine()))
+    numbers = {record.student_of for record in records if record.student_of is not None}
+    text = journal.path.read_text()
+    for number in numbers:
+        text = text.replace(f'student_of\\":{number},', 'student_of\\":77,')
+    journal.path.write_text(text)
+    with pytest.raises(ConfigError, match=r"another version wrote it \(ValueError\)"):
+        open_study(journal, n_trials=12, policy=POLICY)
+
+
 @pytest.mark.parametrize(
-    ("format_number", "said"), [(None, "one without a number"), (2, "2"), ("1", "1")]
+    ("format_number", "said"), [(None, "one without a number"), (1, "1"), (3, "3"), ("2", "2")]
 )
 def test_a_study_in_another_versions_format_is_refused(
     journal: Journal, format_number: object, said: str
@@ -372,14 +383,14 @@ def test_a_study_in_another_versions_format_is_refused(
     kept = optuna.load_study(study_name="s", storage=journal.storage())
     kept.set_user_attr("format", format_number)
     journals = Journals(journal.path.parent)
-    refused = rf"s\.journal: another version .* \(its format is {said}, this version's 1\)"
+    refused = rf"s\.journal: another version .* \(its format is {said}, this version's 2\)"
     with pytest.raises(ConfigError, match=refused):
         open_study(journal, n_trials=4)
     with pytest.raises(ConfigError, match=refused):
         read_archive(journals, "s", "study")
     with pytest.raises(ConfigError, match=refused):
         earlier_points(journals, ["s"], ("accuracy", "latency"))
-    kept.set_user_attr("format", 1)
+    kept.set_user_attr("format", 2)
     assert open_study(journal, n_trials=4).records == study.records
 
 
