@@ -89,6 +89,7 @@ def _shares(trials: Sequence[FrozenTrial]) -> dict[str, float]:
     # Where the best quarter is as good as the worst trial, nothing tells them apart.
     if len(values) < FEWEST_TRIALS or values[math.ceil(BEST_SHARE * len(values)) - 1] == values[-1]:
         return {}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # no user began this study
     study = optuna.create_study()
     study.add_trials(trials)
     evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE)

@@ -17,3 +17,5 @@ logging.getLogger("mlflow").propagate = True
 # Both are chatty about creating a database, which is no news to a user.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
+# What it says there with a traceback of many lines it raises too, and is then told in one.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

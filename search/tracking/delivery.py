@@ -138,6 +138,8 @@ class Delivery(AbstractContextManager["Delivery"]):
         self._ending: str | None = None
         self._is_over = False
         self._is_given_up = False
+        # Whether what fails at the end is tried again; see ``_lose``.
+        self._is_patient = True
         self._bug: Exception | None = None
         self._tracker: Tracker | None = None
 
@@ -187,9 +189,12 @@ class Delivery(AbstractContextManager["Delivery"]):
         if self._thread is None:
             return  # nothing was begun, here or in MLflow
         status = status_of(kind)
+        is_unwritable = kind is not None and issubclass(kind, StorageLost | OSError)
+        with self._changed:
+            self._is_patient = not is_unwritable
         try:
-            # What cannot be written ended the search: the ledger says already that it was killed.
-            if status != KILLED and not (kind and issubclass(kind, StorageLost | OSError)):
+            # Where nothing can be written the ledger says already that the search was killed.
+            if status != KILLED and not is_unwritable:
                 self._note_ending(status)
         finally:
             self._take_leave(self._thread, status)
@@ -222,7 +227,7 @@ class Delivery(AbstractContextManager["Delivery"]):
         with self._changed:
             self._ending, self._is_new = status, True
             self._changed.notify_all()
-            while not self._is_over:
+            while not (self._is_over or self._is_given_up):
                 waited_s = time.monotonic() - began
                 # A file cannot hang: as long as all goes well there, all of it is written.
                 may_give_up = interrupted or self._is_lost or not self._is_file
@@ -300,8 +305,15 @@ class Delivery(AbstractContextManager["Delivery"]):
         return tracker
 
     def _lose(self, error: Exception, seconds: float, ending: str | None) -> None:
-        """Says so the first time, and waits; not when the search ends in the meantime."""
+        """Says so the first time, and waits; not when the search ends in the meantime.
+
+        Gives up at the end where it is unlikely to help: when MLflow never answered this run, or
+        the search itself ended because nothing can be written.
+        """
         with self._changed:
+            if ending is not None and (self._tracker is None or not self._is_patient):
+                self._is_given_up = True
+                self._changed.notify_all()
             was_lost, self._is_lost = self._is_lost, True
             if not (was_lost or self._is_given_up):
                 what = error.what if isinstance(error, TrackingSilent) else str(error)

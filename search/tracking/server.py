@@ -75,10 +75,12 @@ def _make_database(state: Path) -> None:
         os.close(folder)
 
 
+FULL = "database or disk is full"
 # What the libraries say in many words.
 PLAIN_REASONS = {
     "Connection aborted": "it closed the connection",
     "Connection refused": "nothing listens there",
+    FULL: "its disk is full",
     "error responses": "it answers with errors of its own",
     "Failed to resolve": "there is no such host",
     "No module named 'psycopg'": "its driver is missing: pip install 'cnn-search[postgres]'",
@@ -110,11 +112,12 @@ def explained(config: TrackingConfig, state: Path, remedy: str = "") -> Iterator
             raise  # of the state's folder, not of a database in it
         uri = address(config, state)
         what = f"tracking.uri={hide_passwords(uri)!r}: cannot be used ({_reason(config, error)})"
-        remedy = remedy or (
-            "mend it, or leave tracking.uri=null for mlruns/mlflow.db"
-            if config.uri
-            else "move the file away, and the trials are logged into a new one"
-        )
+        if not remedy and FULL in str(error):
+            remedy = "make room there"
+        elif not remedy and config.uri:
+            remedy = "mend it, or leave tracking.uri=null for mlruns/mlflow.db"
+        elif not remedy:
+            remedy = "move the file away, and the trials are logged into a new one"
         if _is_silence(uri, error):
             raise TrackingSilent(what, remedy) from error
         raise ConfigError(f"{what}; {remedy}") from error

@@ -347,9 +347,38 @@ def test_at_the_end_a_server_that_comes_back_is_noticed_soon(shelf: Shelf) -> No
             ended.set()  # only now is it back
         return 0.01 if attempt < 5 else DEADLINE_S
 
-    shelf.fail = fail
     with deliver(shelf, patient(), pause=pause) as delivery:
         delivery.log_trials(records(1), {})
+        until(lambda: shelf.trials == [0])
+        shelf.fail = fail
+        delivery.log_trials(records(2), {})
         until(lambda: asked == [1, 2, 3, 4, 5])  # a pause has begun that outlasts the end
     assert asked == [1, 2, 3, 4, 5, 1]
     assert shelf.status == "FINISHED"
+
+
+def lost() -> None:
+    raise TrackingLost("away")
+
+
+def test_at_the_end_a_server_that_never_answered_is_asked_once_more(shelf: Shelf) -> None:
+    shelf.fail = lost
+    began = time.monotonic()
+    with deliver(shelf, TrackingConfig(uri=SERVER.uri, timeout_s=DEADLINE_S)) as delivery:
+        delivery.log_trials(records(1), {})
+    assert time.monotonic() - began < DEADLINE_S
+    assert shelf.status == ""
+
+
+def test_where_nothing_can_be_written_the_end_waits_for_nothing(shelf: Shelf) -> None:
+    def search() -> None:
+        with deliver(shelf, TrackingConfig(uri=None, timeout_s=DEADLINE_S)) as delivery:
+            delivery.log_trials(records(1), {})
+            until(lambda: shelf.trials == [0])
+            shelf.fail = lost
+            raise OSError("full")
+
+    began = time.monotonic()
+    with pytest.raises(OSError, match="full"):
+        search()
+    assert time.monotonic() - began < DEADLINE_S

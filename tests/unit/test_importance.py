@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import optuna
 import pytest
 
 from search.importance import FEWEST_TRIALS, importances
@@ -57,3 +58,15 @@ def test_an_objective_in_which_all_are_alike_is_left_out() -> None:
 
 def test_trials_of_one_recipe_tell_nothing() -> None:
     assert importances([plant(n) for n in range(30)], OBJECTIVES) == {}
+
+
+def test_optuna_does_not_tell_of_its_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    told: list[str] = []
+    monkeypatch.setattr(
+        optuna.logging.get_logger("optuna.storages._in_memory"),
+        "callHandlers",
+        lambda r: told.append(r.msg),
+    )
+    assert importances(_search(40), ("accuracy", "latency"))
+    assert told == []
