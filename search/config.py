@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -323,6 +324,14 @@ class RayEngineConfig:
 EngineConfig = Annotated[
     InlineEngineConfig | LocalEngineConfig | RayEngineConfig, Field(discriminator="name")
 ]
+
+
+def is_loopback(host: str) -> bool:
+    """Tells whether only this machine reaches an address; names but ``localhost`` may be any."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 DATABASE_URL = re.compile(r"postgres(ql)?(\+psycopg)?://[^\s@]*(@[^\s@]*)?\Z")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import configparser
-import ipaddress
 import os
 import secrets
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from search.cli import USAGE_ERROR
+from search.config import is_loopback
 from search.errors import ConfigError
 
 ACCOUNTS = ("default_permission", "database_uri", "admin_username", "admin_password")
@@ -66,14 +66,6 @@ def check_reach(host: str, auth: str | None) -> Path | None:
     if find_spec("flask_wtf") is None:
         raise ConfigError(f"AUTH={auth}: needs Flask-WTF; pip install 'cnn-search[auth]'")
     return path.resolve()
-
-
-def is_loopback(host: str) -> bool:
-    """Tells whether only this machine reaches an address; names but ``localhost`` may be any."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _check_accounts(path: Path) -> None:

@@ -25,7 +25,7 @@ import ray
 from ray.exceptions import RayError
 
 from search.benchmark.device import describe_device
-from search.config import DeviceConfig, LocalDeviceConfig, RayEngineConfig
+from search.config import DeviceConfig, LocalDeviceConfig, RayEngineConfig, is_loopback
 from search.engine.base import Done, Memory, compute
 from search.engine.store import Store
 from search.errors import ConfigError, SearchError, StageFailed, hide_passwords, one_line
@@ -168,7 +168,7 @@ def _connect(config: RayEngineConfig) -> None:
     """Joins the cluster.
 
     Raises:
-        ConfigError: When it does not answer or has no device.
+        ConfigError: When it does not answer, has no device, or may be used by anybody.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns of itself
@@ -190,7 +190,15 @@ def _connect(config: RayEngineConfig) -> None:
             )
         return
     shown = hide_passwords(config.address)
-    _knock(config.address)
+    host, port = _host_and_port(config.address)
+    if not is_loopback(host) and os.environ.get("RAY_AUTH_MODE") != "token":
+        raise ConfigError(
+            f"engine.address={shown!r}: who joins a cluster does what anybody asks who reaches it, "
+            "unless it has a token; start its nodes and this search with RAY_AUTH_MODE=token, as "
+            "docs/scaling.md says"
+        )
+    if port is not None:
+        _knock(config.address, host, port)
     try:
         ray.init(address=config.address, **quiet)
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
@@ -221,17 +229,20 @@ def _lacks(config: RayEngineConfig) -> bool:
     )
 
 
-def _knock(address: str) -> None:
+def _host_and_port(address: str) -> tuple[str, int | None]:
+    """Splits an address; the port is None where Ray looks for it, such as for "auto"."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    return (host.strip("[]"), int(port)) if colon and port.isdigit() else (address, None)
+
+
+def _knock(address: str, host: str, port: int) -> None:
     """Tries whether somebody listens: Ray itself would try for minutes.
 
     Raises:
         ConfigError: When nobody does.
     """
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():  # such as "auto"
-        return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+        socket.create_connection((host, port), ANSWER_S).close()
     except (OSError, OverflowError) as error:
         raise ConfigError(
             f"engine.address={hide_passwords(address)!r}: no cluster answers there "

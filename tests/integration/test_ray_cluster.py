@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +19,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from search.config import RayEngineConfig
-from search.engine import make_engine
+from search.engine import cluster, make_engine
 from search.engine.store import Store
 from search.errors import ConfigError
 from search.records import Teacher
@@ -26,24 +31,31 @@ RAY = RayEngineConfig(
 HEAD = {"num_cpus": 0, "resources": {"device": 1}}
 
 
+@pytest.fixture
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets clusters of this process be joined without a token: Ray's own run on no loopback."""
+    monkeypatch.setattr(cluster, "is_loopback", lambda host: True)
+
+
+@pytest.mark.usefixtures("trusted")
 def test_a_lost_node_costs_its_step_which_is_done_elsewhere(
     tmp_path: Path, bench: Workbench
 ) -> None:
-    cluster = Cluster(initialize_head=True, head_node_args=HEAD)
+    nodes = Cluster(initialize_head=True, head_node_args=HEAD)
     try:
-        doomed = cluster.add_node(num_cpus=1)
-        config = replace(RAY, address=cluster.address)
+        doomed = nodes.add_node(num_cpus=1)
+        config = replace(RAY, address=nodes.address)
         with make_engine(config, Store(tmp_path), lambda step: None) as engine:
             asked = engine.submit(replace(bench.teach_step("cnn"), epochs=30))
             while ray.available_resources().get("CPU", 0) > 0:
                 time.sleep(0.1)
             time.sleep(2)  # in the midst of it
-            cluster.add_node(num_cpus=1)
-            cluster.remove_node(doomed, allow_graceful=False)
+            nodes.add_node(num_cpus=1)
+            nodes.remove_node(doomed, allow_graceful=False)
             taught: Teacher = asked.result(timeout=120).result
             assert taught.val_accuracy > 0.5
     finally:
-        cluster.shutdown()
+        nodes.shutdown()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999", "ray://127.0.0.1:1"])
@@ -56,24 +68,115 @@ def test_a_cluster_that_does_not_answer_is_refused(tmp_path: Path, address: str)
         pass
 
 
+@pytest.mark.parametrize("address", ["192.0.2.1:6379", "ray://[2001:db8::1]:1", "auto", "cluster"])
+def test_a_cluster_without_a_token_is_refused(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with (
+        pytest.raises(ConfigError, match=r"engine.address='.*unless it has a token; .*=token"),
+        make_engine(replace(RAY, address=address), Store(tmp_path), lambda step: None),
+    ):
+        pass
+
+
+def own_address() -> str:
+    """An address of this machine that others may reach; 127.0.0.1 if there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.200", 9))  # which sends nothing
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+JOIN = """
+import sys
+from pathlib import Path
+from search.config import RayEngineConfig
+from search.engine import make_engine
+from search.engine.store import Store
+from search.errors import ConfigError
+config = RayEngineConfig(
+    name="ray", address=sys.argv[1], workers=1, threads=1, gpus=0.0, device_resource="device"
+)
+try:
+    with make_engine(config, Store(Path(sys.argv[2])), lambda step: None):
+        print("joined")
+except ConfigError as error:
+    print(error)
+"""
+
+
+@contextmanager
+def head_beyond_loopback(environment: Mapping[str, str]) -> Iterator[str]:
+    """Runs a cluster of one node as its own command does; yields its address."""
+    host = own_address()
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port = probe.getsockname()[1]
+    # Not pytest's folder: names of sockets are short.
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        command = [
+            str(Path(sys.executable).with_name("ray")), "start", "--head", "--block",
+            f"--node-ip-address={host}", f"--port={port}", "--num-cpus=1",
+            '--resources={"device": 1}', "--include-dashboard=false", f"--temp-dir={folder}",
+        ]  # fmt: skip
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as head:
+            try:
+                assert head.stdout is not None
+                said = []
+                for line in head.stdout:
+                    said.append(line)
+                    if "Ray runtime started" in line:
+                        break
+                assert head.poll() is None, "".join(said)
+                yield f"{host}:{port}"
+            finally:
+                head.terminate()
+                head.communicate(timeout=60)
+
+
+def test_a_cluster_with_a_token_is_joined_with_it_alone(tmp_path: Path) -> None:
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **token}
+
+    def join(address: str, **changes: str) -> str:
+        command = [sys.executable, "-c", JOIN, address, str(tmp_path / "store")]
+        given = environment | changes
+        done = subprocess.run(
+            command, check=True, capture_output=True, env=given, text=True, timeout=240
+        )
+        return done.stdout
+
+    with head_beyond_loopback(environment) as address:
+        assert join(address) == "joined\n"
+        refused = join(address, RAY_AUTH_TOKEN=secrets.token_hex(32))
+    assert refused.startswith(f"engine.address='{address}': cannot be joined (")
+
+
+@pytest.mark.usefixtures("trusted")
 def test_what_no_node_has_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with (
         pytest.raises(ConfigError, match=r"engine.gpus=1: this machine has not as many"),
         make_engine(replace(RAY, gpus=1.0), Store(tmp_path), lambda step: None),
     ):
         pass
-    cluster = Cluster(initialize_head=True, head_node_args=HEAD | {"num_cpus": 1})
+    nodes = Cluster(initialize_head=True, head_node_args=HEAD | {"num_cpus": 1})
     try:
-        wide = replace(RAY, address=cluster.address, threads=2)
+        wide = replace(RAY, address=nodes.address, threads=2)
         with make_engine(wide, Store(tmp_path), lambda step: None):
             assert "no node of the cluster has engine.threads=2 cores" in caplog.text
     finally:
-        cluster.shutdown()
+        nodes.shutdown()
 
 
+@pytest.mark.usefixtures("trusted")
 def test_a_cluster_without_the_device_is_refused(tmp_path: Path) -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    nothing = replace(RAY, address=cluster.address)
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nothing = replace(RAY, address=nodes.address)
     try:
         with (
             pytest.raises(ConfigError, match=r"no node there has the resource 'device'"),
@@ -81,7 +184,7 @@ def test_a_cluster_without_the_device_is_refused(tmp_path: Path) -> None:
         ):
             pass
     finally:
-        cluster.shutdown()
+        nodes.shutdown()
 
 
 LISTENERS = """

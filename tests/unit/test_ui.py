@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from search import ui
+from search.config import is_loopback
 from search.errors import ConfigError
-from search.ui import check_reach, command, environment, is_loopback, main
+from search.ui import check_reach, command, environment, main
 
 ACCOUNTS = """[mlflow]
 default_permission = READ
