@@ -170,7 +170,7 @@ def read_record(kept: str) -> TrialRecord:
     Raises:
         ValueError: If it is damaged.
     """
-    record: TrialRecord = _RECORDS.validate_json(kept)
+    record: TrialRecord = _RECORDS.validate_python(json.loads(kept))
     return record
 
 

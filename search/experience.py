@@ -24,6 +24,7 @@ class Experience:
         objectives: Names of what the front trades.
 
     Attributes:
+        objectives: As given.
         front: Of all trials.
         outlook: On their device's latencies.
         tried: Their points.
@@ -41,7 +42,7 @@ class Experience:
         self.students = Students()
         self.asked = 0
         self.best_accuracy = lab.reference_accuracy
-        self._objectives = objectives
+        self.objectives = objectives
         self._others = [name for name in objectives if name != "accuracy"]
         # Losses at the greatest latency that the measurements allow for, of trials that keep the
         # limits: of complete ones, and of all with their bits and networks before them.
@@ -71,7 +72,7 @@ class Experience:
         )
         if record.outcome == "complete":
             self.best_accuracy = max(self.best_accuracy, figures.val_accuracy or 0.0)
-            if (everything := losses(at_worst, self._objectives)) is not None:
+            if (everything := losses(at_worst, self.objectives)) is not None:
                 self._complete.add(everything)
         if (others := losses(at_worst, self._others)) is not None:
             self._measured.add([record.point.bits, *structure_of(figures), *others])
@@ -84,7 +85,7 @@ class Experience:
         upper end, so that no noise condemns a trial.
         """
         at_best = _at_best(figures)._replace(val_accuracy=self.best_accuracy)
-        own = losses(at_best, self._objectives)
+        own = losses(at_best, self.objectives)
         return own is not None and stopping.is_hopeless(own, self._complete.array)
 
     def larger_as_good(self, bits: int, figures: Figures) -> int | None:

@@ -94,7 +94,6 @@ class GrowingFront:
 
     Args:
         objectives: Names of what the front trades.
-        records: Trials to begin with.
 
     Attributes:
         trials: How many there are.
@@ -103,15 +102,13 @@ class GrowingFront:
         hypervolume: Of the front.
     """
 
-    def __init__(self, objectives: Sequence[str], records: Sequence[TrialRecord] = ()) -> None:
+    def __init__(self, objectives: Sequence[str]) -> None:
         self.trials = 0
         self.original: TrialRecord | None = None
         self.members: list[TrialRecord] = []
         self.hypervolume = 0.0
         self._objectives = objectives
         self._deployed: set[Hashable] = set()
-        for record in records:
-            self.add(record)
 
     def add(self, record: TrialRecord) -> None:
         """Adds a trial that was not there."""

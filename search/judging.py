@@ -22,7 +22,6 @@ class Judge:
 
     Args:
         known: What the trials so far have taught.
-        objectives: Names of what the front trades.
         policy: What is done to save training.
         allowed: Bits and threads to choose among; empty where every point stands alone.
         note_rung: Keeps what the trial lost by at a rung, and returns the losses of all that
@@ -32,13 +31,11 @@ class Judge:
     def __init__(
         self,
         known: Experience,
-        objectives: tuple[str, ...],
         policy: PolicyConfig,
         allowed: Collection[Deployment],
         note_rung: Callable[[float, Losses], list[Losses]],
     ) -> None:
         self._known = known
-        self._objectives = objectives
         self._policy = policy
         self._allowed = allowed
         self._note_rung = note_rung
@@ -61,7 +58,7 @@ class Judge:
 
     def at_rung(self, point: Point, end: float, figures: Figures) -> str | None:
         """Notes what a trial reached at a rung, and returns why it should stop there, or None."""
-        own = losses(replace(figures, val_accuracy=figures.float_accuracy), self._objectives)
+        own = losses(replace(figures, val_accuracy=figures.float_accuracy), self._known.objectives)
         assert own is not None, "all but the accuracy is known before training"
         reached = self._note_rung(end, own)
         eta = self._policy.eta

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,9 @@ class Memory:
 
     Args:
         study: With trials to begin with.
+
+    Attributes:
+        trials: In the order of their numbers.
     """
 
     def __init__(self, study: optuna.Study) -> None:
@@ -44,7 +48,7 @@ class Memory:
         """Adds a trial that ended, leaving out the oldest of those that are not among the best."""
         if trial.state not in VALUED:
             return
-        self.trials.append(trial)
+        insort(self.trials, trial, key=lambda one: one.number)  # as a continued study has them
         if len(self.trials) > MOST_WEIGHED:
             good = {best.number for best in _good(self.trials)}
             oldest = next(i for i, one in enumerate(self.trials) if one.number not in good)
@@ -138,7 +142,7 @@ def make_sampler(
     config: SamplerConfig,
     dimensions: Mapping[str, BaseDistribution],
     seed: int,
-    memory: Memory,
+    memory: Memory | None,
     under_way: Sequence[optuna.Trial],
 ) -> BaseSampler:
     """Builds the sampler for one trial.
@@ -147,11 +151,12 @@ def make_sampler(
         config: Which one.
         dimensions: Of all trials of the study.
         seed: Of the trial.
-        memory: Of the study's trials that ended.
+        memory: Of the study's trials that ended; only TPE needs it.
         under_way: Those that did not, except the one that is sampled.
     """
     match config:
         case TpeConfig(n_startup_trials=n_startup_trials, multivariate=together):
+            assert memory is not None
             tpe = _Tpe(n_startup_trials=n_startup_trials, multivariate=together, seed=seed)
             tpe.dimensions = dimensions if together else {}
             tpe.memory, tpe.under_way = memory, under_way

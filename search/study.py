@@ -44,7 +44,7 @@ from search.archive import (
     write_record,
 )
 from search.attempt import Attempt
-from search.config import PolicyConfig, SamplerConfig, StudyConfig
+from search.config import PolicyConfig, SamplerConfig, StudyConfig, TpeConfig
 from search.deployments import Hope, worth_deploying
 from search.driving import drive_together
 from search.engine.base import Engine
@@ -96,6 +96,7 @@ class _Run:
         plan: Of the study.
         known: What the trials so far have taught.
         left: Trials that an earlier process began.
+        waiting: How many it was about to begin.
         ahead: Planned points whose training was not begun, the next one first.
     """
 
@@ -104,6 +105,7 @@ class _Run:
     plan: Plan
     known: Experience
     left: list[optuna.Trial]
+    waiting: int
     ahead: list[Point]
 
     def begin(self, point: Point) -> None:
@@ -165,7 +167,7 @@ class Study:
             check_format(self._optuna, ledger)
             self._keep(FORMAT, OWN_FORMAT)
             self.records = records_of(self._optuna)
-            self._memory = Memory(self._optuna)
+            self._memory = Memory(self._optuna) if isinstance(sampler, TpeConfig) else None
         self._begin_or_compare(settings)
         with explained(ledger):
             self._check_kept()
@@ -188,9 +190,12 @@ class Study:
                 self._reached.setdefault(share, {})[number] = lost
             points += [POINTS.validate_python(kept[POINT])] if POINT in kept else []
             points += [read_record(kept[RECORD]).point] if RECORD in kept else []
-        students = {record.number for record in self.records if record.deployable is not None}
-        if not {r.student_of for r in self.records} <= {*students, None}:
-            raise ValueError("a trial deploys a network that none trained")
+        trained: set[int | None] = {None}
+        for record in self.records:
+            if record.student_of not in trained:
+                raise ValueError(f"trial {record.number} deploys a network that none trained")
+            if record.student_of is None and record.deployable is not None:
+                trained.add(record.number)
         counts = self._space.thread_counts()
         if begun and any(point.threads not in counts for point in points):
             raise ValueError("a point has threads that none can have")
@@ -276,7 +281,8 @@ class Study:
             else:
                 left.append(asked)
         known = Experience(self.records, lab, self._objectives)
-        run = _Run(lab, engine, plan, known, left, self._left_over(plan))
+        waiting = len(self._optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+        run = _Run(lab, engine, plan, known, left, waiting, self._left_over(plan))
         deadline = time.monotonic() + (self._config.timeout_s or float("inf"))
 
         def begin() -> Attempt | None:
@@ -350,19 +356,22 @@ class Study:
         return self._config.n_trials is not None and asked >= self._config.n_trials
 
     def _unfinished(self) -> list[optuna.Trial]:
-        """Returns the trials that an earlier process left running, or was about to begin."""
-        trials = self._optuna.get_trials(deepcopy=False)
+        """Returns the trials that an earlier process left running."""
         # Optuna offers no other way back to a running trial than its storage's number.
-        running = [t._trial_id for t in trials if t.state == TrialState.RUNNING]
-        waiting = [self._optuna.ask() for t in trials if t.state == TrialState.WAITING]
-        return [*(optuna.Trial(self._optuna, number) for number in running), *waiting]
+        return [
+            optuna.Trial(self._optuna, trial._trial_id)
+            for trial in self._optuna.get_trials(deepcopy=False)
+            if trial.state == TrialState.RUNNING
+        ]
 
     def _ask(self, run: _Run) -> optuna.Trial:
         """Returns a trial that an earlier process left unfinished, else a new one."""
         if run.left:
             asked = run.left.pop(0)
         else:
-            if run.ahead:
+            if run.waiting:
+                run.waiting -= 1
+            elif run.ahead:
                 self._enqueue(run.ahead[0])
             asked = self._optuna.ask()
         self._optuna.sampler = self._make_sampler(asked.number)
@@ -445,7 +454,7 @@ class Study:
         stays = run.plan.samples_deployments or self._point(asked) in run.plan.earlier
         allowed = [] if stays else self._space.deployments()
         note = partial(self._note_rung, asked)
-        return Judge(run.known, self._objectives, self._policy, allowed, note)
+        return Judge(run.known, self._policy, allowed, note)
 
     def _note_rung(self, asked: optuna.Trial, end: float, own: list[float]) -> list[list[float]]:
         """Writes a rung's losses into the trial; returns those of all at this rung, its own last.
@@ -460,7 +469,8 @@ class Study:
         asked.set_user_attr(
             RUNGS, [(share, self._reached[share][asked.number]) for share in shares]
         )
-        return list(self._reached[end].values())
+        there = self._reached[end]
+        return [*(there[number] for number in sorted(there) if number != asked.number), own]
 
     def _tell(self, asked: optuna.Trial, record: TrialRecord) -> TrialRecord:
         values = losses(record.figures, self._objectives)
@@ -476,7 +486,8 @@ class Study:
             ended = self._optuna.tell(asked, state=TrialState.PRUNED)
         else:
             ended = self._optuna.tell(asked, values)
-        self._memory.add(ended)
+        if self._memory is not None:
+            self._memory.add(ended)
         self.records.append(record)
         return record
 

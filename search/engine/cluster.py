@@ -191,11 +191,11 @@ def _connect(config: RayEngineConfig) -> None:
         return
     shown = hide_passwords(config.address)
     host, port = _host_and_port(config.address)
-    if not is_loopback(host) and os.environ.get("RAY_AUTH_MODE") != "token":
+    if not is_loopback(host) and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         raise ConfigError(
             f"engine.address={shown!r}: who joins a cluster does what anybody asks who reaches it, "
-            "unless it has a token; start its nodes and this search with RAY_AUTH_MODE=token, as "
-            "docs/scaling.md says"
+            "unless it has a token; start its nodes and this search with the variable "
+            "RAY_AUTH_MODE=token, as docs/scaling.md says"
         )
     if port is not None:
         _knock(config.address, host, port)
@@ -232,7 +232,9 @@ def _lacks(config: RayEngineConfig) -> bool:
 def _host_and_port(address: str) -> tuple[str, int | None]:
     """Splits an address; the port is None where Ray looks for it, such as for "auto"."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
-    return (host.strip("[]"), int(port)) if colon and port.isdigit() else (address, None)
+    if colon and port.isdigit():
+        return host.strip("[]"), int(port)
+    return address.removeprefix("ray://").strip("[]"), None
 
 
 def _knock(address: str, host: str, port: int) -> None:

@@ -18,4 +18,4 @@ logging.getLogger("mlflow").propagate = True
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 # What it says there with a traceback of many lines it raises too, and is then told in one.
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger("mlflow.store.db.utils").addFilter(lambda record: record.exc_info is None)

@@ -311,11 +311,11 @@ class Delivery(AbstractContextManager["Delivery"]):
         the search itself ended because nothing can be written.
         """
         with self._changed:
+            was_told, self._is_lost = self._is_lost or self._is_given_up, True
             if ending is not None and (self._tracker is None or not self._is_patient):
                 self._is_given_up = True
                 self._changed.notify_all()
-            was_lost, self._is_lost = self._is_lost, True
-            if not (was_lost or self._is_given_up):
+            if not was_told:
                 what = error.what if isinstance(error, TrackingSilent) else str(error)
                 if isinstance(error, OSError):  # of its files in this folder
                     what = f"MLflow cannot be written ({error.strerror or error})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import threading
 import time
@@ -42,17 +43,19 @@ def test_it_gets_everything_and_the_search_does_not_wait(tmp_path: Path) -> None
                     server.kill()
                     back.start()
                     killed_at = time.monotonic()
+        said = "".join(line for _, line in printed)
+        assert process.returncode == 0, said
+        assert " trial 1 " in said, said
         back.join()
         server.wait()
         # It may have come back too late for the search itself, which then says so.
         given = ("study=s", f"tracking.uri={server.address}")
         synced = commands.expect_success(commands.run(tmp_path, "search.sync", *given))
-    said = "".join(line for _, line in printed)
-    assert process.returncode == 0, said
     assert said.count("; the search goes on, and MLflow gets its trials") == 1
     assert ("MLflow answers again" in said) or ("not in MLflow yet" in said)
-    assert ("s: 0 trials delivered" in synced) == ("not in MLflow yet" not in said), said + synced
+    missed = re.search(r"trials? (is|are) not in MLflow yet", said)
+    assert ("s: 0 trials delivered" in synced) == (missed is None), said + synced
     trials = [at - killed_at for at, line in printed if " trial " in line]
-    assert sum(0 < after_s < AWAY_S for after_s in trials) > 3, said
+    assert any(0 < after_s < AWAY_S for after_s in trials), said
     kept = [record_of(trial) for trial in journal(tmp_path, "s")]
     assert check(tmp_path, "s", sum(record["student_of"] is None for record in kept)) == []

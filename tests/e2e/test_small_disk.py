@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ N_TRIALS = 3
 SEARCH = (
     *SMOKE,
     "data=digits",
+    "engine=local",  # whose workers write too
     "study.name=s",
     f"study.n_trials={N_TRIALS}",
     "finalists.count=1",
@@ -38,21 +38,21 @@ def _mount(folder: Path, size_bytes: int, *options: str) -> None:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A working directory on a disk of its own, which is small."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a disk; tests/integration/test_full_disk.py needs none")
     folder = tmp_path / "disk"
     folder.mkdir()
-    _mount(folder, LITTLE_BYTES)
+    try:
+        _mount(folder, LITTLE_BYTES)
+    except subprocess.CalledProcessError:
+        pytest.skip("no disk may be mounted; tests/integration/test_full_disk.py needs none")
     try:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("engine", ["inline", "local"])
-def test_a_search_goes_on_whenever_there_is_room_again(disk: Path, engine: str) -> None:
+def test_a_search_goes_on_whenever_there_is_room_again(disk: Path) -> None:
     stops = 0
-    while (done := commands.run(disk, "search.run", *SEARCH, f"engine={engine}")).returncode:
+    while (done := commands.run(disk, "search.run", *SEARCH)).returncode:
         stops += 1
         print(done.stdout, done.stderr)
         assert done.returncode == 2

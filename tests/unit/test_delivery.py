@@ -361,13 +361,25 @@ def lost() -> None:
     raise TrackingLost("away")
 
 
-def test_at_the_end_a_server_that_never_answered_is_asked_once_more(shelf: Shelf) -> None:
-    shelf.fail = lost
+def test_at_the_end_a_server_that_never_answered_is_asked_once_more(
+    shelf: Shelf, said: Said
+) -> None:
+    asked: list[int] = []
+
+    def fail() -> None:
+        asked.append(len(asked))
+        raise TrackingLost("away")
+
+    shelf.fail = fail
     began = time.monotonic()
-    with deliver(shelf, TrackingConfig(uri=SERVER.uri, timeout_s=DEADLINE_S)) as delivery:
+    long = TrackingConfig(uri=SERVER.uri, timeout_s=DEADLINE_S)
+    with deliver(shelf, long, pause=lambda _: DEADLINE_S) as delivery:
         delivery.log_trials(records(1), {})
+        until(lambda: asked == [0])
     assert time.monotonic() - began < DEADLINE_S
-    assert shelf.status == ""
+    assert asked == [0, 1]
+    told = [line.partition(";")[0] for line in said()]
+    assert told == ["away", "up to 1 trial is not in MLflow yet"]
 
 
 def test_where_nothing_can_be_written_the_end_waits_for_nothing(shelf: Shelf) -> None:

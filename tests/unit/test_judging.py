@@ -27,7 +27,7 @@ def judge(
     policy = PolicyConfig(latency_first=latency_first, eta=eta, deployments=0)
     names = ("accuracy", "latency")
     known = Experience(records, lab(), names)
-    return Judge(known, names, policy, (), lambda end, own: [*at_rung, own])
+    return Judge(known, policy, (), lambda end, own: [*at_rung, own])
 
 
 def test_hopeless_is_what_the_most_accurate_network_beats(plant: Plant) -> None:

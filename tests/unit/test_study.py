@@ -360,15 +360,20 @@ def test_a_record_of_another_version_is_refused_by_name(journal: Journal) -> Non
         open_study(journal)
 
 
-def test_a_deployment_of_no_network_is_damage(journal: Journal) -> None:
-    records = list(open_study(journal, n_trials=12, policy=POLICY).trials(lab(), FakeEngine()))
-    numbers = {record.student_of for record in records if record.student_of is not None}
-    text = journal.path.read_text()
-    for number in numbers:
-        text = text.replace(f'student_of\\":{number},', 'student_of\\":77,')
-    journal.path.write_text(text)
+@pytest.mark.parametrize("other", ["nobody", "another deployment", "a later trial"])
+def test_a_deployment_of_no_network_is_damage(journal: Journal, other: str) -> None:
+    records = list(open_study(journal, n_trials=20, policy=POLICY).trials(lab(), FakeEngine()))
+    deployed = [record for record in records if record.student_of is not None]
+    first, last = deployed[0], deployed[-1]
+    wrong = {"nobody": 77, "another deployment": first.number, "a later trial": last.number + 1}
+    lines = journal.path.read_text().splitlines(keepends=True)
+    right = f'student_of\\":{last.student_of},'
+    (at,) = [n for n, line in enumerate(lines) if f'number\\":{last.number},' in line]
+    assert right in lines[at]
+    lines[at] = lines[at].replace(right, f'student_of\\":{wrong[other]},')
+    journal.path.write_text("".join(lines))
     with pytest.raises(ConfigError, match=r"another version wrote it \(ValueError\)"):
-        open_study(journal, n_trials=12, policy=POLICY)
+        open_study(journal, n_trials=20, policy=POLICY)
 
 
 @pytest.mark.parametrize(
