@@ -37,18 +37,19 @@ test: lint
 	$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target searches rooms units
 
 # Three processes at a time, because tests wait a lot: for servers, and while others measure.
-ROOMS := tests/integration
-# End-to-end tests without a search that others share: they even out what the three take.
-APART := $(addprefix tests/e2e/test_,page.py devices.py postgres.py)
+# End-to-end tests without a search that others share even out what the three take.
+WITH_ROOMS := $(addprefix tests/e2e/test_,small_disk.py server_away.py)
+WITH_UNITS := $(addprefix tests/e2e/test_,page.py devices.py postgres.py)
 
 searches:
-	$(BIN)/python -m pytest tests/e2e $(addprefix --ignore=,$(APART))
+	$(BIN)/python -m pytest tests/e2e $(addprefix --ignore=,$(WITH_ROOMS) $(WITH_UNITS))
 
 rooms:
-	$(BIN)/python -m pytest $(ROOMS)
+	$(BIN)/python -m pytest tests/integration $(WITH_ROOMS)
 
 units:
-	$(BIN)/python -m pytest $(filter-out $(ROOMS) tests/e2e,$(patsubst %/,%,$(wildcard tests/*/))) $(APART)
+	$(BIN)/python -m pytest $(WITH_UNITS) \
+		$(filter-out tests/integration tests/e2e,$(patsubst %/,%,$(wildcard tests/*/)))
 
 # A hundred kills; CHAOS_SEED=1 make chaos chooses other moments.
 chaos: $(READY)
