@@ -38,8 +38,8 @@ test: lint
 
 # Three processes at a time, because tests wait a lot: for servers, and while others measure.
 # End-to-end tests without a search that others share even out what the three take.
-WITH_ROOMS := $(addprefix tests/e2e/test_,small_disk.py server_away.py)
-WITH_UNITS := $(addprefix tests/e2e/test_,page.py devices.py postgres.py)
+WITH_ROOMS := tests/e2e/test_small_disk.py
+WITH_UNITS := $(addprefix tests/e2e/test_,page.py devices.py postgres.py server_away.py)
 
 searches:
 	$(BIN)/python -m pytest tests/e2e $(addprefix --ignore=,$(WITH_ROOMS) $(WITH_UNITS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import multiprocessing
 import os
@@ -20,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from search.benchmark.agent import DEVICE_LOCK
+from search.benchmark.agent import DEVICE_LOCK, QUEUE_LOCK, lock_until
 from search.config import (
     EngineConfig,
     InlineEngineConfig,
@@ -37,6 +36,7 @@ from search.steps import Prune, Step, Teach
 from tests.fakes import LOCAL as DEVICE
 from tests.workbench import Workbench
 
+PATIENCE_S = 120.0
 LOCAL = LocalEngineConfig(name="local", workers=2, threads=1, memory_limit_bytes=None)
 RAY = RayEngineConfig(
     name="ray", address=None, workers=2, threads=1, gpus=0.0, device_resource="device"
@@ -270,5 +270,8 @@ def test_a_training_that_fails_leaves_the_machine_to_those_who_measure(
     asked = opened.engine.submit(replace(teach, learning_rate=1e30))
     with pytest.raises(StageFailed, match="the loss is not finite"):
         asked.result()
-    with DEVICE_LOCK.open() as lock:  # though the error is kept, with all that led to it
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # Though the error is kept, with all that led to it. Other tests may train or measure just now.
+    with QUEUE_LOCK.open() as queue, DEVICE_LOCK.open() as device:
+        deadline = time.monotonic() + PATIENCE_S
+        assert lock_until(queue.fileno(), deadline)
+        assert lock_until(device.fileno(), deadline)
