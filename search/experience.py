@@ -66,10 +66,8 @@ class Experience:
             self._add_rival(record)
 
     def _add_rival(self, record: TrialRecord) -> None:
-        figures, at_worst = (
-            record.figures,
-            _moved(record.figures, record.figures.latency_ratio_high),
-        )
+        figures = record.figures
+        at_worst = _moved(figures, figures.latency_ratio_high)
         if record.outcome == "complete":
             self.best_accuracy = max(self.best_accuracy, figures.val_accuracy or 0.0)
             if (everything := losses(at_worst, self.objectives)) is not None:
