@@ -159,7 +159,7 @@ def records_of(study: optuna.Study) -> list[TrialRecord]:
 
 
 def write_record(record: TrialRecord) -> str:
-    """Returns a record as a trial keeps it: text takes a fifth of the memory of what it says."""
+    """Returns a record as a trial keeps it: text takes less memory than what it says."""
     # Not pydantic's own text, in which a figure that is no number is missing.
     return json.dumps(_RECORDS.dump_python(record, mode="json"), separators=(",", ":"))
 
