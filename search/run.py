@@ -48,6 +48,7 @@ def search(config: SearchConfig, settings: str) -> int:
 
     from search import exhibits
     from search.archive import earlier_points
+    from search.coordinator import Coordinator
     from search.engine import make_engine
     from search.engine.store import Store
     from search.importance import importances
@@ -77,16 +78,8 @@ def search(config: SearchConfig, settings: str) -> int:
         earlier = earlier_points(ledgers, config.study.warm_start, objectives)
         bench, space = make_bench(config, store, engine)
         is_silent = _check(config, bench, store)
-        study = Study(
-            ledger,
-            config.study,
-            config.sampler,
-            config.policy,
-            space,
-            objectives,
-            settings_of(config, bench, space),
-            earlier,
-        )
+        settings_kept = settings_of(config, bench, space)
+        study = Study(ledger, config.study, space, objectives, settings_kept)
         log.info(
             "study %s: %s on %s, measured on %s (%s, %s)",
             config.study.name,
@@ -138,7 +131,8 @@ def search(config: SearchConfig, settings: str) -> int:
                 delivery.log_finalists(before, exhibits.final_models(before, store), told)
             delivery.log_trials(study.records, exhibits.models(study.records, store))
             progress.begin(study.records)
-            for record in study.trials(lab, engine):
+            coordinator = Coordinator(study, config.sampler, config.policy, lab, engine, earlier)
+            for record in coordinator.trials():
                 delivery.log_trials(study.records, exhibits.models([record], store))
                 progress.finished(record)
                 if every is not None and len(study.records) % every == 0:

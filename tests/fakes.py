@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -17,8 +17,11 @@ from search.config import (
     LocalDeviceConfig,
     ObjectiveConfig,
     PolicyConfig,
+    SamplerConfig,
+    TpeConfig,
     TrainConfig,
 )
+from search.coordinator import Coordinator
 from search.engine.base import Done, answered
 from search.figures import Yardstick
 from search.records import (
@@ -29,9 +32,11 @@ from search.records import (
     Measurement,
     Network,
     NetworkSpec,
+    Point,
     Session,
     Student,
     Teacher,
+    TrialRecord,
 )
 from search.steps import (
     ChosenPlacement,
@@ -49,6 +54,7 @@ from search.steps import (
     Step,
     Trace,
 )
+from search.study import Study
 from search.trial import Bench, Lab
 
 TEACHER_ACCURACY = 0.95
@@ -142,6 +148,7 @@ def measure_step(deployable: Deployable, **changes: Any) -> Measure:
 
 POLICY = PolicyConfig(latency_first=True, eta=3.0, deployments=3)
 PLAIN = PolicyConfig(latency_first=False, eta=None, deployments=0)
+TPE = TpeConfig(name="tpe", n_startup_trials=5, multivariate=True)
 
 
 def limits(**changes: Any) -> ObjectiveConfig:
@@ -261,3 +268,15 @@ class FakeEngine:
                     tuple(told), tuple((math.log(one.ratio),) * launches for one in told)
                 )
         raise AssertionError(f"no answer for {step}")
+
+
+def trials_of(
+    study: Study,
+    where: Lab,
+    engine: FakeEngine,
+    policy: PolicyConfig = PLAIN,
+    sampler: SamplerConfig = TPE,
+    earlier: Sequence[Point] = (),
+) -> Iterator[TrialRecord]:
+    """Searches as a run of the study does."""
+    return Coordinator(study, sampler, policy, where, engine, earlier).trials()

@@ -28,6 +28,7 @@ from optuna.samplers import TPESampler
 
 from search import cli, pareto
 from search.config import SearchConfig
+from search.coordinator import Coordinator
 from search.driving import drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
@@ -93,8 +94,9 @@ def this_search(
     endless = replace(config.study, name="ours", n_trials=None, timeout_s=10**6)
     with Journal(folder, "ours") as journal:
         names = config.objective.names
-        study = Study(journal, endless, config.sampler, config.policy, space, names, {})
-        for record in study.trials(lab, engine):
+        study = Study(journal, endless, space, names, {})
+        coordinator = Coordinator(study, config.sampler, config.policy, lab, engine)
+        for record in coordinator.trials():
             figures = record.figures
             yield figures.val_accuracy, figures.latency_ms, record.deployable, record.point.threads
 

@@ -20,6 +20,7 @@ from search.config import (
     StudyConfig,
     TpeConfig,
 )
+from search.coordinator import Coordinator
 from search.storage.journal import Journal
 from search.study import Study
 from tests.bench.replay.simulate import OBJECTIVES, Table
@@ -36,16 +37,16 @@ SAMPLERS: list[SamplerConfig] = [
 ]
 
 
-class Timed(Study):
-    """A study that notes the seconds of its asks."""
+class Timed(Coordinator):
+    """A run that notes the seconds of its asks."""
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.asks_s: list[float] = []
 
-    def _ask(self, run: Any) -> optuna.Trial:
+    def _ask(self) -> optuna.Trial:
         started = time.perf_counter()
-        asked = super()._ask(run)
+        asked = super()._ask()
         self.asks_s.append(time.perf_counter() - started)
         return asked
 
@@ -54,10 +55,11 @@ def extend(folder: Path, sampler: SamplerConfig, policy: PolicyConfig, n_trials:
     """Goes on with the study of a folder."""
     config = StudyConfig(name="s", n_trials=n_trials, timeout_s=None, warm_start=(), seed=0)
     with Journal(folder, "s") as journal:
-        study = Timed(journal, config, sampler, policy, Table().space(), OBJECTIVES, {})
-        for _ in study.trials(lab(), FakeEngine()):
+        study = Study(journal, config, Table().space(), OBJECTIVES, {})
+        run = Timed(study, sampler, policy, lab(), FakeEngine())
+        for _ in run.trials():
             pass
-    return study
+    return run
 
 
 @pytest.mark.bench
@@ -71,6 +73,6 @@ def test_ask_times(tmp_path: Path) -> None:
         more = MORE_OF_GP if sampler.name == "gp" else MORE
         started = time.perf_counter()
         # Not other deployments of a thousand students that had none: asks are what is timed.
-        study = extend(folder, sampler, PLAIN, TRIALS + more)
+        run = extend(folder, sampler, PLAIN, TRIALS + more)
         whole_s = (time.perf_counter() - started) / more  # opening the study included
-        print(f"  {sampler}: {1e3 * median(study.asks_s):.0f}, {1e3 * whole_s:.0f}")
+        print(f"  {sampler}: {1e3 * median(run.asks_s):.0f}, {1e3 * whole_s:.0f}")

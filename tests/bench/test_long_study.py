@@ -26,6 +26,7 @@ from search.importance import importances
 from search.records import File, TrialRecord
 from search.steps import Step
 from search.storage.journal import Journal
+from search.study import Study
 from search.tracking.delivery import Delivery
 from search.tracking.tracker import Tracker
 from tests.bench.replay import simulate
@@ -120,9 +121,10 @@ def test_a_days_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Journal(tmp_path, "s") as journal,
         Delivery(connect, tracking, tmp_path, "study=s", lambda status: None) as delivery,
     ):
-        study = Timed(journal, config, TPE, POLICY, table.space(), OBJECTIVES, {})
+        study = Study(journal, config, table.space(), OBJECTIVES, {})
+        run = Timed(study, TPE, POLICY, laboratory, engine)
         began, asks, delivered, trials_s = time.perf_counter(), 0, 0, []
-        for record in study.trials(laboratory, engine):
+        for record in run.trials():
             trials_s.append(time.perf_counter() - began)
             delivery.log_trials(study.records, exhibits.models([record], store))
             count = len(study.records)
@@ -130,12 +132,12 @@ def test_a_days_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 time.sleep(0.001)  # real steps leave tracking seconds in which nothing is asked
             if count % WINDOW == 0:
                 print(
-                    f"{count:6} {1e3 * median(study.asks_s[asks:]):7.1f} "
+                    f"{count:6} {1e3 * median(run.asks_s[asks:]):7.1f} "
                     f"{1e3 * median(trials_s):9.1f} "
                     f"{1e3 * median(trackers[0].trials_s[delivered:]):10.1f} {rss_mib():11.1f}",
                     flush=True,
                 )
-                asks, delivered, trials_s = len(study.asks_s), len(trackers[0].trials_s), []
+                asks, delivered, trials_s = len(run.asks_s), len(trackers[0].trials_s), []
             if count >= TRIALS:
                 break
             began = time.perf_counter()

@@ -21,8 +21,9 @@ from search.config import (
     SamplerConfig,
     TpeConfig,
 )
-from search.study import Plan, Study
-from search.trial import Lab
+from search.coordinator import Coordinator
+from search.records import Point
+from search.study import Plan
 from tests.bench.replay.simulate import (
     Curve,
     Table,
@@ -41,16 +42,16 @@ EVERYTHING = PolicyConfig(latency_first=True, eta=2.0, deployments=3)
 Policy: TypeAlias = Callable[[int, float], Curve]  # takes a seed and the seconds
 
 
-class Unplanned(Study):
-    """A study whose sampler knows nothing but the yardstick."""
+class Unplanned(Coordinator):
+    """A run whose sampler knows nothing but the yardstick."""
 
-    def _make_plan(self, lab: Lab) -> Plan:
-        plan = super()._make_plan(lab)
+    def _make_plan(self, earlier: Sequence[Point]) -> Plan:
+        plan = super()._make_plan(earlier)
         return replace(plan, starting=plan.starting[:1])
 
 
-class Grouped(Study):
-    """A study whose sampler splits the space where trials lack parameters."""
+class Grouped(Coordinator):
+    """A run whose sampler splits the space where trials lack parameters."""
 
     def _make_sampler(self, number: int) -> BaseSampler:
         seed = self._seed(number)
@@ -71,16 +72,19 @@ def ours(
     latency_first: bool = False,
     eta: float | None = None,
     deployments: int = 0,
-    make_study: type[Study] = Study,
+    make_coordinator: type[Coordinator] = Coordinator,
 ) -> Curve:
     policy = PolicyConfig(latency_first=latency_first, eta=eta, deployments=deployments)
-    return replay_search(Table(), TPE, policy, RUNGS, seed, until_s, make_study)
+    return replay_search(Table(), TPE, policy, RUNGS, seed, until_s, make_coordinator)
 
 
 def sampled(
-    seed: int, until_s: float, sampler: SamplerConfig, make_study: type[Study] = Study
+    seed: int,
+    until_s: float,
+    sampler: SamplerConfig,
+    make_coordinator: type[Coordinator] = Coordinator,
 ) -> Curve:
-    return replay_search(Table(), sampler, EVERYTHING, RUNGS, seed, until_s, make_study)
+    return replay_search(Table(), sampler, EVERYTHING, RUNGS, seed, until_s, make_coordinator)
 
 
 INGREDIENTS: Mapping[str, Policy] = {
@@ -94,14 +98,14 @@ INGREDIENTS: Mapping[str, Policy] = {
     "everything, stopping 1 in 3": partial(ours, latency_first=True, eta=3.0, deployments=3),
     "everything but early stopping": partial(ours, latency_first=True, deployments=3),
     "everything but starting points": partial(
-        ours, latency_first=True, eta=2.0, deployments=3, make_study=Unplanned
+        ours, latency_first=True, eta=2.0, deployments=3, make_coordinator=Unplanned
     ),
 }
 SINGLY = TpeConfig(name="tpe", n_startup_trials=10, multivariate=False)
 NSGA = NsgaConfig(name="nsga2", population_size=16)
 SAMPLERS: Mapping[str, Policy] = {
     "TPE, multivariate": partial(sampled, sampler=TPE),
-    "TPE, grouped": partial(sampled, sampler=TPE, make_study=Grouped),
+    "TPE, grouped": partial(sampled, sampler=TPE, make_coordinator=Grouped),
     "TPE, independent": partial(sampled, sampler=SINGLY),
     "NSGA-II": partial(sampled, sampler=NSGA),
     "random": partial(sampled, sampler=RandomConfig(name="random")),

@@ -20,7 +20,7 @@ from search.errors import ConfigError
 from search.records import TrialRecord
 from search.steps import Step
 from search.storage import Ledger, Ledgers, open_ledgers
-from tests.fakes import FakeEngine, lab
+from tests.fakes import FakeEngine, lab, trials_of
 from tests.unit.test_study import open_study
 
 NAMES = ("accuracy", "latency")
@@ -62,7 +62,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 def search(ledger: Ledger, n_trials: int = 12, engine: FakeEngine | None = None) -> Any:
     """Searches, and returns what Optuna and the study then know."""
     study = open_study(ledger, n_trials)
-    list(study.trials(lab(), engine or FakeEngine()))
+    list(trials_of(study, lab(), engine or FakeEngine()))
     found = optuna.load_study(study_name="s", storage=ledger.storage()).get_trials()
     told = [(t.number, t.state, t.values, t.params, t.constraints) for t in found]
     return told, list(map(essence, study.records))
@@ -108,7 +108,7 @@ def test_a_study_is_read_while_it_is_searched(place: Place) -> None:
     with ledgers.of("s") as ledger:
         study = open_study(ledger, 3)
         study.keep_lab(lab(), "seed: 0\n")
-        records = tuple(study.trials(lab(), FakeEngine()))
+        records = tuple(trials_of(study, lab(), FakeEngine()))
         archive = read_archive(place.open(), "s", "study")
         assert (archive.records, archive.lab, archive.identity) == (records, lab(), study.identity)
 
@@ -143,10 +143,11 @@ def test_the_lock_of_a_dead_coordinator_does_not_live_on_in_its_children(place: 
 
 def test_the_trials_of_a_killed_coordinator_are_resumed(place: Place, wanted: Any) -> None:
     first = place.start(
-        "from tests.fakes import FakeEngine, lab\nfrom tests.unit.test_study import open_study\n"
+        "from tests.fakes import FakeEngine, lab, trials_of\n"
+        "from tests.unit.test_study import open_study\n"
         "steps = []\n"
         "def die(step):\n    steps.append(step)\n    len(steps) == 23 and os.kill(os.getpid(), 9)\n"
-        "list(open_study(ledger.__enter__(), 12).trials(lab(), FakeEngine(die)))"
+        "list(trials_of(open_study(ledger.__enter__(), 12), lab(), FakeEngine(die)))"
     )
     assert first.wait(60) == -signal.SIGKILL
     first.communicate()

@@ -28,7 +28,7 @@ from search.setup import make_bench, settings_of
 from search.storage.journal import Journal
 from search.study import Study
 from tests import commands
-from tests.fakes import FakeEngine, lab
+from tests.fakes import FakeEngine, lab, trials_of
 
 TIMEOUT_S = 120
 TINY = ("data=custom", "data.factory=tiny:images")
@@ -555,10 +555,8 @@ def test_study_begun_with_other_settings(
         bench, space = make_bench(config, store, InlineEngine(store, lambda step: None))
         with Journal(cli.STATE / "studies", config.study.name) as journal:
             names, settings = config.objective.names, settings_of(config, bench, space)
-            study = Study(
-                journal, config.study, config.sampler, config.policy, space, names, settings
-            )
-            next(study.trials(lab(), FakeEngine()))
+            study = Study(journal, config.study, space, names, settings)
+            next(trials_of(study, lab(), FakeEngine()))
         return 0
 
     monkeypatch.chdir(here)

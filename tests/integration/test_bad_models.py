@@ -22,7 +22,7 @@ from search.stages import measure
 from search.steps import Measure, Quantize, Step
 from search.storage.journal import Journal
 from search.study import Study
-from tests.fakes import DATA, LOCAL, PLAIN, FakeEngine, lab
+from tests.fakes import DATA, LOCAL, PLAIN, FakeEngine, lab, trials_of
 from tests.onnx_files import save_conv_net, save_endless, save_huge, save_unknown
 
 SPACE: dict[str, Any] = {
@@ -123,16 +123,9 @@ def test_bad_models_fail_their_trials_and_nothing_else(
     given = replace(given, bench=bench, reference=engine.run(quantize(32)).result)
     with Journal(tmp_path, "s") as journal:
         config = StudyConfig(name="s", n_trials=12, timeout_s=None, warm_start=(), seed=1)
-        study = Study(
-            journal,
-            config,
-            RandomConfig(name="random"),
-            PLAIN,
-            parse_space(SPACE, usable_cores=1),
-            ("accuracy", "latency"),
-            {},
-        )
-        records = list(study.trials(given, engine))
+        space = parse_space(SPACE, usable_cores=1)
+        study = Study(journal, config, space, ("accuracy", "latency"), {})
+        records = list(trials_of(study, given, engine, PLAIN, RandomConfig(name="random")))
     assert len(records) == 12
     assert {record.point.bits for record in records} == {32, 16, 8, 4}
     for record in records:

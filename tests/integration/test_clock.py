@@ -16,8 +16,8 @@ from search.storage.journal import Journal
 from search.study import Study
 from search.tracking.tracker import Tracker
 from tests.bench.replay.simulate import OBJECTIVES
-from tests.fakes import POLICY, FakeEngine, lab
-from tests.unit.test_study import SAMPLERS, SPACE
+from tests.fakes import POLICY, FakeEngine, lab, trials_of
+from tests.unit.test_study import SPACE
 
 DAY_S = 24 * 3600.0
 
@@ -42,8 +42,8 @@ def search(
     where = TrackingConfig(uri=None, timeout_s=5.0)
     tracker = Tracker(where, folder, "s", "s", OBJECTIVES, {}, "")
     with Journal(folder, "s") as journal:
-        study = Study(journal, config, SAMPLERS[0], POLICY, space, OBJECTIVES, {})
-        for record in study.trials(lab(), FakeEngine()):
+        study = Study(journal, config, space, OBJECTIVES, {})
+        for record in trials_of(study, lab(), FakeEngine(), POLICY):
             tracker.log_trials(study.records, {})
             clock.ahead_s = jumps_s.get(record.number, clock.ahead_s)
         tracker.end("FINISHED")

@@ -19,7 +19,7 @@ from search.records import Deployable
 from search.stages import quantize
 from search.steps import Quantize
 from search.storage.journal import Journal
-from tests.fakes import DATA, FakeEngine, file, lab
+from tests.fakes import DATA, FakeEngine, file, lab, trials_of
 from tests.unit.test_study import essence, open_study, told
 
 N_TRIALS = 7
@@ -40,7 +40,7 @@ def search(folder: Path) -> tuple[list[Any], list[Any]]:
     """Returns what Optuna was told, and the records."""
     with Journal(folder, "s") as journal:
         study = open_study(journal, N_TRIALS)
-        list(study.trials(lab(), FakeEngine()))
+        list(trials_of(study, lab(), FakeEngine()))
         return told(journal), [essence(record) for record in study.records]
 
 
@@ -61,7 +61,7 @@ def test_what_is_written_once_there_is_room_again_spoils_nothing(tmp_path: Path)
     wanted = search(tmp_path / "whole")
     with Journal(tmp_path, "s") as journal:
         study = open_study(journal, N_TRIALS)
-        trials = study.trials(lab(), FakeEngine())
+        trials = trials_of(study, lab(), FakeEngine())
         next(trials)
         room = journal.path.stat().st_size + 20
         with pytest.raises(OSError, match="File too large"), files_of_at_most(room):

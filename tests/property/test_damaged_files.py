@@ -31,7 +31,7 @@ from search.records import Canary, Closing, Deployable, File, Interval
 from search.stages.teacher import load_checkpoint
 from search.steps import Quantize
 from search.storage.journal import Journal, Journals
-from tests.fakes import DATA, FakeEngine, lab
+from tests.fakes import DATA, FakeEngine, lab, trials_of
 from tests.unit.test_study import open_study
 
 SHAPE = (1, 8, 8)
@@ -119,7 +119,7 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         study.keep_lab(lab(), "seed: 0\n")
         study.keep_tags({"device": "local"})
         study.keep_ending("KILLED")
-        list(study.trials(lab(), FakeEngine()))
+        list(trials_of(study, lab(), FakeEngine()))
         canary = Canary(3, Interval(1.0, 0.99, 1.02), "resolved")
         study.keep_closing(Closing(4, (), (canary,)))
     return (folder / "s.journal").read_bytes()
@@ -164,7 +164,7 @@ def check_journal(content: bytes, folder: Path) -> None:
         with Journal(folder, "s") as opened:
             study = open_study(opened, 6)
             study.keep_lab(lab(), "seed: 0\n")
-            assert list(study.trials(lab(), FakeEngine())) or study.records
+            assert list(trials_of(study, lab(), FakeEngine())) or study.records
             importances(study.records, ("accuracy", "latency"))
         read_archive(Journals(folder), "s", "study")
     except SearchError as error:

@@ -12,7 +12,7 @@ from search.archive import read_archive, read_record, write_record
 from search.errors import ConfigError
 from search.records import Canary, Closing, Interval
 from search.storage.journal import Journal, Journals
-from tests.fakes import FakeEngine, lab
+from tests.fakes import FakeEngine, lab, trials_of
 from tests.plants import plant
 from tests.unit.test_study import open_study
 
@@ -28,7 +28,7 @@ def test_a_study_is_read_back_as_it_was(journal: Journal, tmp_path: Path) -> Non
     with journal:
         study = open_study(journal, 3)
         study.keep_lab(lab(), "seed: 0\n")
-        records = tuple(study.trials(lab(), FakeEngine()))
+        records = tuple(trials_of(study, lab(), FakeEngine()))
         study.keep_closing(Closing(3, (), (CANARY,)))
         archive = read_archive(Journals(tmp_path), "s", "study")  # while the other holds it
     assert archive.records == records

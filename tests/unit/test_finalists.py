@@ -20,7 +20,7 @@ from search.space import parse_space
 from search.steps import Confirm, Evaluate, Finetune, Prune, Score, Step
 from search.storage.journal import Journal
 from search.study import Study
-from tests.fakes import PLAIN, FakeEngine, file, lab, limits, measurement, score
+from tests.fakes import PLAIN, FakeEngine, file, lab, limits, measurement, score, trials_of
 from tests.unit.test_study import SPACE
 
 OBJECTIVES = ("accuracy", "latency")
@@ -34,8 +34,8 @@ def records(tmp_path: Path) -> Iterator[list[TrialRecord]]:
     with Journal(tmp_path, "s") as journal:
         config = StudyConfig(name="s", n_trials=20, timeout_s=None, warm_start=(), seed=1)
         space = parse_space(SPACE, usable_cores=2)
-        study = Study(journal, config, RandomConfig(name="random"), PLAIN, space, OBJECTIVES, {})
-        yield list(study.trials(lab(), FakeEngine()))
+        study = Study(journal, config, space, OBJECTIVES, {})
+        yield list(trials_of(study, lab(), FakeEngine(), PLAIN, RandomConfig(name="random")))
 
 
 def held(records: list[TrialRecord], engine: FakeEngine, **changes: Any) -> tuple[Finalist, ...]:

@@ -20,7 +20,6 @@ from search.config import (
     RandomConfig,
     SamplerConfig,
     StudyConfig,
-    TpeConfig,
 )
 from search.errors import ConfigError, InfeasiblePoint, StageFailed
 from search.importance import importances
@@ -32,7 +31,7 @@ from search.storage import Ledger
 from search.storage.journal import Journal, Journals
 from search.study import RUNGS, Study
 from search.trial import Lab
-from tests.fakes import PLAIN, POLICY, FakeEngine, lab, measurement
+from tests.fakes import PLAIN, POLICY, TPE, FakeEngine, lab, measurement, trials_of
 
 SPACE: dict[str, Any] = {
     "prune_ratio": {"low": 0.0, "high": 0.9},
@@ -45,7 +44,7 @@ SPACE: dict[str, Any] = {
     "threads": [1, 2],
 }
 SAMPLERS: list[SamplerConfig] = [
-    TpeConfig(name="tpe", n_startup_trials=5, multivariate=True),
+    TPE,
     NsgaConfig(name="nsga2", population_size=4),
     GpConfig(name="gp", n_startup_trials=5),
     RandomConfig(name="random"),
@@ -59,16 +58,14 @@ def space(**changes: Any) -> Space:
 def open_study(
     journal: Ledger,
     n_trials: int | None = 12,
-    sampler: SamplerConfig = SAMPLERS[0],
     where: Space | None = None,
     settings: dict[str, Any] | None = None,
     timeout_s: float | None = None,
-    policy: PolicyConfig = PLAIN,
 ) -> Study:
     config = StudyConfig(name="s", n_trials=n_trials, timeout_s=timeout_s, warm_start=(), seed=3)
     where = where or space()
     given = {"space": where.describe()} if settings is None else settings
-    return Study(journal, config, sampler, policy, where, ("accuracy", "latency"), given)
+    return Study(journal, config, where, ("accuracy", "latency"), given)
 
 
 @pytest.fixture
@@ -91,8 +88,8 @@ def essence(record: TrialRecord) -> TrialRecord:
 def test_every_sampler_spends_the_budget_and_starts_uncompressed(
     journal: Journal, sampler: SamplerConfig
 ) -> None:
-    study = open_study(journal, n_trials=13, sampler=sampler)
-    records = list(study.trials(lab(), FakeEngine()))
+    study = open_study(journal, n_trials=13)
+    records = list(trials_of(study, lab(), FakeEngine(), sampler=sampler))
     assert [r.number for r in records] == list(range(13))
     assert (records[0].point.prune_ratio, records[0].point.bits) == (0.0, 32)
     assert [(r.point.prune_ratio, r.point.bits, r.point.threads) for r in records[1:9]] == [
@@ -119,7 +116,7 @@ def test_the_same_seed_draws_the_same_points(tmp_path: Path) -> None:
     points = []
     for name in ("a", "b"):
         with Journal(tmp_path / name, "s") as journal:
-            points.append([r.point for r in open_study(journal).trials(lab(), FakeEngine())])
+            points.append([r.point for r in trials_of(open_study(journal), lab(), FakeEngine())])
     assert points[0] == points[1]
     assert len(set(points[0])) == len(points[0])
 
@@ -136,7 +133,7 @@ def test_an_interrupted_study_ends_like_an_uninterrupted_one(
 ) -> None:
     given: dict[str, Any] = {"sampler": sampler, "policy": policy}
     with Journal(tmp_path / "whole", "s") as journal:
-        whole = list(open_study(journal, **given).trials(lab(), FakeEngine()))
+        whole = list(trials_of(open_study(journal), lab(), FakeEngine(), **given))
         wanted = told(journal)
     steps = 0
 
@@ -149,10 +146,10 @@ def test_an_interrupted_study_ends_like_an_uninterrupted_one(
     engine = FakeEngine(interrupt)
     folder = tmp_path / "cut"
     with Journal(folder, "s") as journal, pytest.raises(KeyboardInterrupt):
-        list(open_study(journal, **given).trials(lab(), engine))
+        list(trials_of(open_study(journal), lab(), engine, **given))
     with Journal(folder, "s") as journal:
-        study = open_study(journal, **given)
-        list(study.trials(lab(), engine))
+        study = open_study(journal)
+        list(trials_of(study, lab(), engine, **given))
         assert told(journal) == wanted
         assert [essence(r) for r in study.records] == [essence(r) for r in whole]
     keys = [step.key for step in engine.computed]
@@ -163,7 +160,7 @@ def test_an_interrupted_study_ends_like_an_uninterrupted_one(
 def test_a_study_goes_on_from_any_line_of_its_journal(tmp_path: Path, policy: PolicyConfig) -> None:
     limited = lab(max_accuracy_drop=0.06, max_latency_ms=0.5)
     with Journal(tmp_path / "whole", "s") as journal:
-        whole = list(open_study(journal, 7, policy=policy).trials(limited, FakeEngine()))
+        whole = list(trials_of(open_study(journal, 7), limited, FakeEngine(), policy=policy))
         wanted = told(journal)
     lines = journal.path.read_bytes().splitlines(keepends=True)
     for cut in range(0, len(lines), 11):
@@ -171,49 +168,49 @@ def test_a_study_goes_on_from_any_line_of_its_journal(tmp_path: Path, policy: Po
         folder.mkdir()
         (folder / "s.journal").write_bytes(b"".join(lines[:cut]))
         with Journal(folder, "s") as journal:
-            study = open_study(journal, 7, policy=policy)
-            list(study.trials(limited, FakeEngine()))
+            study = open_study(journal, 7)
+            list(trials_of(study, limited, FakeEngine(), policy))
             assert told(journal) == wanted, cut
             assert [essence(r) for r in study.records] == [essence(r) for r in whole]
 
 
 def test_a_recorded_trial_that_was_not_told_is_told(journal: Journal) -> None:
     study = open_study(journal, n_trials=2)
-    original = study._tell
+    original = study.tell
 
-    def die(asked: optuna.Trial, record: TrialRecord) -> TrialRecord:
+    def die(asked: optuna.Trial, record: TrialRecord) -> optuna.trial.FrozenTrial:
         if record.number == 1:
             raise KeyboardInterrupt
         return original(asked, record)
 
-    study._tell = die  # type: ignore[method-assign]
+    study.tell = die  # type: ignore[method-assign]
     engine = FakeEngine()
     with pytest.raises(KeyboardInterrupt):
-        list(study.trials(lab(), engine))
+        list(trials_of(study, lab(), engine))
     computed = len(engine.computed)
     again = open_study(journal, n_trials=2)
-    assert [r.number for r in again.trials(lab(), engine)] == [1]
+    assert [r.number for r in trials_of(again, lab(), engine)] == [1]
     assert len(engine.computed) == computed
     assert [t.state for t in _trials(journal)][:2] == [TrialState.COMPLETE] * 2
 
 
 def test_a_half_written_line_is_dropped(tmp_path: Path) -> None:
     with Journal(tmp_path, "s") as journal:
-        list(open_study(journal, n_trials=3).trials(lab(), FakeEngine()))
+        list(trials_of(open_study(journal, n_trials=3), lab(), FakeEngine()))
         wanted = told(journal)
     with journal.path.open("ab") as stream:
         stream.write(b'{"op_code": 4, "worker_id"')
     with Journal(tmp_path, "s") as journal:
         assert told(journal) == wanted
-        assert len(list(open_study(journal, n_trials=5).trials(lab(), FakeEngine()))) == 2
+        assert len(list(trials_of(open_study(journal, n_trials=5), lab(), FakeEngine()))) == 2
 
 
 def test_a_larger_budget_continues(journal: Journal) -> None:
-    assert len(list(open_study(journal, n_trials=3).trials(lab(), FakeEngine()))) == 3
+    assert len(list(trials_of(open_study(journal, n_trials=3), lab(), FakeEngine()))) == 3
     more = open_study(journal, n_trials=5)
-    assert [r.number for r in more.trials(lab(), FakeEngine())] == [3, 4]
+    assert [r.number for r in trials_of(more, lab(), FakeEngine())] == [3, 4]
     assert [r.number for r in more.records] == [0, 1, 2, 3, 4]
-    assert list(open_study(journal, n_trials=5).trials(lab(), FakeEngine())) == []
+    assert list(trials_of(open_study(journal, n_trials=5), lab(), FakeEngine())) == []
 
 
 def test_a_trial_under_way_is_ended_also_within_a_smaller_budget(journal: Journal) -> None:
@@ -226,11 +223,11 @@ def test_a_trial_under_way_is_ended_also_within_a_smaller_budget(journal: Journa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(open_study(journal, n_trials=5).trials(lab(), FakeEngine(interrupt)))
+        list(trials_of(open_study(journal, n_trials=5), lab(), FakeEngine(interrupt)))
     study = open_study(journal, n_trials=2)
     begun = len(study.records) + 1
     assert begun > 2
-    list(study.trials(lab(), FakeEngine()))
+    list(trials_of(study, lab(), FakeEngine()))
     kept = optuna.load_study(study_name="s", storage=journal.storage()).trials
     assert len(kept) == begun
     assert all(trial.state.is_finished() for trial in kept)
@@ -239,13 +236,13 @@ def test_a_trial_under_way_is_ended_also_within_a_smaller_budget(journal: Journa
 
 def test_a_time_limit_ends_the_search(journal: Journal) -> None:
     study = open_study(journal, n_trials=None, timeout_s=0.3)
-    records = list(study.trials(lab(), FakeEngine()))
+    records = list(trials_of(study, lab(), FakeEngine()))
     assert len(records) >= 1
 
 
 def test_other_settings_are_refused(journal: Journal) -> None:
     begun = open_study(journal, n_trials=1, settings={"model.width": 8, "train.epochs": None})
-    list(begun.trials(lab(), FakeEngine()))
+    list(trials_of(begun, lab(), FakeEngine()))
     with pytest.raises(ConfigError) as caught:
         open_study(journal, settings={"model.width": 8, "train.epochs": 1.0})
     message = str(caught.value)
@@ -270,7 +267,7 @@ def failing(kind: type[Step[Any]], error: Exception) -> FakeEngine:
 
 def test_a_failed_trial_does_not_end_the_study(journal: Journal) -> None:
     engine = failing(Finetune, StageFailed("finetune", "the loss is not finite; lower it"))
-    records = list(open_study(journal, n_trials=4).trials(lab(), engine))
+    records = list(trials_of(open_study(journal, n_trials=4), lab(), engine))
     assert [r.outcome for r in records] == ["complete", "complete", "failed", "failed"]
     assert records[2].reason == "finetune: the loss is not finite; lower it"
     assert records[2].stage_s.keys() >= {"prune", "measure"}
@@ -279,7 +276,7 @@ def test_a_failed_trial_does_not_end_the_study(journal: Journal) -> None:
 
 def test_an_infeasible_point_is_recorded(journal: Journal) -> None:
     engine = failing(Prune, InfeasiblePoint("no channel is left in conv1; lower prune_ratio"))
-    records = list(open_study(journal, n_trials=1).trials(lab(), engine))
+    records = list(trials_of(open_study(journal, n_trials=1), lab(), engine))
     assert (records[0].outcome, records[0].reason) == (
         "infeasible",
         "no channel is left in conv1; lower prune_ratio",
@@ -290,12 +287,12 @@ def test_an_infeasible_point_is_recorded(journal: Journal) -> None:
 def test_an_error_of_the_configuration_ends_the_study(journal: Journal) -> None:
     engine = failing(Measure, ConfigError("the device is gone"))
     with pytest.raises(ConfigError, match="the device is gone"):
-        list(open_study(journal).trials(lab(), engine))
+        list(trials_of(open_study(journal), lab(), engine))
 
 
 def test_a_limit_known_before_training_ends_a_trial_untrained(journal: Journal) -> None:
     engine = FakeEngine()
-    records = list(open_study(journal, n_trials=3).trials(lab(max_latency_ms=0.5), engine))
+    records = list(trials_of(open_study(journal, n_trials=3), lab(max_latency_ms=0.5), engine))
     assert [r.outcome for r in records[:3]] == ["infeasible", "complete", "complete"]
     assert records[0].violations == {"max_latency_ms": pytest.approx(0.3)}
     assert records[0].reason == "exceeds max_latency_ms by 0.3"
@@ -307,7 +304,7 @@ def test_a_limit_known_before_training_ends_a_trial_untrained(journal: Journal) 
 
 def test_an_accuracy_limit_makes_a_trial_infeasible_with_its_values(journal: Journal) -> None:
     records = list(
-        open_study(journal, n_trials=4).trials(lab(max_accuracy_drop=0.06), FakeEngine())
+        trials_of(open_study(journal, n_trials=4), lab(max_accuracy_drop=0.06), FakeEngine())
     )
     # int8 keeps a quarter of the bytes and so loses 0.075 by the fake's formula
     assert [r.outcome for r in records] == ["complete", "infeasible", "complete", "infeasible"]
@@ -318,7 +315,7 @@ def test_an_accuracy_limit_makes_a_trial_infeasible_with_its_values(journal: Jou
 
 def test_the_original_is_the_yardstick_even_outside_the_space(journal: Journal) -> None:
     narrow = space(bits=[8], prune_ratio={"low": 0.3, "high": 0.6}, threads=1)
-    records = list(open_study(journal, n_trials=6, where=narrow).trials(lab(), FakeEngine()))
+    records = list(trials_of(open_study(journal, n_trials=6, where=narrow), lab(), FakeEngine()))
     assert (records[0].point.bits, records[0].point.prune_ratio) == (32, 0.0)
     assert records[0].outcome == "complete"
     assert all(narrow.contains(r.point) for r in records[1:])
@@ -336,7 +333,7 @@ def test_a_study_that_was_never_begun_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["{", '{"op_code": 99}', "[]"])
 def test_a_damaged_journal_is_refused_by_name(journal: Journal, damage: str) -> None:
-    list(open_study(journal, n_trials=2).trials(lab(), FakeEngine()))
+    list(trials_of(open_study(journal, n_trials=2), lab(), FakeEngine()))
     lines = journal.path.read_text().splitlines()
     journal.path.write_text("\n".join([*lines[:3], damage, *lines[3:], ""]))
     with pytest.raises(ConfigError, match=r"s\.journal: is damaged, or another version wrote it"):
@@ -347,14 +344,14 @@ def test_importances_come_from_the_complete_trials(journal: Journal) -> None:
     study = open_study(journal, n_trials=30)
     objectives = ("accuracy", "latency")
     assert importances(study.records, objectives) == {}
-    assert all(record.outcome == "complete" for record in study.trials(lab(), FakeEngine()))
+    assert all(record.outcome == "complete" for record in trials_of(study, lab(), FakeEngine()))
     found = importances(study.records, objectives)
     assert set(found) == {"accuracy", "latency"}
     assert next(iter(found["latency"])) in ("prune_ratio", "bits")
 
 
 def test_a_record_of_another_version_is_refused_by_name(journal: Journal) -> None:
-    list(open_study(journal, n_trials=2).trials(lab(), FakeEngine()))
+    list(trials_of(open_study(journal, n_trials=2), lab(), FakeEngine()))
     journal.path.write_text(journal.path.read_text().replace("outcome", "result"))
     with pytest.raises(ConfigError, match=r"another version wrote it \(ValidationError\)"):
         open_study(journal)
@@ -362,7 +359,7 @@ def test_a_record_of_another_version_is_refused_by_name(journal: Journal) -> Non
 
 @pytest.mark.parametrize("other", ["nobody", "another deployment", "a later trial"])
 def test_a_deployment_of_no_network_is_damage(journal: Journal, other: str) -> None:
-    records = list(open_study(journal, n_trials=20, policy=POLICY).trials(lab(), FakeEngine()))
+    records = list(trials_of(open_study(journal, n_trials=20), lab(), FakeEngine(), policy=POLICY))
     deployed = [record for record in records if record.student_of is not None]
     first, last = deployed[0], deployed[-1]
     wrong = {"nobody": 77, "another deployment": first.number, "a later trial": last.number + 1}
@@ -373,7 +370,7 @@ def test_a_deployment_of_no_network_is_damage(journal: Journal, other: str) -> N
     lines[at] = lines[at].replace(right, f'student_of\\":{wrong[other]},')
     journal.path.write_text("".join(lines))
     with pytest.raises(ConfigError, match=r"another version wrote it \(ValueError\)"):
-        open_study(journal, n_trials=20, policy=POLICY)
+        open_study(journal, n_trials=20)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +381,7 @@ def test_a_study_in_another_versions_format_is_refused(
 ) -> None:
     study = open_study(journal, n_trials=2)
     study.keep_lab(lab(), "")
-    list(study.trials(lab(), FakeEngine()))
+    list(trials_of(study, lab(), FakeEngine()))
     kept = optuna.load_study(study_name="s", storage=journal.storage())
     kept.set_user_attr("format", format_number)
     journals = Journals(journal.path.parent)
@@ -401,7 +398,7 @@ def test_a_study_in_another_versions_format_is_refused(
 
 def test_a_study_that_was_killed_before_its_format_was_written_begins(journal: Journal) -> None:
     optuna.create_study(storage=journal.storage(), study_name="s", directions=["minimize"] * 2)
-    assert len(list(open_study(journal, n_trials=2).trials(lab(), FakeEngine()))) == 2
+    assert len(list(trials_of(open_study(journal, n_trials=2), lab(), FakeEngine()))) == 2
 
 
 def test_a_study_is_told_from_others_of_its_name(tmp_path: Path) -> None:
@@ -418,8 +415,8 @@ def test_trials_that_end_before_their_accuracy_is_known_do_not_confuse_samplers(
 ) -> None:
     limits = {"max_latency_ms": 0.5, "max_accuracy_drop": 0.2}
     config = StudyConfig(name="s", n_trials=14, timeout_s=None, warm_start=(), seed=3)
-    study = Study(journal, config, sampler, PLAIN, space(), ("latency", "size"), {})
-    records = list(study.trials(lab(**limits), FakeEngine()))
+    study = Study(journal, config, space(), ("latency", "size"), {})
+    records = list(trials_of(study, lab(**limits), FakeEngine(), sampler=sampler))
     assert {r.outcome for r in records} == {"complete", "infeasible"}
     unknown = {r.number for r in records if r.figures.val_accuracy is None}
     assert unknown
@@ -438,7 +435,7 @@ def asked_and_others(records: list[TrialRecord]) -> tuple[list[TrialRecord], lis
 def test_a_student_is_deployed_otherwise_without_further_training(journal: Journal) -> None:
     policy = PolicyConfig(latency_first=False, eta=None, deployments=3)
     engine = FakeEngine()
-    records = list(open_study(journal, 12, policy=policy).trials(lab(), engine))
+    records = list(trials_of(open_study(journal, 12), lab(), engine, policy=policy))
     asked, others = asked_and_others(records)
     assert len(asked) == 12
     assert others
@@ -462,7 +459,7 @@ def test_a_student_is_deployed_otherwise_without_further_training(journal: Journ
 
 def test_other_deployments_wait_for_the_sweep(journal: Journal) -> None:
     policy = PolicyConfig(latency_first=False, eta=None, deployments=3)
-    records = list(open_study(journal, 14, policy=policy).trials(lab(), FakeEngine()))
+    records = list(trials_of(open_study(journal, 14), lab(), FakeEngine(), policy=policy))
     planned = {0.0, *SWEEP}
     last = max(r.number for r in records if r.student_of is None and r.point.prune_ratio in planned)
     had: set[tuple[int, int]] = set()
@@ -482,8 +479,8 @@ def test_what_only_saves_storage_is_deployed_only_where_size_counts(tmp_path: Pa
     for objectives in (("accuracy", "latency"), ("accuracy", "latency", "size")):
         with Journal(tmp_path / objectives[-1], "s") as journal:
             config = StudyConfig(name="s", n_trials=1, timeout_s=None, warm_start=(), seed=3)
-            study = Study(journal, config, SAMPLERS[0], policy, space(), objectives, {})
-            found[objectives[-1]] = {r.point.bits for r in study.trials(lab(), Sized())}
+            study = Study(journal, config, space(), objectives, {})
+            found[objectives[-1]] = {r.point.bits for r in trials_of(study, lab(), Sized(), policy)}
     assert 4 not in found["latency"]
     assert 4 in found["size"]
 
@@ -507,7 +504,7 @@ class SlowInIntegers(FakeEngine):
 def test_what_is_too_slow_whatever_its_accuracy_is_not_trained(journal: Journal) -> None:
     policy = PolicyConfig(latency_first=True, eta=None, deployments=0)
     engine = SlowInIntegers()
-    records = list(open_study(journal, 9, policy=policy).trials(lab(), engine))
+    records = list(trials_of(open_study(journal, 9), lab(), engine, policy=policy))
     slow = [r for r in records if r.point.bits == 8 and r.point.prune_ratio > 0]
     assert {r.outcome for r in slow} == {"stopped"}
     assert {r.reason for r in slow} == {"not trained: cannot reach the front whatever its accuracy"}
@@ -531,7 +528,7 @@ class Erratic(FakeEngine):
 
 def test_early_stopping_keeps_the_best_of_every_rung(journal: Journal) -> None:
     policy = PolicyConfig(latency_first=False, eta=2.0, deployments=0)
-    records = list(open_study(journal, 30, policy=policy).trials(lab(), Erratic()))
+    records = list(trials_of(open_study(journal, 30), lab(), Erratic(), policy=policy))
     stopped = [r for r in records if r.outcome == "stopped"]
     assert stopped
     assert all(r.reason.startswith("behind at 50% of its training") for r in stopped)
@@ -551,23 +548,22 @@ def test_early_stopping_keeps_the_best_of_every_rung(journal: Journal) -> None:
 
 
 def test_early_stopping_has_a_switch(journal: Journal) -> None:
-    records = list(open_study(journal, 20, policy=PLAIN).trials(lab(), Erratic()))
+    records = list(trials_of(open_study(journal, 20), lab(), Erratic(), policy=PLAIN))
     assert {record.outcome for record in records} == {"complete"}
 
 
 def test_other_studies_fronts_are_tried_early(tmp_path: Path) -> None:
     with Journal(tmp_path, "s") as journal:
-        first = list(open_study(journal, 25).trials(lab(), FakeEngine()))
+        first = list(trials_of(open_study(journal, 25), lab(), FakeEngine()))
     earlier = earlier_points(Journals(tmp_path), ["s"], ("accuracy", "latency"))
     assert earlier
     assert set(earlier) <= {record.point for record in first}
     with Journal(tmp_path / "later", "s") as journal:
         config = StudyConfig(name="s", n_trials=40, timeout_s=None, warm_start=("s",), seed=99)
         narrow = space(bits=[32], threads=[1])
-        study = Study(
-            journal, config, SAMPLERS[0], PLAIN, narrow, ("accuracy", "latency"), {}, earlier
-        )
-        second = [record.point for record in study.trials(lab(), FakeEngine())]
+        study = Study(journal, config, narrow, ("accuracy", "latency"), {})
+        found = trials_of(study, lab(), FakeEngine(), earlier=earlier)
+        second = [record.point for record in found]
     moved = [narrow.nearest(point) for point in earlier]
     assert set(moved) <= set(second[: len(moved) + 9])
 
@@ -577,8 +573,8 @@ def warmed(
 ) -> list[TrialRecord]:
     config = StudyConfig(name="s", n_trials=n_trials, timeout_s=None, warm_start=(), seed=3)
     names = ("accuracy", "latency")
-    study = Study(journal, config, SAMPLERS[0], POLICY, where, names, {}, earlier)
-    return list(study.trials(there, FakeEngine()))
+    study = Study(journal, config, where, names, {})
+    return list(trials_of(study, there, FakeEngine(), POLICY, earlier=earlier))
 
 
 def test_earlier_points_are_tried_as_they_are_also_when_they_come_late(journal: Journal) -> None:
@@ -589,15 +585,15 @@ def test_earlier_points_are_tried_as_they_are_also_when_they_come_late(journal: 
 
 
 def test_the_closing_round_alone_tries_nothing(journal: Journal) -> None:
-    list(open_study(journal, 3, policy=PLAIN).trials(lab(), FakeEngine()))
-    study = open_study(journal, 0, policy=POLICY)
-    assert list(study.trials(lab(), FakeEngine())) == []
+    list(trials_of(open_study(journal, 3), lab(), FakeEngine(), policy=PLAIN))
+    study = open_study(journal, 0)
+    assert list(trials_of(study, lab(), FakeEngine(), POLICY)) == []
     assert len(study.records) == 3
 
 
 def test_whether_bits_are_sampled_stays_as_it_was_begun(journal: Journal) -> None:
-    list(open_study(journal, 12, policy=PLAIN).trials(lab(), FakeEngine()))
-    list(open_study(journal, 30, policy=POLICY).trials(lab(), FakeEngine()))
+    list(trials_of(open_study(journal, 12), lab(), FakeEngine(), policy=PLAIN))
+    list(trials_of(open_study(journal, 30), lab(), FakeEngine(), policy=POLICY))
     asked = [t for t in _trials(journal) if t.state == TrialState.COMPLETE]
     assert {frozenset(t.params) for t in asked} == {frozenset(space().distributions())}
 
@@ -626,12 +622,14 @@ def test_a_study_that_is_not_there_cannot_warm_another(tmp_path: Path) -> None:
 )
 def test_chosen_deployments_stay_in_the_space(journal: Journal, changes: dict[str, Any]) -> None:
     where = space(**changes)
-    records = list(open_study(journal, 15, where=where, policy=POLICY).trials(lab(), FakeEngine()))
+    records = list(
+        trials_of(open_study(journal, 15, where=where), lab(), FakeEngine(), policy=POLICY)
+    )
     assert all(where.contains(record.point) for record in records[1:])
 
 
 def test_bits_are_sampled_where_they_count_for_more_than_latency(journal: Journal) -> None:
     small = lab(max_size_bytes=20_000)
-    records = list(open_study(journal, 30, policy=POLICY).trials(small, FakeEngine()))
+    records = list(trials_of(open_study(journal, 30), small, FakeEngine(), policy=POLICY))
     assert len({record.point.bits for record in records}) > 2
     assert any(record.outcome == "complete" for record in records)

@@ -9,7 +9,7 @@ import pytest
 from search import cli
 from search.storage.journal import Journal
 from search.sync import main
-from tests.fakes import FakeEngine, lab
+from tests.fakes import FakeEngine, lab, trials_of
 from tests.unit.test_study import open_study
 
 
@@ -58,7 +58,7 @@ def test_without_the_models_nothing_is_delivered(
     with Journal(elsewhere / "mlruns" / "studies", "s") as journal:
         study = open_study(journal, 2)
         study.keep_lab(lab(), "")
-        list(study.trials(lab(), FakeEngine()))
+        list(trials_of(study, lab(), FakeEngine()))
     assert main(["study=s"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: study=s: none of its models is in mlruns/store")

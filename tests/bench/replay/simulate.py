@@ -27,6 +27,7 @@ from optuna.storages import InMemoryStorage
 from search import pareto
 from search.benchmark.estimates import signed_rank_interval, walsh_means
 from search.config import DeviceConfig, PolicyConfig, SamplerConfig, StudyConfig
+from search.coordinator import Coordinator
 from search.driving import drive
 from search.engine.base import Done, answered
 from search.figures import Yardstick
@@ -353,22 +354,20 @@ def replay_search(
     rungs: Sequence[float],
     seed: int,
     until_s: float,
-    make_study: type[Study] = Study,
+    make_coordinator: type[Coordinator] = Coordinator,
 ) -> Curve:
     """Replays this project's own study."""
     given, engine = replay_lab(table, rungs), ReplayEngine(table)
     volume = Hypervolume(given)
     curve: Curve = []
-    study = make_study(
+    study = Study(
         MemoryJournal(Path("nowhere"), "replay"),
         StudyConfig(name="replay", n_trials=100_000, timeout_s=None, warm_start=(), seed=seed),
-        sampler,
-        policy,
         table.space(),
         OBJECTIVES,
         {},
     )
-    for record in study.trials(given, engine):
+    for record in make_coordinator(study, sampler, policy, given, engine).trials():
         accuracy = record.figures.val_accuracy if record.outcome == "complete" else None
         curve.append((engine.clock_s, volume.add(accuracy, record.figures.latency_ms)))
         # A table is finite: once all of it is known, the clock would stand still.
