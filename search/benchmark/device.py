@@ -34,6 +34,10 @@ RECONNECT_AFTER_S = (1.0, 5.0, 20.0)
 LAST_WORDS_BYTES = 1 << 14
 
 
+class AgentKilled(StageFailed):
+    """The agent was killed, by somebody or for memory, which says little about a model."""
+
+
 class Device(Protocol):
     """A machine with a running agent, between entering and leaving its context."""
 
@@ -105,7 +109,9 @@ def hold(device: Device, timeout_s: float) -> None:
 
 
 def on_device(config: DeviceConfig, work: Callable[[Device], T], hold_s: float) -> T:
-    """Does work on the device, which nobody else uses meanwhile; anew where the connection breaks.
+    """Does work on the device, which nobody else uses meanwhile.
+
+    It is begun anew where the connection breaks, and once where the agent is killed.
 
     Args:
         config: The device.
@@ -116,13 +122,21 @@ def on_device(config: DeviceConfig, work: Callable[[Device], T], hold_s: float) 
         DeviceLost: If the connection breaks again and again.
         SearchError: As the device or ``work`` raised it.
     """
-    for pause_s in RECONNECT_AFTER_S:
+    pauses_s = list(RECONNECT_AFTER_S)
+    was_killed = False
+    while True:
         try:
             return _work_held(config, work, hold_s)
+        except AgentKilled as error:
+            if was_killed:
+                raise
+            was_killed = True
+            log.warning("%s; trying again", error)
         except DeviceLost as error:
-            log.warning("%s; trying again in %g s", error, pause_s)
-            time.sleep(pause_s)
-    return _work_held(config, work, hold_s)
+            if not pauses_s:
+                raise
+            log.warning("%s; trying again in %g s", error, pauses_s[0])
+            time.sleep(pauses_s.pop(0))
 
 
 def _work_held(config: DeviceConfig, work: Callable[[Device], T], hold_s: float) -> T:
@@ -309,7 +323,8 @@ def too_long(request: dict[str, Any]) -> StageFailed:
 def died(request: dict[str, Any], status: int | None, hint: str) -> StageFailed:
     """What to raise when the agent is no more."""
     reason = f"the agent died with status {status} at {request['request']!r}{hint}"
-    return StageFailed("measure", reason)
+    is_killed = status is not None and status < 0  # by the signal of that number
+    return AgentKilled("measure", reason) if is_killed else StageFailed("measure", reason)
 
 
 def format_hint(errors: bytes) -> str:

@@ -31,7 +31,15 @@ from search.benchmark.agent import (
     typical_kernels,
     usable_cpus,
 )
-from search.benchmark.device import AGENT, LocalDevice, describe_device, hold, make_profile
+from search.benchmark.device import (
+    AGENT,
+    Device,
+    LocalDevice,
+    describe_device,
+    hold,
+    make_profile,
+    on_device,
+)
 from search.benchmark.protocol import Plan, Side, compare
 from search.benchmark.stillness import give_way, working
 from search.config import DigitsConfig
@@ -443,6 +451,27 @@ def test_killed_agent_is_noticed(device: LocalDevice, folder: Path) -> None:
     with pytest.raises(StageFailed, match="agent died with status -9"):
         device.ask({"request": "hello"}, START_S)
     assert_empty(device.process_group)
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_work_is_begun_anew_once_where_the_agent_is_killed(kills: int) -> None:
+    killed: list[int] = []
+
+    def work(device: Device) -> Any:
+        assert isinstance(device, LocalDevice)
+        if len(killed) < kills:
+            killed.append(device.process_group)
+            os.kill(device.process_group, signal.SIGKILL)
+        return device.ask({"request": "hello"}, START_S)["schema"]
+
+    if kills == 1:
+        assert on_device(LOCAL, work, START_S) == SCHEMA
+    else:
+        with pytest.raises(StageFailed, match="agent died with status -9"):
+            on_device(LOCAL, work, START_S)
+    assert len(killed) == kills
+    for group in killed:
+        assert_empty(group)
 
 
 def test_killed_model_process_is_noticed(device: LocalDevice, folder: Path) -> None:

@@ -457,6 +457,23 @@ def test_a_lost_connection_is_made_anew_and_the_trial_measured(
     assert_empty(cut[0])
 
 
+def test_a_killed_agent_is_started_anew_and_the_trial_measured(
+    step: tuple[Measure, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+
+    def kill_once(device: Any, timeout_s: float) -> None:
+        hold(device, timeout_s)
+        if not killed:
+            killed.append(group_of(device))
+            os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(device_room, "hold", kill_once)
+    found = measure.run(*step)
+    assert 0.3 < found.ratio < 3.0
+    assert_empty(killed[0])
+
+
 def test_a_device_that_stays_away_ends_the_search_but_no_trial(
     step: tuple[Measure, Store], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
