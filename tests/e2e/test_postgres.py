@@ -14,6 +14,7 @@ from tests.e2e.searching import SMOKE, STUDY
 from tests.postgres_server import PASSWORD, USER, PostgresServer
 
 PLAIN = ("policy.deployments=0", "finalists.count=0", "study.n_trials=3")
+WORKERS = ("engine=local", "engine.workers=2")
 SECRETS = (PASSWORD, quote(PASSWORD, safe=""), PASSWORD.partition(":")[0])
 
 
@@ -30,7 +31,7 @@ def test_a_search_in_a_database_is_found_and_tells_nobody_its_password(
     postgres: PostgresServer, url: str, tmp_path: Path
 ) -> None:
     kept = ("storage=postgres", f"storage.url={url}")
-    searched = (*SMOKE, *kept, f"tracking.uri={url}", *PLAIN)
+    searched = (*SMOKE, *kept, f"tracking.uri={url}", *PLAIN, *WORKERS)
     printed = expect_success(run(tmp_path, "search.run", *searched))
     where = f"postgresql://{USER}:***@127.0.0.1:{postgres.port}"
     assert f"python -m search.pick study={STUDY} storage=postgres 'storage.url={where}" in printed
