@@ -24,6 +24,7 @@ from typing_extensions import TypedDict  # pydantic takes no other before Python
 from search.bundle.predict import SUMS
 from search.config import TrackingConfig
 from search.errors import ConfigError, hide_passwords
+from search.tracking.runs import IDENTITY, PARENT
 from search.tracking.server import address, connect, database_file, explained
 
 CANDIDATE, CHAMPION = "candidate", "champion"
@@ -165,8 +166,8 @@ class Registry:
         with explained(self._config, self._state):
             experiment = self._client.get_experiment_by_name(self._study)
             places = [] if experiment is None else [experiment.experiment_id]
-            for parent in self._client.search_runs(places, f"tags.`study.identity` = '{identity}'"):
-                mine = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+            for parent in self._client.search_runs(places, f"tags.`{IDENTITY}` = '{identity}'"):
+                mine = f"tags.`{PARENT}` = '{parent.info.run_id}'"
                 for run in self._client.search_runs(places, f"{mine} and tags.trial = '{trial}'"):
                     run_id: str = run.info.run_id
                     return run_id
