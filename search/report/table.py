@@ -5,10 +5,12 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -91,7 +93,7 @@ class FinalistRow(NamedTuple):
 FINALIST_HEADINGS = FinalistRow(
     "Trial", "Test accuracy", "On val.", "Latency", "Speed-up", "Size", "Bits", "Threads", "Pruned"
 )
-# They may go into two lines each, the interval below its value.
+# Their columns are the first to go into two lines, the interval below its value.
 INTERVALS = (HEADINGS.speedup, FINALIST_HEADINGS.test)
 
 
@@ -139,42 +141,83 @@ def finalist_markdown(finalists: Sequence[Finalist]) -> str:
     return _markdown(FINALIST_HEADINGS, finalist_rows(finalists), finalist_caption(finalists))
 
 
-def front_table(front: Sequence[TrialRecord], original: TrialRecord | None = None) -> Table:
+def front_table(front: Sequence[TrialRecord], original: TrialRecord | None = None) -> FittedTable:
     """Returns ``front_rows`` as a table for the terminal."""
     rows = front_rows(front, original)
-    return _terminal(HEADINGS, rows, caption(rows) if rows else NO_FRONT)
+    return FittedTable(HEADINGS, rows, caption(rows) if rows else NO_FRONT)
 
 
-def finalist_table(finalists: Sequence[Finalist]) -> Table:
+def finalist_table(finalists: Sequence[Finalist]) -> FittedTable:
     """Returns ``finalist_rows`` as a table for the terminal."""
-    return _terminal(FINALIST_HEADINGS, finalist_rows(finalists), finalist_caption(finalists))
+    rows = finalist_rows(finalists)
+    return FittedTable(FINALIST_HEADINGS, rows, finalist_caption(finalists))
+
+
+@dataclass(frozen=True)
+class FittedTable:
+    """A table that goes into two lines a row where the terminal is narrow, and cuts nothing.
+
+    Attributes:
+        headings: One for each column.
+        rows: Their cells.
+        note: Below the table.
+    """
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draws it as wide as there is room."""
+        widths, gap = self._fit(options.max_width)
+        table = Table(
+            box=SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+            padding=(0, gap - 1, 0, 0),  # the box itself separates columns by one
+            caption=Text(self.note),
+            caption_justify="left",
+        )
+        for heading, width in zip(self.headings, widths, strict=True):
+            table.add_column(heading, justify="right", width=width)
+        for row in self.rows:
+            # Text, because a plain string is read as markup and [..] may be taken for a tag.
+            table.add_row(*map(Text, row))
+        yield table
+
+    def _fit(self, room: int) -> tuple[list[int], int]:
+        """Returns the columns' widths and the gap between two of them."""
+        columns = list(zip(self.headings, *self.rows, strict=True))
+        widths = [max(map(len, column)) for column in columns]
+        halves = [max(map(_half, column)) for column in columns]
+        gap = 2
+        # Intervals go below their values first; then whatever gains most.
+        order = sorted(
+            range(len(columns)),
+            key=lambda i: (self.headings[i] not in INTERVALS, halves[i] - widths[i]),
+        )
+        for index in order:
+            if sum(widths) + gap * (len(columns) - 1) <= room:
+                break
+            if self.headings[index] not in INTERVALS:
+                gap = 1
+            if sum(widths) + gap * (len(columns) - 1) > room:
+                widths[index] = halves[index]
+        return widths, gap
+
+
+def _half(text: str) -> int:
+    """Returns how wide a text is in two lines, broken between words where that is best."""
+    words = text.split()
+    breaks = range(1, len(words))
+    found = [max(len(" ".join(words[:at])), len(" ".join(words[at:]))) for at in breaks]
+    return min(found, default=len(text))
 
 
 def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> str:
     lines = [_markdown_line(headings), "|" + " ---: |" * len(headings)]
     lines += [_markdown_line(row) for row in rows]
     return "\n".join([*lines, "", note])
-
-
-def _terminal(headings: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> Table:
-    table = Table(
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1 if len(headings) == len(HEADINGS) else 0, 0, 0),  # 80 columns
-        caption=Text(note),
-        caption_justify="left",
-    )
-    for heading, *cells in zip(headings, *rows, strict=True):
-        words = max(len(word) for text in (heading, *cells) for word in text.split())
-        width = max([words, *map(len, cells)])
-        # In 80 columns an interval goes below its value; nothing is cut.
-        fixed = None if heading in INTERVALS else width
-        table.add_column(heading, justify="right", width=fixed, min_width=words, max_width=width)
-    for row in rows:
-        # Text, because a plain string is read as markup and [..] may be taken for a tag.
-        table.add_row(*(Text(cell) for cell in row))
-    return table
 
 
 def escape_markdown(text: str) -> str:

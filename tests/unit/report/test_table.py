@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -107,6 +109,28 @@ def test_80_columns_cut_nothing(plant: Plant) -> None:
     assert "\N{HORIZONTAL ELLIPSIS}" not in shown.get()
     for text in ("original", "0.0361 ms", f"[2.25{DASH}2.38]", f"16 {ARROW} 32", "Pruned", "38 %"):
         assert text in shown.get()
+
+
+@pytest.mark.parametrize("width", range(76, 130))
+def test_a_narrow_terminal_takes_two_lines_and_cuts_nothing(plant: Plant, width: int) -> None:
+    figures = {"speedup": 12.34, "speedup_low": 11.98, "speedup_high": 12.77}
+    small = plant(5, bits=4, effective_bits=26.8, latency_ms=0.0125, size_bytes=15_053, **figures)
+    finalists = [
+        confirmed(small, test_accuracy=0.9987, test_low=0.9951, test_high=1.0, tie=1),
+        confirmed(plant(118), tie=1),
+        confirmed(plant(0, latency_ms=0.0392), stands=False, reason="18 is faster"),
+    ]
+    for table in (finalist_table(finalists), front_table([small, plant(118)], plant(0))):
+        stream = io.StringIO()
+        Console(file=stream, width=width).print(table)
+        lines = stream.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        shown = Counter(" ".join(lines).split())
+        wanted = " ".join([*table.headings, *chain(*table.rows), table.note])
+        assert Counter(wanted.split()) <= shown
+        body = lines[lines.index(next(line for line in lines if "─" in line)) + 1 :]
+        note = next(i for i, line in enumerate(body) if line.startswith(table.note.split()[0]))
+        assert note <= 2 * len(table.rows)
 
 
 def test_empty_front_says_so() -> None:
