@@ -6,13 +6,14 @@ import os
 import re
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, NullPool, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from search.errors import ConfigError, hide_passwords
 
@@ -32,6 +33,10 @@ BOUNDS: Mapping[str, Any] = {
 SERVER_BOUNDS = (
     "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
 )
+# A server that froze keeps its connections: so long without a sign of life, and one is given up.
+SILENT_S = 30.0
+# What only one process does at a time, others wait for so long.
+ALONE_S, ASK_AGAIN_S = 30.0, 0.1
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 15.0
 
 
@@ -87,12 +92,10 @@ class Database:
             label: What the server shows as the application's name.
             prepare: Called with the connection, which commits every statement until then.
         """
-        import psycopg
-
         # Done here and not by SQLAlchemy, so that what Optuna is given holds no password.
         _, given = self._url.get_dialect()().create_connect_args(self._url)
         options = {**BOUNDS, **given, "application_name": label}
-        connection: Connection[Any] = psycopg.connect(**options, autocommit=True)
+        connection: Connection[Any] = _watched().connect(**options, autocommit=True)
         try:
             connection.execute(SERVER_BOUNDS)
             prepare(connection)
@@ -125,12 +128,49 @@ class Database:
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        """Does what only one process at a time may do; others wait."""
+        """Does what only one process at a time may do; others wait.
+
+        Raises:
+            OperationalError: When another process does it for too long.
+        """
         engine = self.engine("cnn-search")
+        # Ends with the connection, whatever becomes of this process.
+        take, deadline = text("SELECT pg_try_advisory_lock(:key)"), time.monotonic() + ALONE_S
         with engine.connect() as connection:
-            # Ends with the connection, whatever becomes of this process.
-            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": lock_key(name)})
+            while not connection.scalar(take, {"key": lock_key(name)}):
+                if time.monotonic() >= deadline:
+                    busy = f"another process has been making its {name} tables for {ALONE_S:g} s"
+                    raise OperationalError(str(take), None, TimeoutError(busy))
+                time.sleep(ASK_AGAIN_S)
             yield
+
+
+@cache
+def _watched() -> type[Connection[Any]]:
+    """Returns a class of connections that give up a server which went silent."""
+    import psycopg
+
+    class Watched(psycopg.Connection[Any]):
+        def wait(self, gen: Any, *given: Any, **named: Any) -> Any:
+            """Waits for an answer, or for the end of patience."""
+            return super().wait(self._in_time(gen), *given, **named)
+
+        def _in_time(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+            deadline = time.monotonic() + SILENT_S
+            try:
+                wanted = next(gen)
+                while True:
+                    ready = yield wanted
+                    if ready:
+                        deadline = time.monotonic() + SILENT_S
+                    elif time.monotonic() >= deadline:
+                        self.close()
+                        raise psycopg.OperationalError(f"the server is silent for {SILENT_S:g} s")
+                    wanted = gen.send(ready)
+            except StopIteration as stop:
+                return stop.value
+
+    return Watched
 
 
 # ---- forks

@@ -87,6 +87,10 @@ class StorageLost(SearchError):  # noqa: N818 - named by what happened
     """The database that holds the study went away; finished trials are kept."""
 
 
+class StudyTaken(StorageLost):
+    """Another process took the study over while its database was away: leave it all to that one."""
+
+
 class TrackingLost(SearchError):  # noqa: N818 - named by what happened
     """The tracking server went away: deliver later what it missed."""
 

@@ -34,7 +34,7 @@ class PatientStorage(BaseStorage):
     A call whose connection breaks may have taken effect or not. Attributes and parameters are
     written again: the second time changes nothing. For trials that are created or change their
     state, what there is is looked at first. That is enough because the study is held: nobody else
-    writes, and what this process wrote before is settled once it holds the study again.
+    wrote, or it could not be held again, and what this process wrote before is settled then.
 
     Args:
         inner: Raises ``ConnectionBroke``.

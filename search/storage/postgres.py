@@ -22,7 +22,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from search.config import PostgresStorageConfig
 from search.database import DRIVER, Database, lock_key, reason_of
-from search.errors import ConfigError, StorageLost, StudyNotReady
+from search.errors import ConfigError, StudyNotReady, StudyTaken
 from search.storage.patient import ConnectionBroke, PatientStorage
 
 if TYPE_CHECKING:
@@ -43,6 +43,15 @@ WHERE locktype = 'advisory' AND granted AND objsubid = 1
 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 AND classid::bigint = %s AND objid::bigint = %s
 """
+# Who began to write a study last: a lock alone tells nobody who came and went in the meantime.
+HOLDERS = f"{SCHEMA}.holders"
+MAKE_HOLDERS = f"""
+CREATE TABLE IF NOT EXISTS {HOLDERS} (study text PRIMARY KEY, holder text NOT NULL)
+"""
+KEEP_HOLDER = f"""
+INSERT INTO {HOLDERS} VALUES (%s, %s) ON CONFLICT (study) DO UPDATE SET holder = EXCLUDED.holder
+"""
+LAST_HOLDER = f"SELECT holder FROM {HOLDERS} WHERE study = %s"
 
 
 class PostgresLedgers:
@@ -146,7 +155,7 @@ class PostgresLedger(AbstractContextManager["PostgresLedger"]):
 
         Raises:
             StudyNotReady: When another process holds it; names that process.
-            StorageLost: When it does so since the connection broke.
+            StudyTaken: When another one held it since the connection broke.
         """
         if self._was_left:
             raise RuntimeError(f"{self.where}: is not held any more")
@@ -163,6 +172,12 @@ class PostgresLedger(AbstractContextManager["PostgresLedger"]):
             if time.monotonic() >= deadline:
                 self._refuse(holder)
             time.sleep(ASK_AGAIN_S)
+        if not self._was_held:
+            connection.execute(KEEP_HOLDER, (self._name, self._label))
+            return
+        (last,) = _ask(connection, LAST_HOLDER, self._name) or ("somebody",)
+        if last != self._label:
+            raise self._taken(last)
 
     def _find_holder(self, connection: Connection[Any]) -> _Holder | None:
         high, low = (self._key >> 32) & 0xFFFFFFFF, self._key & 0xFFFFFFFF
@@ -174,16 +189,18 @@ class PostgresLedger(AbstractContextManager["PostgresLedger"]):
 
         if holder is None or holder.label == self._label:  # it is just going
             raise psycopg.OperationalError("an earlier session still holds the study")
-        # Without the token that tells a process's ledgers apart.
-        named = holder.label.rpartition(" ")[0] or f"server session {holder.session}"
         if self._was_held:
-            raise StorageLost(
-                f"{self.where}: process {named} took it over while the connection was lost; "
-                "finished trials are kept, wait for that process or stop it"
-            )
+            raise self._taken(holder.label)
+        named = _name_process(holder.label) or f"server session {holder.session}"
         raise StudyNotReady(
             f"study.name={self._name} is being searched by process {named}; wait for it, stop it, "
             "or choose another study.name"
+        )
+
+    def _taken(self, label: str) -> StudyTaken:
+        return StudyTaken(
+            f"{self.where}: process {_name_process(label) or label} took it over while the "
+            "connection was lost; finished trials are kept, wait for that process or stop it"
         )
 
 
@@ -202,7 +219,12 @@ def _label() -> str:
     )
 
 
-def _ask(connection: Connection[Any], question: str, *values: int) -> tuple[Any, ...]:
+def _name_process(label: str) -> str:
+    """Returns a label without the token that tells a process's ledgers apart."""
+    return label.rpartition(" ")[0]
+
+
+def _ask(connection: Connection[Any], question: str, *values: int | str) -> tuple[Any, ...]:
     """Returns the first row of the answer, or nothing."""
     row = connection.execute(question, values).fetchone()
     return () if row is None else tuple(row)
@@ -242,16 +264,22 @@ def _has_tables(database: Database) -> bool:
         return bool(connection.scalar(text(f"SELECT count(*) FROM {SCHEMA}.alembic_version")))
 
 
+def _has_holders(database: Database) -> bool:
+    with database.engine("cnn-search").connect() as connection:
+        return connection.scalar(text(f"SELECT to_regclass('{HOLDERS}')")) is not None
+
+
 def _make_tables(database: Database) -> None:
     """Makes Optuna's tables once; processes that begin together wait for the first one.
 
     Raises:
         ConfigError: When they are another version's.
     """
-    if not _has_tables(database):
+    if not (_has_tables(database) and _has_holders(database)):
         with database.alone("tables"):
             with database.engine("cnn-search").begin() as connection:
                 connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+                connection.execute(text(MAKE_HOLDERS))
             _open_whole(database)
     else:
         _open_whole(database)

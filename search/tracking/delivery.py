@@ -22,6 +22,7 @@ from search.config import TrackingConfig
 from search.errors import (
     ConfigError,
     StorageLost,
+    StudyTaken,
     TrackingLost,
     TrackingSilent,
     hide_passwords,
@@ -188,6 +189,9 @@ class Delivery(AbstractContextManager["Delivery"]):
         """Waits a bounded time for what is left, and says what then is not delivered."""
         if self._thread is None:
             return  # nothing was begun, here or in MLflow
+        if kind is not None and issubclass(kind, StudyTaken):
+            self._abandon(self._thread)
+            return
         status = status_of(kind)
         is_unwritable = kind is not None and issubclass(kind, StorageLost | OSError)
         with self._changed:
@@ -198,6 +202,13 @@ class Delivery(AbstractContextManager["Delivery"]):
                 self._note_ending(status)
         finally:
             self._take_leave(self._thread, status)
+
+    def _abandon(self, thread: threading.Thread) -> None:
+        """Leaves the study's runs to whoever has the study now."""
+        with self._changed:
+            self._is_given_up = True
+            self._changed.notify_all()
+        thread.join(self._config.timeout_s)
 
     def _take_leave(self, thread: threading.Thread, status: str) -> None:
         try:

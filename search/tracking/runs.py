@@ -177,10 +177,9 @@ class Runs:
         self.on_front = numbers
 
     def remove_strays(self) -> None:
-        """Removes runs that a slow server made after nobody waited for them any more."""
-        known = set(self.children.values())
+        """Removes second runs of trials, which a slow server made when nobody waited any more."""
         for run in list(self.search("tags.kind = 'trial'")):
-            if run.info.run_id not in known:
+            if self.children.get(trial_number(run), run.info.run_id) != run.info.run_id:
                 self.client.delete_run(run.info.run_id)
 
 

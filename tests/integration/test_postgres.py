@@ -16,7 +16,15 @@ from sqlalchemy import Connection, event
 
 from search import database
 from search.config import JournalStorageConfig, PostgresStorageConfig, TrackingConfig
-from search.errors import ConfigError, StorageLost, hide_password, hide_passwords
+from search.database import Database
+from search.errors import (
+    ConfigError,
+    StorageLost,
+    StudyTaken,
+    TrackingSilent,
+    hide_password,
+    hide_passwords,
+)
 from search.steps import Step
 from search.storage import open_ledgers
 from search.storage.postgres import PostgresLedger, PostgresLedgers
@@ -165,6 +173,62 @@ def test_who_lost_the_study_to_another_process_writes_nothing_more(
             assert created_trials(postgres, url) == before
             search(second, 2)
     assert created_trials(postgres, url) == 2
+
+
+def test_who_lost_the_study_to_a_process_that_is_gone_again_writes_nothing_more(
+    postgres: PostgresServer, url: str
+) -> None:
+    steps: list[Step[Any]] = []
+
+    def lose(step: Step[Any]) -> None:
+        steps.append(step)
+        if len(steps) == 12:  # as when a machine sleeps in the middle of a training
+            cut(postgres, url, *sessions(postgres, url))
+            with ledger_in(url) as second:
+                search(second, TRIALS)
+
+    with ledger_in(url) as first, pytest.raises(StudyTaken, match=r"process \S+:\d+ since"):
+        search(first, TRIALS + 2, FakeEngine(lose))
+    assert created_trials(postgres, url) == TRIALS
+
+
+def test_a_server_that_froze_is_one_that_went_away(
+    postgres: PostgresServer, url: str, wanted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "SILENT_S", 0.5)
+    thaw = threading.Timer(2.0, postgres.thaw)
+
+    def freeze(step: Step[Any]) -> None:
+        if len(engine.computed) == 20:
+            postgres.freeze()
+            thaw.start()
+
+    engine = FakeEngine(freeze)
+    try:
+        with ledger_in(url) as ledger:
+            assert search(ledger, TRIALS, engine) == wanted
+    finally:
+        thaw.join()
+    postgres.freeze()
+    try:
+        with pytest.raises(ConfigError, match="cannot be used"):
+            ledger_in(url).__enter__()
+    finally:
+        postgres.thaw()
+
+
+def test_who_makes_tables_for_ever_is_not_waited_for(
+    postgres: PostgresServer, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "ALONE_S", 0.3)
+    where = TrackingConfig(url, 2.0)
+    said = r"making its tracking tables for 0\.3 s"
+    with (
+        Database(url, "tracking.uri").alone("tracking"),
+        pytest.raises(TrackingSilent, match=said),
+    ):
+        check_tracking(where, tmp_path, "s")
+    check_tracking(where, tmp_path, "s")
 
 
 def test_a_study_is_held_again_although_the_server_keeps_the_broken_session(
