@@ -123,7 +123,10 @@ def earlier_points(
         ledger = existing(ledgers, name, "study.warm_start")
         remedy = f"leave {name} out of study.warm_start"
         with explained(ledger, remedy):
-            study = optuna.load_study(study_name=name, storage=ledger.storage())
+            storage = ledger.storage()
+            if name not in optuna.get_all_study_names(storage):  # killed before its first line
+                continue
+            study = optuna.load_study(study_name=name, storage=storage)
             check_format(study, ledger, remedy)
             closing = closing_of(study)
             standing = [] if closing is None else [f.point for f in closing.finalists if f.stands]

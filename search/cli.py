@@ -6,8 +6,10 @@ import difflib
 import io
 import os
 import re
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -54,6 +56,7 @@ def main(
         user demands is not met, 1 when the work broke off, 130 when it was interrupted. Each but
         the first with one line on standard error.
     """
+    _stop_like_ctrl_c()
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
         return _compose(job, given, config_name)
@@ -71,6 +74,14 @@ def main(
         return _complain("interrupted; the same command goes on from here", INTERRUPTED)
 
 
+def _stop_like_ctrl_c() -> None:
+    """Has a machine that shuts down, or a container that is stopped, end a search as users do."""
+    is_free = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if is_free and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
 def _complain(error: object, status: int) -> int:
     text = hide_passwords(" ".join(str(error).split()))
     # Names of files and words of a device may hold what a terminal obeys.
@@ -79,11 +90,12 @@ def _complain(error: object, status: int) -> int:
 
 
 def _explain_os_error(error: OSError) -> str:
-    """Stages report what they cannot read: what is left is state that cannot be kept."""
+    """Stages report what they cannot read: what is left is what cannot be kept."""
+    named = f"{error.filename}: " if error.filename else ""
     return (
-        f"{error.filename or STATE}: {error.strerror or error}; the search keeps its state in "
-        f"{STATE.resolve()}, which must be a folder it can write to with space left: mend that, "
-        "and the same command goes on from here"
+        f"{named}{error.strerror or error}; the search keeps its state in {STATE.resolve()} and "
+        f"what it needs for a moment in {tempfile.gettempdir()}, which must be folders it can "
+        "write to with space left: mend that, and the same command goes on from here"
     )
 
 

@@ -334,7 +334,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-DATABASE_URL = re.compile(r"postgres(ql)?(\+psycopg)?://[^\s@]*(@[^\s@]*)?\Z")
+DATABASE_URL = re.compile(r"postgres(ql)?(\+psycopg)?://[^\s'\"@]*(@[^\s'\"@]*)?\Z")
 
 
 def _has_form(address: str, form: re.Pattern[str]) -> bool:
@@ -371,7 +371,9 @@ class PostgresStorageConfig:
 
 
 StorageConfig = Annotated[JournalStorageConfig | PostgresStorageConfig, Field(discriminator="name")]
-TRACKING_URI = re.compile(r"(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://[^/]|sqlite:///.")
+TRACKING_URI = re.compile(
+    r"(https?|(sqlite|postgresql|mysql|mssql)(\+\w+)?)://[^/\s'\"][^\s'\"]*\Z|sqlite:///."
+)
 
 
 def _trackable(uri: str) -> str:

@@ -6,6 +6,7 @@ import re
 
 PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):\S*@")
 PASSWORD_KEY = re.compile(r"(?i)([?&]\w*pass\w*=)[^&\s'\"]+")
+PASSWORD_KEY_WITH_QUOTES = re.compile(r"(?i)([?&]\w*pass\w*=)[^&]+")
 PASSWORD_WITH_SPACES = re.compile(r"(?s)(?<=://)([^/:@]*):.*@")
 # Endings of names whose values are nobody's business.
 SECRET = r"password|passwd|pwd|secret|token|(?:api|access|private|secret)_?key|credentials?"
@@ -37,7 +38,9 @@ def hide_passwords(text: str) -> str:
 
 def hide_password(address: str) -> str:
     """Returns what should be one address, written wrongly or not, with ``***`` for its password."""
-    return hide_passwords(PASSWORD_WITH_SPACES.sub(r"\1:***@", address))
+    return hide_passwords(
+        PASSWORD_KEY_WITH_QUOTES.sub(r"\1***", PASSWORD_WITH_SPACES.sub(r"\1:***@", address))
+    )
 
 
 def printable(text: str, longest: int = LONGEST_LINE) -> str:

@@ -170,6 +170,8 @@ class Study:
             raise ValueError("a point has threads that none can have")
         if any(len(one.values or self.objectives) != len(self.objectives) for one in begun):
             raise ValueError("a trial has values of other objectives")
+        if not all(isinstance(v, float | int) for one in begun for v in one.constraints.values()):
+            raise ValueError("a constraint is no number")
         own = self.space.distributions()
         for name, other in ((n, d) for one in begun for n, d in one.distributions.items()):
             if name in own:

@@ -226,6 +226,9 @@ def check_store(folder: Path) -> Iterator[str]:
         except ValueError as error:
             yield f"{path} is torn: {error}"
             continue
+        wrote = entry.pop("sha256")
+        if hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest() != wrote:
+            yield f"{path} is not what was written"
         for file in entry["files"]:
             sha256 = file["sha256"]
             if not (store / "files" / sha256[:2] / f"{sha256}{file['suffix']}").is_file():

@@ -274,7 +274,12 @@ class Bench:
             session = self._create(profile_prefix=str(Path(folder) / "profile"))
             for feed in itertools.islice(itertools.cycle(feeds), runs):
                 session.run(None, feed)
-            events: list[Message] = json.loads(Path(session.end_profiling()).read_text())
+            written = Path(session.end_profiling()).read_text()
+        try:
+            events: list[Message] = json.loads(written)
+        except ValueError as error:
+            reason = f"its profile was cut off: make room in {tempfile.gettempdir()} there"
+            raise Refused("NoSpace", reason) from error
         return events
 
     def _create(self, profile_prefix: str | None) -> Any:
@@ -537,7 +542,7 @@ class Child:
             status = self.process.wait()
             how = f"signal {-status}" if status < 0 else f"status {status}"
             reason = f"{self.role} process died with {how} in {message['request']!r}"
-            raise Refused("Died", reason)
+            raise Refused("Killed" if status == -signal.SIGKILL else "Died", reason)
         reply: Message = json.loads(line)
         if not reply.pop("ok"):
             raise Refused(reply["kind"], f"{self.role} model: {reply['error']}")

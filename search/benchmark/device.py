@@ -35,7 +35,7 @@ LAST_WORDS_BYTES = 1 << 14
 
 
 class AgentKilled(StageFailed):
-    """The agent was killed, by somebody or for memory, which says little about a model."""
+    """The agent or a process of it was killed, by somebody or because memory ran out there."""
 
 
 class Device(Protocol):
@@ -290,6 +290,8 @@ def denied(refusal: Denied, last_error: Callable[[], str]) -> StageFailed:
         refusal: Its words.
         last_error: Gives the hint behind the reason when a process there died.
     """
+    if refusal.kind == "Killed":
+        return AgentKilled("measure", str(refusal))
     hint = last_error() if refusal.kind == "Died" else ""
     return StageFailed("measure", f"{refusal}{hint}")
 
@@ -323,7 +325,7 @@ def too_long(request: dict[str, Any]) -> StageFailed:
 def died(request: dict[str, Any], status: int | None, hint: str) -> StageFailed:
     """What to raise when the agent is no more."""
     reason = f"the agent died with status {status} at {request['request']!r}{hint}"
-    is_killed = status is not None and status < 0  # by the signal of that number
+    is_killed = status in (-signal.SIGKILL, -signal.SIGTERM)
     return AgentKilled("measure", reason) if is_killed else StageFailed("measure", reason)
 
 

@@ -125,6 +125,9 @@ def _reuse(shared: Future[Done]) -> Future[Done]:
     own: Future[Done] = Future()
 
     def pass_on(finished: Future[Done]) -> None:
+        if finished.cancelled():
+            own.cancel()
+            return
         error = finished.exception()
         if error is None:
             own.set_result(replace(finished.result(), reused=True))

@@ -12,6 +12,7 @@ import platform
 import resource
 import socket
 import stat
+import sys
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -168,7 +169,8 @@ def _connect(config: RayEngineConfig) -> None:
     """Joins the cluster.
 
     Raises:
-        ConfigError: When it does not answer, has no device, or may be used by anybody.
+        ConfigError: When it does not answer, has no device, may be used by anybody, or would show
+            a password.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns of itself
@@ -196,6 +198,13 @@ def _connect(config: RayEngineConfig) -> None:
             f"engine.address={shown!r}: who joins a cluster does what anybody asks who reaches it, "
             "unless it has a token; start its nodes and this search with the variable "
             "RAY_AUTH_MODE=token, as docs/scaling.md says"
+        )
+    given = " ".join(sys.orig_argv)
+    if hide_passwords(given) != given:
+        raise ConfigError(
+            f"engine.address={shown!r}: a cluster shows its users the command lines of searches, "
+            "and there is a password in this one; give it as PGPASSWORD or in ~/.pgpass, that of a "
+            "tracking server as MLFLOW_TRACKING_PASSWORD"
         )
     if port is not None:
         _knock(config.address, host, port)

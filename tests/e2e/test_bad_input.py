@@ -214,6 +214,10 @@ VALUES = [
     ),
     refused("tracking.uri=ftp://me:secret@host", says=["tracking.uri='ftp://me:***@host': input"]),
     refused("tracking.uri=http://me:secret@[", says=["tracking.uri=http://me:***@[: cannot be"]),
+    refused(
+        "tracking.uri='http://me:two secret words@host'",
+        says=["tracking.uri='http://me:***@host': input should be a server such as"],
+    ),
     refused("tracking.uri=http://host:x", says=["tracking.uri='http://host:x': input should be"]),
     refused("storage=postgres", says=["storage.url is not given; add storage.url=... (such as po"]),
     refused(
@@ -484,7 +488,7 @@ def test_state_that_cannot_be_kept(spoil: Callable[[Path], None], here: Path) ->
     spoil(here / "mlruns")
     said = refusal(here, *TINY)
     assert f"the search keeps its state in {(here / 'mlruns').resolve()}" in said
-    assert "must be a folder it can write to with space left: mend that" in said
+    assert "must be folders it can write to with space left: mend that" in said
 
 
 # ---- tracking

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from search.benchmark.agent import (
 )
 from search.benchmark.device import (
     AGENT,
+    AgentKilled,
     Device,
     LocalDevice,
     describe_device,
@@ -49,6 +51,7 @@ from search.records import Dataset, Deployable, DeviceProfile, File
 from search.stages import measure
 from search.steps import Measure
 from tests.fakes import LOCAL, measure_step
+from tests.full_disk import files_of_at_most
 from tests.onnx_files import (
     save_conv_net,
     save_endless,
@@ -453,6 +456,16 @@ def test_killed_agent_is_noticed(device: LocalDevice, folder: Path) -> None:
     assert_empty(device.process_group)
 
 
+def test_a_full_temporary_folder_is_named(folder: Path) -> None:
+    with ExitStack() as stack:
+        with files_of_at_most(500):  # of every process that is started meanwhile
+            device = stack.enter_context(LocalDevice(START_S))
+        open_model(device, folder, "candidate", "light.onnx")
+        with pytest.raises(StageFailed, match=r"its profile was cut off: make room in /") as caught:
+            device.ask({"request": "operators", "role": "candidate"}, START_S)
+    assert caught.value.reason.endswith(" there (NoSpace)")
+
+
 @pytest.mark.parametrize("kills", [1, 2])
 def test_work_is_begun_anew_once_where_the_agent_is_killed(kills: int) -> None:
     killed: list[int] = []
@@ -478,7 +491,8 @@ def test_killed_model_process_is_noticed(device: LocalDevice, folder: Path) -> N
     open_model(device, folder, "candidate", "light.onnx")
     for child in living(device.process_group)[1:]:
         os.kill(child, signal.SIGKILL)
-    with pytest.raises(StageFailed, match="candidate process died with signal 9 in 'single'"):
+    # Whoever asks for a measurement asks once more.
+    with pytest.raises(AgentKilled, match="candidate process died with signal 9 in 'single'"):
         device.ask({"request": "single", "role": "candidate", "count": 1, "limit_ms": 1}, START_S)
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +17,10 @@ from search.stages import quantize
 from search.steps import Quantize
 from search.storage.journal import Journal
 from tests.fakes import DATA, FakeEngine, file, lab, trials_of
+from tests.full_disk import files_of_at_most
 from tests.unit.test_study import essence, open_study, told
 
 N_TRIALS = 7
-
-
-@contextmanager
-def files_of_at_most(size_bytes: int) -> Iterator[None]:
-    """Lets no file grow beyond a size: what fits is written, as on a disk that fills up."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def search(folder: Path) -> tuple[list[Any], list[Any]]:

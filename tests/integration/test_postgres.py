@@ -25,6 +25,7 @@ from search.errors import (
     hide_password,
     hide_passwords,
 )
+from search.parsing import parse
 from search.steps import Step
 from search.storage import open_ledgers
 from search.storage.postgres import PostgresLedger, PostgresLedgers
@@ -317,6 +318,10 @@ def test_passwords_are_hidden_in_text(address: str, shown: str) -> None:
 
 def test_passwords_are_hidden_in_a_wrong_address() -> None:
     assert hide_password("postgresql://me:two words@host/db") == "postgresql://me:***@host/db"
+    asked = "postgresql://host/db?user=me&password=Geh'eim \"42&sslmode=require"
+    assert hide_password(asked) == "postgresql://host/db?user=me&password=***&sslmode=require"
+    with pytest.raises(ConfigError, match=r"password=\*\*\*&sslmode=require': input should be"):
+        parse({"name": "postgres", "url": asked, "retry_s": 1.0}, PostgresStorageConfig)
 
 
 # ---- MLflow beside the studies

@@ -20,6 +20,7 @@ from ray.cluster_utils import Cluster
 
 from search.config import RayEngineConfig
 from search.engine import cluster, make_engine
+from search.engine.cluster import RayEngine
 from search.engine.store import Store
 from search.errors import ConfigError
 from search.records import Teacher
@@ -137,6 +138,20 @@ def head_beyond_loopback(environment: Mapping[str, str]) -> Iterator[str]:
             finally:
                 head.terminate()
                 head.communicate(timeout=60)
+
+
+def test_a_password_in_the_command_line_is_not_shown_to_a_cluster(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = RayEngineConfig("ray", "127.0.0.1:1", 1, 1, 0.0, "device")
+    store = Store(tmp_path)
+    with pytest.raises(ConfigError, match="no cluster answers there"):
+        RayEngine(store, config, lambda step: None).__enter__()
+    address = "postgresql://me:Geheim42@db/search"
+    given = [sys.executable, "-m", "search.run", "storage=postgres", f"storage.url={address}"]
+    monkeypatch.setattr(sys, "orig_argv", given)
+    with pytest.raises(ConfigError, match="and there is a password in this one; give it as PGPAS"):
+        RayEngine(store, config, lambda step: None).__enter__()
 
 
 def test_a_cluster_with_a_token_is_joined_with_it_alone(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -275,10 +276,30 @@ def test_state_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> Non
 
     assert cli.main(fail, []) == 2
     assert capsys.readouterr().err == (
-        "error: mlruns: No space left on device; the search keeps its state in "
-        f"{Path('mlruns').resolve()}, which must be a folder it can write to with space left: "
-        "mend that, and the same command goes on from here\n"
+        "error: No space left on device; the search keeps its state in "
+        f"{Path('mlruns').resolve()} and what it needs for a moment in {tempfile.gettempdir()}, "
+        "which must be folders it can write to with space left: mend that, and the same command "
+        "goes on from here\n"
     )
+
+
+def test_a_machine_that_shuts_down_ends_a_search_as_ctrl_c_does() -> None:
+    wait = "import time; print('ready', flush=True); time.sleep(60)"
+    script = f"""
+import sys
+from search import cli
+def job(raw, settings): {wait}
+sys.exit(cli.main(job, []))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert said == "error: interrupted; the same command goes on from here\n"
 
 
 def test_an_error_of_the_program_keeps_its_traceback() -> None:

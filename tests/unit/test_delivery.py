@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from search.config import TrackingConfig
-from search.errors import ConfigError, TrackingLost, TrackingSilent
+from search.errors import ConfigError, StudyTaken, TrackingLost, TrackingSilent
 from search.records import Canary, Closing, Interval, TrialRecord
 from search.tracking.delivery import LONGEST_PAUSE_S, Delivery, pause_s
 from search.tracking.tracker import Claim, Tracker
@@ -270,6 +270,14 @@ def test_how_the_study_ended_is_told(
     with pytest.raises(raised):
         break_off(deliver(shelf, patient(), note_ending=notes.append), raised)
     assert (shelf.status, notes[-1]) == (status, status)
+
+
+def test_a_study_that_another_process_took_over_is_left_to_it(shelf: Shelf, said: Said) -> None:
+    notes: list[str] = []
+    with pytest.raises(StudyTaken):
+        break_off(deliver(shelf, patient(), note_ending=notes.append), StudyTaken)
+    assert (shelf.status, notes) == ("", ["KILLED"])
+    assert not [line for line in said() if "search.sync" in line]
 
 
 def test_a_file_that_does_well_is_written_to_its_end(shelf: Shelf) -> None:

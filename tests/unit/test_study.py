@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -373,6 +374,18 @@ def test_a_deployment_of_no_network_is_damage(journal: Journal, other: str) -> N
         open_study(journal, n_trials=20)
 
 
+@pytest.mark.parametrize("damage", ['"much"', "null", "[1.0]"])
+def test_a_damaged_constraint_is_refused_by_name(journal: Journal, damage: str) -> None:
+    limited = lab(max_accuracy_drop=0.06)
+    list(trials_of(open_study(journal, n_trials=4), limited, FakeEngine()))
+    text = journal.path.read_text()
+    harmed = re.sub(r'("constraints:max_accuracy_drop": ?)[-\d.e]+', rf"\g<1>{damage}", text)
+    assert harmed != text
+    journal.path.write_text(harmed)
+    with pytest.raises(ConfigError, match=r"s\.journal: is damaged"):
+        open_study(journal)
+
+
 @pytest.mark.parametrize(
     ("format_number", "said"), [(None, "one without a number"), (1, "1"), (3, "3"), ("2", "2")]
 )
@@ -575,6 +588,11 @@ def warmed(
     names = ("accuracy", "latency")
     study = Study(journal, config, where, names, {})
     return list(trials_of(study, there, FakeEngine(), POLICY, earlier=earlier))
+
+
+def test_a_study_that_was_killed_before_its_first_line_has_no_points(tmp_path: Path) -> None:
+    (tmp_path / "s.journal").touch()
+    assert earlier_points(Journals(tmp_path), ["s"], ("accuracy", "latency")) == []
 
 
 def test_earlier_points_are_tried_as_they_are_also_when_they_come_late(journal: Journal) -> None:
