@@ -130,6 +130,8 @@ def _compose(job: Callable[[Any, str], int], arguments: list[str], config_name: 
             if {"-m", "--multirun"} & set(arguments):
                 STATE.mkdir(exist_ok=True)  # as Hydra does for one
                 passed.append(f"hydra.sweep.dir={aside}")
+            # Overrides last: argparse takes none that come after a flag that came after others.
+            passed.sort(key=lambda one: "=" in one and not one.startswith("-"))
             sys.argv = [sys.argv[0], *passed]
             keep()
         checked = [(_plain(config), OmegaConf.to_yaml(config, resolve=True)) for config in composed]

@@ -116,7 +116,7 @@ def _import(module_name: str, origin: str) -> Any:
         raise ConfigError(
             f"{origin}: importing {module_name} raised {one_line(error)}; install what it needs"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that was not meant to be imported
         raise ConfigError(
             f"{origin}: importing {module_name} raised {one_line(error)}; correct the module"
         ) from error

@@ -69,11 +69,16 @@ def _call(factory: Callable[..., Any], arguments: dict[str, Any], origin: str) -
         module = factory(**arguments)
     except SearchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{origin}: called with model.arguments={arguments} it raised {one_line(error)}; "
             "correct the function or model.arguments"
         ) from error
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ConfigError(
+            f"{origin}: returned {type(module).__name__}, whose layers cannot be pruned; return "
+            "the torch.nn.Module that it was compiled from"
+        )
     if not isinstance(module, nn.Module):
         raise ConfigError(f"{origin}: returned {type(module).__name__}; return a torch.nn.Module")
     return module
@@ -84,7 +89,7 @@ def _check_fits(module: nn.Module, spec: NetworkSpec, origin: str) -> None:
     try:
         with torch.no_grad():
             logits = module.eval()(torch.zeros(2, *spec.image_shape))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shape = ", ".join(map(str, spec.image_shape))
         raise ConfigError(
             f"{origin}: given the data's images [n, {shape}] the network raised "

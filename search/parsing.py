@@ -6,7 +6,8 @@ import difflib
 import json
 import re
 from collections.abc import Collection, Sequence
-from typing import Any, TypeVar
+from dataclasses import is_dataclass
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -30,7 +31,7 @@ def parse(raw: object, shape: type[T]) -> T:
     except ValidationError as error:
         faults = _telling(error.errors(include_url=False))
         strangers = {_key(f) for f in faults if f["type"] == "unexpected_keyword_argument"}
-        raise ConfigError("; ".join(_describe(f, raw, strangers) for f in faults)) from None
+        raise ConfigError("; ".join(_describe(f, raw, strangers, shape) for f in faults)) from None
 
 
 CHOSEN_BY_NAME = ("model", "data", "sampler", "device", "engine", "storage")
@@ -75,32 +76,44 @@ def _key(fault: Any) -> str:
     return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", ".".join(location))
 
 
-def _describe(fault: Any, raw: Any, strangers: Collection[str]) -> str:
+def _describe(fault: Any, raw: Any, strangers: Collection[str], shape: type) -> str:
     """Returns key, what was given, and what is allowed."""
     key, kind, details = _key(fault), fault["type"], fault.get("ctx", {})
     given = details.get("tag", fault["input"])
     shown = "" if isinstance(given, dict) or kind == "missing" else f"={_show(given)}"
     if kind == "unexpected_keyword_argument":
-        return f"{key}{shown}: {_explain_stranger(key, raw, strangers)}"
+        return f"{key}{shown}: {_explain_stranger(key, raw, strangers, shape)}"
     if kind in MESSAGES:
         return f"{key}{shown}: {MESSAGES[kind].format(**details)}"
     text = fault["msg"].removeprefix("Value error, ")
     return f"{key}{shown}: {text[0].lower()}{text[1:]}"
 
 
-def _explain_stranger(key: str, raw: Any, strangers: Collection[str]) -> str:
+def _explain_stranger(key: str, raw: Any, strangers: Collection[str], shape: type) -> str:
     """Says which keys stand where one does that nobody knows."""
     section, dot, name = key.rpartition(".")
     present = raw[section] if section else raw
     known = sorted(other for other in present if f"{section}{dot}{other}" not in strangers)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {section}{dot}{close[0]}?)" if close else ""
+    hint = hint or _have_it(section, name, shape)
     first = min(other for other in strangers if other.rpartition(".")[0] == section)
     if key != first:  # the first of a section lists what there is
         return f"there is no such key{hint}"
     owner = f"{section}={present['name']}" if section in CHOSEN_BY_NAME else section
     there = f"{owner} has" if owner else "there are"
     return f"there is no such key{hint}; {there} {', '.join(known)}"
+
+
+def _have_it(section: str, name: str, shape: type) -> str:
+    """Says which other choices of a section have a key."""
+    choices = get_args(get_type_hints(shape).get(section))
+    hints = [h for h in map(get_type_hints, filter(is_dataclass, choices)) if name in h]
+    there = [f"{section}={word}" for h in hints for word in get_args(h.get("name"))]
+    if not there:
+        return ""
+    verb = "has" if len(there) == 1 else "have"
+    return f" ({' and '.join(there)} {verb} it)"
 
 
 def _show(value: Any) -> str:

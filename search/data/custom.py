@@ -22,7 +22,7 @@ def open_source(factory: str, arguments: Mapping[str, Any]) -> Source:
         source = function(**arguments)
     except SearchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{origin}: called with data.arguments={dict(arguments)} it raised {one_line(error)}; "
             "correct the function or data.arguments"

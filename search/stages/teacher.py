@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -188,7 +189,9 @@ def _read_state(path: Path, origin: str) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         _check_sizes(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # it has something to say about foreign pickles
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # weights_only raises pickle errors of many kinds
         raise ConfigError(
             f"{origin}: cannot be read as weights ({type(error).__name__}); it is damaged, or "

@@ -19,6 +19,7 @@ from search.records import NetworkSpec, Shapes
 from search.steps import Graph, Shelf, Trace
 
 # Two images, because a batch of one would be taken for a fixed size.
+TRACER = "torch.fx.experimental.symbolic_shapes"
 EXAMPLE_BATCH = 2
 
 
@@ -48,10 +49,12 @@ def trace(
         network = networks.build(spec) if shapes is None else networks.with_shapes(spec, shapes)
     module = Preprocessed(network, mean, std).eval()
     example = torch.zeros(EXAMPLE_BATCH, *spec.image_shape)
-    # The exporter logs about packages it looks for in vain (torchvision) and warns about itself.
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
+    # The exporter logs about packages it looks for in vain (torchvision) and warns about itself;
+    # what it cannot trace is told below.
+    chatty = [logging.getLogger(name) for name in ("torch.onnx", TRACER)]
+    levels = [logger.level for logger in chatty]
+    for logger in chatty:
+        logger.setLevel(logging.ERROR)
     try:
         # Failing, it also prints the network's whole code.
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
@@ -74,7 +77,8 @@ def trace(
             "its code must not depend on the values of images",
         ) from error
     finally:
-        exporter.setLevel(level)
+        for logger, level in zip(chatty, levels, strict=True):
+            logger.setLevel(level)
     model: onnx.ModelProto = program.model_proto  # type: ignore[union-attr]
     free_flattening(model.graph)
     content: bytes = model.SerializeToString(deterministic=True)

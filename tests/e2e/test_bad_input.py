@@ -72,6 +72,13 @@ def raising():
 
 def text():
     return "network"
+
+def leaving():
+    raise SystemExit(7)
+
+def compiled():
+    import torch
+    return torch.jit.script(build())
 """
 
 
@@ -355,6 +362,12 @@ NETWORKS = [
     ),
     refused(
         *NET, "model.factory=nets:text", says=["'nets:text': returned str; return a torch.nn.M"]
+    ),
+    refused(
+        *NET, "model.factory=nets:leaving", says=["model.arguments={} it raised SystemExit: 7; cor"]
+    ),
+    refused(
+        *NET, "model.factory=nets:compiled", says=["ScriptModule, whose layers cannot be pruned"]
     ),
     refused(
         *NET, "model.factory=nets:three", says=["gives [2, 3] for 2 images; the data has 10 cl"]

@@ -98,6 +98,13 @@ def test_what_is_printed_is_a_configuration(capsys: pytest.CaptureFixture[str]) 
     assert yaml.safe_load(capsys.readouterr().out) == compose()
 
 
+def test_flags_may_stand_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["study.seed=7", "--cfg", "job", "study.name=x"]
+    assert cli.main(lambda raw, settings: 1, given) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert (shown["study"]["seed"], shown["study"]["name"]) == (7, "x")
+
+
 def test_help_is_quick(elsewhere: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     printed = run(elsewhere, "-m", "search.run", "--help").stdout

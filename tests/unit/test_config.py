@@ -290,12 +290,28 @@ def test_message(key: str, value: Any, said: str) -> None:
 @pytest.mark.parametrize(
     ("override", "key", "value", "said"),
     [
-        ("sampler=gp", "sampler.multivariate", True, "; sampler=gp has n_startup_trials, name"),
-        ("model=cnn", "model.factory", "a:b", "; model=cnn has checkpoint, name, title, width"),
+        (
+            "sampler=gp",
+            "sampler.multivariate",
+            True,
+            " (sampler=tpe has it); sampler=gp has n_startup_trials, name",
+        ),
+        (
+            "model=cnn",
+            "model.factory",
+            "a:b",
+            " (model=custom has it); model=cnn has checkpoint, name, title, width",
+        ),
+        ("engine=inline", "engine.workers", 2, " (engine=local and engine=ray have it); engine=in"),
         ("model=cnn", "model.widht", 3, " (did you mean model.width?); model=cnn has "),
         ("model=cnn", "study.n_trial", 3, " (did you mean study.n_trials?); study has n_trials, "),
         ("model=cnn", "modle", {}, " (did you mean model?); there are data, device, engine, fin"),
-        ("data=digits", "data.root", "pets", "; data=digits has mean, memory_limit_bytes, name"),
+        (
+            "data=digits",
+            "data.root",
+            "pets",
+            " (data=fashion_mnist and data=image_folder have it); data=digits has mean, memory_lim",
+        ),
     ],
 )
 def test_unknown_key(override: str, key: str, value: Any, said: str) -> None:
