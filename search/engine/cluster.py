@@ -114,7 +114,11 @@ class RayEngine(AbstractContextManager["RayEngine"]):
         own.set_running_or_notify_cancel()
         files = tuple(dict.fromkeys(files_in(step)))
         sent = ray.remote(_do).options(**self._needs(step.resource))
-        arrival = sent.remote(step, files, *map(self._content, files)).future()
+        try:
+            arrival = sent.remote(step, files, *map(self._content, files)).future()
+        except RayError as error:  # such as no room for what the step reads
+            own.set_exception(StageFailed(step.kind, f"cannot be sent ({one_line(error)})"))
+            return own
 
         def keep(arrived: Future[Delivery]) -> None:
             try:

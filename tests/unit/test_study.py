@@ -1,4 +1,4 @@
-"""The coordinator with a fake engine: budgets, outcomes, and going on after any interruption."""
+"""A study and its coordinator with a fake engine: budgets, outcomes, and going on."""
 
 from __future__ import annotations
 
