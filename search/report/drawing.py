@@ -36,6 +36,8 @@ NAMES: Mapping[str, str] = {
     "cpu": "processor time",
 }
 LOG_DIMENSIONS = ("learning_rate", "distill_temperature")
+# Digits that label a logarithmic axis, and those where so few of them are on it.
+ROUND, FINER, FEWEST_TICKS = ("1", "2", "5"), ("1", "1.5", "2", "3", "4", "5", "7"), 3
 
 
 def front_data(
@@ -215,11 +217,17 @@ def _axis(name: str, values: Sequence[Any]) -> dict[str, Any] | None:
 
 
 def _log_axis(values: Sequence[float]) -> dict[str, Any]:
-    """Returns the logarithms of positive values, with ticks at 1, 2 and 5 of every decade."""
+    """Returns the logarithms of positive values, with ticks that are round numbers.
+
+    These are 1, 2 and 5 of every decade, more within less than one, or the ends.
+    """
     low, high = min(values), max(values)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]
-    inside = [tick for tick in ticks if low <= tick <= high] or [low, high]
+    inside = [low, high]
+    for digits in (FINER, ROUND):
+        ticks = [float(f"{digit}e{decade}") for decade in decades for digit in digits]
+        found = [tick for tick in ticks if low <= tick <= high]
+        inside = found if len(found) >= FEWEST_TICKS else inside
     return {
         "values": [math.log10(value) for value in values],
         "tickvals": [math.log10(tick) for tick in inside],

@@ -438,13 +438,17 @@
   /* Draws what lies further down only when it is about to be seen: lines take their time. */
   function drawWhenNear(section, drawing) {
     section.hidden = false;
-    const observer = new IntersectionObserver(entries => {
-      if (!entries.some(entry => entry.isIntersecting)) return;
+    const start = () => {
+      if (drawn.includes(drawing)) return;
       observer.disconnect();
       drawn.push(drawing);
       drawing();
+    };
+    const observer = new IntersectionObserver(entries => {
+      if (entries.some(entry => entry.isIntersecting)) start();
     }, { rootMargin: "300px" });
     observer.observe(section);
+    addEventListener("beforeprint", start);
   }
 
   drawn.push(draw);

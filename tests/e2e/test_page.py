@@ -355,6 +355,15 @@ def test_progress_is_told_by_trial_and_by_minute(browser: Browser, searched: Pat
     visit.context.close()
 
 
+def test_a_print_has_what_was_not_scrolled_to(browser: Browser, searched: Path) -> None:
+    visit = Visit(browser, searched)
+    assert visit.page.locator("#progress .main-svg").count() == 0
+    visit.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    for drawing in ("#parallel", "#progress"):
+        visit.page.wait_for_selector(f"{drawing} .main-svg", state="attached")
+    visit.context.close()
+
+
 def test_names_with_markup_stay_text(browser: Browser, tmp_path: Path) -> None:
     records = [
         with_layers(plant(1), **{f"conv{HOSTILE}": (4, 8)}),

@@ -35,6 +35,22 @@ def test_axes_are_the_dimensions_that_vary_then_latency_and_accuracy(plant: Plan
     assert axes["accuracy (%)"]["values"] == pytest.approx([80, 85, 90])
 
 
+@pytest.mark.parametrize(
+    ("rates", "ticks"),
+    [
+        ((0.0008, 0.03), ["0.001", "0.002", "0.005", "0.01", "0.02"]),
+        ((0.0012, 0.0045), ["0.0015", "0.002", "0.003", "0.004"]),
+        ((0.0031, 0.0039), ["0.0031", "0.0039"]),
+    ],
+)
+def test_a_logarithmic_axis_is_labelled_by_round_numbers(
+    plant: Plant, rates: tuple[float, float], ticks: list[str]
+) -> None:
+    records = [_at(plant(n, val_accuracy=0.9), learning_rate=r) for n, r in enumerate(rates)]
+    (axis, *_) = parallel_data(records, [0])["axes"]
+    assert (axis["label"], axis["ticktext"]) == ("learning rate", ticks)
+
+
 def test_few_whole_numbers_are_evenly_spaced(plant: Plant) -> None:
     records = [plant(n, bits=bits, val_accuracy=0.9) for n, bits in enumerate((4, 32, 8))]
     (bits, *_) = parallel_data(records, [0])["axes"]
