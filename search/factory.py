@@ -35,6 +35,10 @@ def load_factory(reference: str, key: str) -> Callable[..., Any]:
             f"{origin}: is not of the form package.module:function; "
             f"write for example {key}=my_package.my_module:build"
         )
+    if parts[-2] == "py":
+        raise ConfigError(
+            f"{origin}: a module is named without .py; give {key}={module_name[:-3]}:{name}"
+        )
     module = _import(module_name, origin)
     if not hasattr(module, name):
         raise ConfigError(f"{origin}: module {module_name} has no {name!r}; define it there")

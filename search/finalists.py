@@ -205,7 +205,7 @@ def judge(
         reason = ", ".join(broken_limits(one.figures, drop, limits))
         winner = next((other for other in standing if rivals.beats(other, index)), None)
         if not reason and winner is not None:
-            reason = f"{finalists[winner].number} is faster and no less accurate"
+            reason = f"{finalists[winner].number} is faster and not measurably less accurate"
         if reason:
             finalists[index] = replace(one, stands=False, reason=reason)
         else:

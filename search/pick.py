@@ -164,10 +164,12 @@ def _heading(archive: Archive) -> str:
 
 def _remarks(archive: Archive) -> list[str]:
     """Returns what should be known before one relies on the figures."""
+    from search.front import front
     from search.report import describe_later, describe_noise
 
     closing = archive.closing
-    later = describe_later(closing, len(archive.records))
+    numbers = [record.number for record in front(archive.records, archive.objectives)]
+    later = describe_later(closing, len(archive.records), numbers)
     noise = describe_noise(() if closing is None else closing.canaries, archive.records)
     return [remark for remark in (later, noise) if remark]
 

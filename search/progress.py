@@ -36,6 +36,7 @@ ACTIVITIES = {
     "finetune": "fine-tuning",
     "evaluate": "scoring the ONNX model",
     "confirm": "measuring the finalists together",
+    "profile": "finding out where the time goes",
 }
 BEST_SHOWN = 8
 
@@ -92,6 +93,10 @@ class Progress(AbstractContextManager["Progress"]):
             log.info("continuing %s after %s", name, counted)
         if self._live is not None:
             self._live.refresh()
+
+    def end(self) -> None:
+        """Notes that the search is over; what comes now belongs to no trial."""
+        self._searching_since = None
 
     def finished(self, record: TrialRecord) -> None:
         """Shows a trial that has just ended."""

@@ -138,6 +138,7 @@ def search(config: SearchConfig, settings: str) -> int:
                 if every is not None and len(study.records) % every == 0:
                     canaries += _release_canary(lab, study, engine)
                     delivery.log_device({}, canaries)
+            progress.end()
             closing = _close(config, study.records, lab, engine, canaries)
             if closing is not None:
                 study.keep_closing(closing)
@@ -300,12 +301,14 @@ def _show_front(
     from search.front import front, original
     from search.report import describe_later, describe_noise, finalist_table, front_table
 
+    members = front(records, objectives)
     console.print()
     if closing is not None:
         console.print(finalist_table(closing.finalists))
     else:
-        console.print(front_table(front(records, objectives), original(records)))
-    for remark in (describe_later(closing, len(records)), describe_noise(canaries, records)):
+        console.print(front_table(members, original(records)))
+    later = describe_later(closing, len(records), [record.number for record in members])
+    for remark in (later, describe_noise(canaries, records)):
         if remark:
             console.print(f"\n{remark}", markup=False)
     hints = f"\nLook at it:   {page}\nPick from it: python -m search.pick {found_by}"

@@ -205,7 +205,23 @@ class Study:
         Args:
             lab: The study's own.
             configuration: Of this run, resolved, as YAML without passwords.
+
+        Raises:
+            ConfigError: When earlier trials were compared with another teacher, as where the store
+                is gone in which it was.
         """
+        kept = self.optuna.user_attrs.get(LAB)
+        if (
+            self.records
+            and kept is not None
+            and _school(LABS.validate_python(kept)) != _school(lab)
+        ):
+            raise ConfigError(
+                f"the study {self.config.name} was begun with another teacher, or trained in "
+                "another precision: its trials would not compare; go on in the folder where it was "
+                "begun, or with that folder's mlruns/store copied here, or start another one with "
+                "study.name=..."
+            )
         self._keep(CONFIGURATION, configuration)
         # Last: where it stands, a study can be read.
         self._keep(LAB, LABS.dump_python(lab, mode="json"))
@@ -314,6 +330,11 @@ class Study:
             optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes)
         )
         self.records.append(record)
+
+
+def _school(lab: Lab) -> tuple[object, ...]:
+    """Returns what students learn from, and in which arithmetic."""
+    return lab.teacher.network, lab.placement.device, lab.placement.precision
 
 
 def _shown(value: object) -> str:

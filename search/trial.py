@@ -140,7 +140,11 @@ def prepare(bench: Bench) -> Recipe[Lab]:
         device: DeviceProfile = yield Probe(bench.device, bench.measuring)
         bench = replace(bench, device=device)
     placement: ChosenPlacement = yield ChoosePlacement(
-        bench.spec, train.batch_size, train.device, train.precision, bench.machine
+        bench.spec,
+        min(train.batch_size, bench.data.sizes[0]),
+        train.device,
+        train.precision,
+        bench.machine,
     )
     teacher: Teacher = yield Teach(
         spec=bench.spec,

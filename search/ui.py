@@ -9,6 +9,7 @@ import argparse
 import configparser
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from search.cli import USAGE_ERROR
 from search.config import is_loopback
 from search.errors import ConfigError
 
+DATABASE = "mlflow.db"
 ACCOUNTS = ("default_permission", "database_uri", "admin_username", "admin_password")
 LEAST_PASSWORD = 12
 REMEDY = "see docs/security.md, or use ssh -L 5000:127.0.0.1:5000 and leave HOST out"
@@ -27,21 +29,48 @@ REMEDY = "see docs/security.md, or use ssh -L 5000:127.0.0.1:5000 and leave HOST
 def main(arguments: Sequence[str] | None = None) -> int:
     """Becomes the server; returns only where that is refused."""
     parser = argparse.ArgumentParser(description="Shows what was searched.", allow_abbrev=False)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
-    parser.add_argument("--port", type=int, default=5000)
-    parser.add_argument("--state", type=Path, default=Path("mlruns"), help="folder of the state")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
+    parser.add_argument("--port", type=int, default=5000, help="port there (%(default)s)")
+    folder = "folder of the searches (%(default)s)"
+    parser.add_argument("--state", type=Path, default=Path("mlruns"), help=folder)
     parser.add_argument("--auth", help="file of accounts; needed for any other host")
     given = parser.parse_args(arguments)
     try:
         accounts = check_reach(given.host, given.auth or None)
+        _check_state(given.state)
+        _check_port(given.host, given.port)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
-    given.state.mkdir(parents=True, exist_ok=True)
     shown = f"[{given.host}]" if ":" in given.host else given.host
     print(f"open http://{shown}:{given.port}/ in a browser; Ctrl-C ends it", flush=True)
     words = command(given.host, given.port, given.state.resolve(), accounts is not None)
     return _become(words, {**os.environ, **environment(accounts, os.environ)})
+
+
+def _check_state(state: Path) -> None:
+    """Refuses a folder that no search was in: MLflow would show an empty one of its own."""
+    if not (state / DATABASE).is_file():
+        raise ConfigError(
+            f"STATE={state}: no search was tracked there, for it holds no {DATABASE}; correct it, "
+            "or search first (what went to another tracking.uri is shown there)"
+        )
+
+
+def _check_port(host: str, port: int) -> None:
+    """Refuses a port that cannot be had: MLflow would say so late, and end as if all were well."""
+    try:
+        if not 0 < port < 1 << 16:  # the system would take what is left of a larger one
+            raise OverflowError("ports are 1 to 65535")
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)
+        with socket.socket(found[0][0], socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            probe.bind(found[0][4])
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"HOST={host} PORT={port}: cannot be listened at ({reason}); give another PORT"
+        ) from error
 
 
 def _become(words: list[str], environment: dict[str, str]) -> NoReturn:
@@ -92,7 +121,7 @@ def command(host: str, port: int, state: Path, has_accounts: bool) -> list[str]:
     return [
         *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
         *("--host", host, "--port", str(port)),
-        *("--backend-store-uri", f"sqlite:///{state / 'mlflow.db'}"),
+        *("--backend-store-uri", f"sqlite:///{state / DATABASE}"),
         *("--artifacts-destination", str(state / "artifacts")),
         *accounts,
     ]

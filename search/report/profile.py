@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from search.records import Canary, Closing, DeviceProfile, Interval, TrialRecord
 from search.report.formats import DASH, TIMES, format_counted, format_ms
+from search.report.points import label
 
 # A format that saves less than this share of the time is not called faster.
 LEAST_GAIN = 0.05
@@ -42,14 +43,30 @@ def describe_formats(device: DeviceProfile) -> str:
     return f"on a wide network {gain}{storage}"
 
 
-def describe_later(closing: Closing | None, trials: int) -> str:
-    """Says that trials came after the closing round; else empty."""
-    added = 0 if closing is None else trials - closing.after_trials
-    if added <= 0:
+def describe_later(closing: Closing | None, trials: int, front: Collection[int]) -> str:
+    """Says what of the search the closing round knows nothing of; empty where it is over.
+
+    Args:
+        closing: What it found.
+        trials: Finished ones.
+        front: Numbers of the search's own front.
+    """
+    if closing is None:
         return ""
+    added = trials - closing.after_trials
+    if added > 0:
+        return (
+            f"{format_counted(added, 'trial')} came after the closing round; study.n_trials=0 "
+            "holds it again."
+        )
+    left = sorted(set(front) - {finalist.number for finalist in closing.finalists})
+    if not left:
+        return ""
+    took, were = len(front) - len(left), ["was", "were"]
     return (
-        f"{format_counted(added, 'trial')} came after the closing round; study.n_trials=0 holds it "
-        "again."
+        f"{took} of the {len(front)} points of the search's front {were[took != 1]} in the closing "
+        f"round; {', '.join(map(label, left))} {were[len(left) != 1]} not: a larger finalists.count "
+        "with study.n_trials=0 takes more."
     )
 
 

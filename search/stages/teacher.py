@@ -159,6 +159,8 @@ def _mismatch(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
     """Names the first tensor in which a checkpoint and a network differ."""
     for name, value in wanted.items():
         if name not in state and not name.endswith("num_batches_tracked"):
+            if f"module.{name}" in state:
+                return "all its names begin with module.; save network.module.state_dict() instead"
             first = next(iter(state), "nothing")
             return f"it has no {name} (but {first}); check model and model.width"
         if name in state and state[name].shape != value.shape:

@@ -357,7 +357,8 @@ class Tracker:
         return frozenset(finalist.number for finalist in self._finalists if finalist.stands)
 
     def _remarks(self) -> str:
-        later = describe_later(self._closing, len(self._records))
+        numbers = [record.number for record in self._front.members]
+        later = describe_later(self._closing, len(self._records), numbers)
         return " ".join(filter(None, (later, describe_noise(self._canaries, self._records))))
 
     def _summarise(self, record: TrialRecord | Finalist) -> dict[str, Any]:

@@ -355,6 +355,9 @@ NETWORKS = [
         says=["'three.safetensors': belongs", "head.weight is [3, 8] in it and [10, 8]", "classes"],
     ),
     refused(
+        *NET, "model.factory=nets.py:build", says=["without .py; give model.factory=nets:build"]
+    ),
+    refused(
         *NET, "model.factory=nets:none", says=["model.factory='nets:none': module nets has no"]
     ),
     refused(
@@ -406,7 +409,7 @@ def test_file(arguments: Sequence[str], says: Sequence[str], here: Path) -> None
         ("empty.pt", "cannot be read as weights"),
         ("module.pt", "holds more than tensors: save it with torch.save(network.state_dict()"),
         ("list.pt", "holds no state dict; save one with"),
-        ("parallel.pt", "it has no conv.weight (but module.conv.weight)"),
+        ("parallel.pt", "names begin with module.; save network.module.state_dict() instead"),
         ("nan.pt", "conv.bias holds NaN or infinity; give sound weights"),
     ],
 )

@@ -208,8 +208,8 @@ def test_two_equal_models_tie_and_a_slower_one_leaves(verdict: Judge) -> None:
         (0, False, None),
     ]
     assert found[2].reason in (
-        "1 is faster and no less accurate",
-        "2 is faster and no less accurate",
+        "1 is faster and not measurably less accurate",
+        "2 is faster and not measurably less accurate",
     )
 
 

@@ -230,7 +230,7 @@ def test_finalists_that_stand_are_offered(plant: Callable[..., TrialRecord]) -> 
         assert record.deployable is not None
         return Finalist(
             record.number, record.point, record.deployable, record.figures, 0.90, 0.89, 0.91,
-            stands, "" if stands else "1 is faster and no less accurate", None,
+            stands, "" if stands else "1 is faster and not measurably less accurate", None,
         )  # fmt: skip
 
     closing = Closing(4, (finalist(records[1], True), finalist(records[0], False)), ())
@@ -240,7 +240,7 @@ def test_finalists_that_stand_are_offered(plant: Callable[..., TrialRecord]) -> 
     assert offered.candidates[0].accuracy == 0.90
     assert [c.number for c in offered.others] == [0, 2]
     assert offered.original is not None
-    assert offered.original.left == ": 1 is faster and no less accurate"
+    assert offered.original.left == ": 1 is faster and not measurably less accurate"
     assert offered.find(2).split == "validation"
     with pytest.raises(ConfigError, match=r"trial=3: is failed \(diverged\); .* are 0, 1, 2"):
         offered.find(3)

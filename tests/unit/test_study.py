@@ -414,6 +414,28 @@ def test_a_study_that_was_killed_before_its_format_was_written_begins(journal: J
     assert len(list(trials_of(open_study(journal, n_trials=2), lab(), FakeEngine()))) == 2
 
 
+def test_a_study_does_not_go_on_with_another_teacher(journal: Journal) -> None:
+    study = open_study(journal, n_trials=2)
+    study.keep_lab(lab(), "")
+    one = lab()
+    other = replace(
+        one.teacher.network, weights=replace(one.teacher.network.weights, sha256="0" * 64)
+    )
+    study.keep_lab(replace(one, teacher=replace(one.teacher, network=other)), "")
+    study.keep_lab(one, "")  # without trials nothing binds
+    list(trials_of(study, one, FakeEngine()))
+    again = open_study(journal, n_trials=3)
+    again.keep_lab(replace(one, reference_accuracy=0.5), "")
+    for changed in (
+        replace(one, teacher=replace(one.teacher, network=other)),
+        replace(one, placement=replace(one.placement, precision="bfloat16")),
+    ):
+        with pytest.raises(
+            ConfigError, match="begun with another teacher, or trained in another p"
+        ):
+            again.keep_lab(changed, "")
+
+
 def test_a_study_is_told_from_others_of_its_name(tmp_path: Path) -> None:
     identities = []
     for folder in ("a", "a", "b"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,36 @@ def test_another_address_is_served_with_accounts(host: str, accounts: Path) -> N
         ]
         == "k"
     )
+
+
+def test_a_folder_without_searches_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    assert main(["--state", str(nowhere)]) == 2
+    assert f"error: STATE={nowhere}: no search was tracked there, for" in capsys.readouterr().err
+    assert not nowhere.exists()
+
+
+@pytest.mark.parametrize("port", [-1, 99999999])
+def test_a_port_that_is_none_is_refused(
+    port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mlflow.db").touch()
+    assert main(["--state", str(tmp_path), "--port", str(port)]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: HOST=127.0.0.1 PORT={port}: cannot be listened at (")
+    assert (said.err.count("\n"), said.out) == (1, "")
+
+
+def test_a_port_that_is_taken_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mlflow.db").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["--state", str(tmp_path), "--port", str(port)]) == 2
+    assert "(Address already in use); give another PORT" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -132,8 +132,12 @@ def test_finalists_show_ties_intervals_and_both_splits(plant: Plant) -> None:
     finalists = [
         plant_finalist(records[1], tie=1),
         plant_finalist(records[2], tie=1, test_accuracy=0.895),
-        plant_finalist(records[3], stands=False, reason="2 is faster and no less accurate"),
-        plant_finalist(records[0], stands=False, reason="1 is faster and no less accurate"),
+        plant_finalist(
+            records[3], stands=False, reason="2 is faster and not measurably less accurate"
+        ),
+        plant_finalist(
+            records[0], stands=False, reason="1 is faster and not measurably less accurate"
+        ),
     ]
     page = front_page("study", records, {3}, finalists=finalists)
     text = _parse(page).text
@@ -141,7 +145,7 @@ def test_finalists_show_ties_intervals_and_both_splits(plant: Plant) -> None:
     assert "2 a" in text
     assert "90.00 % [89.0" in text
     assert "92.00 %" in text
-    assert "Left the front: 3 (2 is faster and no less accurate)" in text
+    assert "Left the front: 3 (2 is faster and not measurably less accurate)" in text
     dots = {dot["trial"]: dot for dot in _data(page)["dots"]}
     assert {name: dot["kind"] for name, dot in dots.items()} == {
         "1": "front", "2": "front", "3": "dominated", "original": "dominated",

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from search.records import Canary, Interval, TrialRecord
-from search.report.profile import describe_device, describe_formats, describe_noise
+from search.records import Canary, Closing, Interval, TrialRecord
+from search.report.profile import (
+    describe_device,
+    describe_formats,
+    describe_later,
+    describe_noise,
+)
 from tests.fakes import PROFILE
+from tests.plants import plant_finalist
 
 PROBED = replace(
     PROFILE,
@@ -53,3 +59,15 @@ def test_many_poor_trials_are_noise(plant: Callable[..., TrialRecord]) -> None:
     said = describe_noise([], records)
     assert said.startswith("The device is noisy: 2 of 3 trials could not be measured within ±5 %")
     assert describe_noise([], records[1:]) == ""
+
+
+def test_what_the_closing_round_left_out_is_named(plant: Callable[..., TrialRecord]) -> None:
+    finalists = (plant_finalist(plant(0), stands=False, reason="slow"), plant_finalist(plant(4)))
+    closing = Closing(9, finalists, ())
+    assert describe_later(None, 9, [4]) == ""
+    assert describe_later(closing, 9, [4]) == ""
+    assert describe_later(closing, 9, [7, 4, 2]) == (
+        "1 of the 3 points of the search's front was in the closing round; 2, 7 were not: a larger "
+        "finalists.count with study.n_trials=0 takes more."
+    )
+    assert describe_later(closing, 11, [7]).startswith("2 trials came after the closing round; ")

@@ -157,15 +157,15 @@ def test_finalists_in_their_order_with_ties_and_who_left(plant: Plant) -> None:
     finalists = [
         confirmed(plant(12), tie=1),
         confirmed(plant(3), tie=1, test_accuracy=0.88),
-        confirmed(plant(0), stands=False, reason="12 is faster and no less accurate"),
-        confirmed(plant(7), stands=False, reason="3 is faster and no less accurate"),
+        confirmed(plant(0), stands=False, reason="12 is faster and not measurably less accurate"),
+        confirmed(plant(7), stands=False, reason="3 is faster and not measurably less accurate"),
     ]
     rows = finalist_rows(finalists)
     assert [row.trial for row in rows] == ["12 a", "3 a", "(original)"]
     assert rows[0].test == f"90.00 % [89.4{DASH}90.6]"
     assert rows[0].validation == "91.42 %"
     note = finalist_caption(finalists)
-    assert "Left the front: 7 (3 is faster and no less accurate)." in note
+    assert "Left the front: 7 (3 is faster and not measurably less accurate)." in note
     assert "same letter tie" in note
     assert "(original): the uncompressed network, not on the front" in note
 
