@@ -62,11 +62,9 @@ def describe_later(closing: Closing | None, trials: int, front: Collection[int])
     left = sorted(set(front) - {finalist.number for finalist in closing.finalists})
     if not left:
         return ""
-    took, were = len(front) - len(left), ["was", "were"]
     return (
-        f"{took} of the {len(front)} points of the search's front {were[took != 1]} in the closing "
-        f"round; {', '.join(map(label, left))} {were[len(left) != 1]} not: a larger finalists.count "
-        "with study.n_trials=0 takes more."
+        f"Of the search's front {', '.join(map(label, left))} took no part in the closing round: a "
+        "larger finalists.count with study.n_trials=0 takes more."
     )
 
 

@@ -67,7 +67,7 @@ def test_what_the_closing_round_left_out_is_named(plant: Callable[..., TrialReco
     assert describe_later(None, 9, [4]) == ""
     assert describe_later(closing, 9, [4]) == ""
     assert describe_later(closing, 9, [7, 4, 2]) == (
-        "1 of the 3 points of the search's front was in the closing round; 2, 7 were not: a larger "
-        "finalists.count with study.n_trials=0 takes more."
+        "Of the search's front 2, 7 took no part in the closing round: a larger finalists.count "
+        "with study.n_trials=0 takes more."
     )
     assert describe_later(closing, 11, [7]).startswith("2 trials came after the closing round; ")
