@@ -108,6 +108,7 @@ class Study:
         self.config, self.space, self.objectives = config, space, objectives
         # Losses by rung and trial, as the ledger holds them too.
         self._reached: dict[float, dict[int, list[float]]] = {}
+        self._lab: Lab | None = None
         with explained(ledger):
             self.optuna = optuna.create_study(
                 storage=ledger.storage(),
@@ -151,6 +152,8 @@ class Study:
             ValueError: If something is damaged.
         """
         closing_of(self.optuna)
+        if LAB in self.optuna.user_attrs:
+            self._lab = LABS.validate_python(self.optuna.user_attrs[LAB])
         begun, points = self.optuna.get_trials(deepcopy=False), []
         if (plan := self.plan) is not None:
             points += [*plan.starting, *plan.earlier]
@@ -210,12 +213,7 @@ class Study:
             ConfigError: When earlier trials were compared with another teacher, as where the store
                 is gone in which it was.
         """
-        kept = self.optuna.user_attrs.get(LAB)
-        if (
-            self.records
-            and kept is not None
-            and _school(LABS.validate_python(kept)) != _school(lab)
-        ):
+        if self.records and self._lab is not None and _school(self._lab) != _school(lab):
             raise ConfigError(
                 f"the study {self.config.name} was begun with another teacher, or trained in "
                 "another precision: its trials would not compare; go on in the folder where it was "
@@ -223,6 +221,7 @@ class Study:
                 "study.name=..."
             )
         self._keep(CONFIGURATION, configuration)
+        self._lab = lab
         # Last: where it stands, a study can be read.
         self._keep(LAB, LABS.dump_python(lab, mode="json"))
 

@@ -18,6 +18,7 @@ from tests.mlflow_server import serve
 PICTURE_WIDTH = 900  # half of front.png's pixels
 PATIENCE_MS = 60_000
 FOR_MODELS = "workflowType=machine_learning"
+FRONT_VIEW = f"?viewStateShareKey=front&{FOR_MODELS}"
 # MLflow asks a server without accounts for its user, and logs that there is none.
 OWN_COMPLAINT = "users/current"
 
@@ -89,16 +90,15 @@ def test_the_page_works_in_the_artifact_viewer(server: str, tracked: Tracked, pa
     expect(inside.locator("#command")).to_contain_text("max_latency_ms=")
 
 
-def test_the_saved_view_lists_and_draws_the_front(
-    server: str, tracked: Tracked, page: Page
-) -> None:
-    view = f"?viewStateShareKey=front&{FOR_MODELS}"
-    page.goto(address(server, tracked, view))
+def test_the_saved_view_lists_the_front(server: str, tracked: Tracked, page: Page) -> None:
+    page.goto(address(server, tracked, FRONT_VIEW))
     for number in tracked.tagged():
         expect(page.get_by_role("link", name=f"trial {number}", exact=True)).to_be_visible()
     expect(page.get_by_text(f"{len(tracked.tagged())} matching run")).to_be_visible()
-    page.goto(address(server, tracked, f"{view}&compareRunsMode=CHART"))
-    page.reload()
+
+
+def test_the_saved_view_draws_the_front(server: str, tracked: Tracked, page: Page) -> None:
+    page.goto(address(server, tracked, f"{FRONT_VIEW}&compareRunsMode=CHART"))
     expect(page.get_by_role("heading", name="Parallel Coordinates")).to_be_visible()
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
 
