@@ -81,18 +81,21 @@ class PostgresServer:
 
     def freeze(self) -> None:
         """Stops all of its processes where they are; the system keeps their connections."""
-        for process in self._processes():
+        first = self._first()
+        # The first process starts the others, and reaps them: none comes or goes while it stands.
+        os.kill(first, signal.SIGSTOP)
+        for process in _children(first):
             os.kill(process, signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Lets them go on."""
-        for process in self._processes():
+        first = self._first()
+        for process in _children(first):
             os.kill(process, signal.SIGCONT)
+        os.kill(first, signal.SIGCONT)
 
-    def _processes(self) -> list[int]:
-        first = (self.folder / "data" / "postmaster.pid").read_text().split()[0]
-        others = Path(f"/proc/{first}/task/{first}/children").read_text().split()
-        return [int(first), *map(int, others)]
+    def _first(self) -> int:
+        return int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
 
     def address(self, database: str, with_password: bool = True) -> str:
         password = f":{quote(PASSWORD, safe='')}" if with_password else ""
@@ -123,6 +126,11 @@ class PostgresServer:
         return subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=START_S
         ).stdout
+
+
+def _children(process: int) -> list[int]:
+    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in found]
 
 
 @contextmanager
