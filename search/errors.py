@@ -98,6 +98,10 @@ class TrackingLost(SearchError):  # noqa: N818 - named by what happened
     """The tracking server went away: deliver later what it missed."""
 
 
+class FileLost(SearchError):  # noqa: N818 - named by what happened
+    """A file of the store is missing or damaged: do without it, or have it made anew."""
+
+
 class NotRemembered(SearchError):  # noqa: N818 - an answer, not a fault
     """The store does not know what a step answers: leave out what needs it."""
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 
 from search.driving import drive
 from search.engine.base import Engine
 from search.engine.remembered import RememberedSteps
 from search.engine.store import Store
 from search.errors import DeviceLost, NotRemembered, StageFailed
-from search.records import Canary, Closing, DeviceProfile, Finalist, TrialRecord
+from search.records import Canary, Closing, DeviceProfile, Finalist, ReadFile, TrialRecord
 from search.report.explanation import explain, explanation_html
 from search.trial import Bench, Lab, canary, profile
 
@@ -42,14 +42,18 @@ def tags(bench: Bench) -> dict[str, str]:
     }
 
 
-def models(records: Sequence[TrialRecord], store: Store) -> dict[int, Path]:
+def models(records: Sequence[TrialRecord], store: Store) -> dict[int, ReadFile]:
     """Returns the ONNX file of every trial that has one, by trial number."""
-    return {r.number: store.path(r.deployable.model) for r in records if r.deployable is not None}
+    return {
+        record.number: partial(store.read, record.deployable.model)
+        for record in records
+        if record.deployable is not None
+    }
 
 
-def final_models(closing: Closing, store: Store) -> dict[int, Path]:
+def final_models(closing: Closing, store: Store) -> dict[int, ReadFile]:
     """Returns the ONNX file of every finalist, by trial number."""
-    return {f.number: store.path(f.deployable.model) for f in closing.finalists}
+    return {f.number: partial(store.read, f.deployable.model) for f in closing.finalists}
 
 
 def explanations(finalists: Sequence[Finalist], lab: Lab, engine: Engine) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search import cli
 from search.config import ExplainConfig
-from search.errors import ConfigError
+from search.errors import ConfigError, FileLost
 from search.parsing import parse
 
 if TYPE_CHECKING:
@@ -63,12 +63,13 @@ def explain(config: ExplainConfig) -> int:
         console.print(f"profiling on {device.name} ...", markup=False)
 
     store = Store(cli.STATE / "store")
-    path = store.path(subject.deployable.model)
-    if not path.exists():
+    try:
+        store.read(subject.deployable.model)
+    except FileLost as lost:
         raise ConfigError(
-            f"trial={subject.number}: its model is gone from {path}; its run in MLflow holds a "
-            "copy: put that there, or explain another trial"
-        )
+            f"trial={subject.number}: its model {lost}; its run in MLflow holds a copy: put that "
+            "there, or explain another trial"
+        ) from lost
     engine = InlineEngine(store, announce)
     effort = Effort()
     found = drive(profile(subject.deployable, subject.threads, lab), engine, effort)

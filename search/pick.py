@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from search import cli
 from search.config import PickConfig
-from search.errors import ConfigError, NotMet, StageFailed
+from search.errors import ConfigError, FileLost, NotMet, StageFailed
 from search.parsing import parse
 
 if TYPE_CHECKING:
@@ -290,18 +290,15 @@ def _on_test(
 
 
 def _read_model(candidate: Candidate, store: Store) -> bytes:
-    path = store.path(candidate.deployable.model)
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
+        return store.read(candidate.deployable.model)
+    except FileLost as lost:
         remedy = (
             "run the search again with study.n_trials=0, which makes it anew"
             if candidate.confirmed
             else "its run in MLflow holds a copy: put that there, or pick another trial"
         )
-        raise ConfigError(
-            f"trial {candidate.number}: its model is gone from {path}; {remedy}"
-        ) from None
+        raise ConfigError(f"trial {candidate.number}: its model {lost}; {remedy}") from lost
 
 
 def _promote(

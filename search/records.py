@@ -8,7 +8,7 @@ them: they save a fifth of a trial's memory.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from search.config import DataConfig
 Outcome = Literal["complete", "stopped", "infeasible", "failed"]
 Quality = Literal["resolved", "unresolved", "poor"]
 RawLaunch = tuple[int, tuple[tuple[float, float], ...], tuple[bool, ...]]
+ReadFile = Callable[[], bytes]  # raises FileLost
 Int8Format = Literal["u8s8", "u8s8_reduced", "s8s8"]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 TypedShapes = tuple[tuple[str, tuple[int, ...]], ...]

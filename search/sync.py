@@ -127,8 +127,8 @@ def _snapshot(archive: Archive, store: Store) -> Snapshot:
     from search.tracking.delivery import Snapshot
 
     lab, closing = archive.lab, archive.closing
-    models = exhibits.models(archive.records, store)
-    if models and not any(path.exists() for path in models.values()):
+    files = [r.deployable.model for r in archive.records if r.deployable is not None]
+    if files and not any(store.path(file).exists() for file in files):
         raise ConfigError(
             f"study={archive.name}: none of its models is in {store.root}, and MLflow would never "
             "get them; run it in the folder that it was searched in"
@@ -138,7 +138,7 @@ def _snapshot(archive: Archive, store: Store) -> Snapshot:
         tags={**archive.tags, **exhibits.device_tags(lab.bench.device)},
         canaries=tuple(canaries),
         records=archive.records,
-        models=models,
+        models=exhibits.models(archive.records, store),
     )
     if closing is None:
         return snapshot

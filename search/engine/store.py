@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from search.errors import FileLost
 from search.records import File
 from search.steps import Step
 
@@ -52,9 +53,26 @@ class Store:
     def put(self, content: bytes, suffix: str) -> File:
         """Keeps ``content`` and returns its name."""
         file = File(hashlib.sha256(content).hexdigest(), suffix, len(content))
-        if not self._is_whole(file):
+        try:
+            self.read(file)
+        except FileLost:
             self._write_whole(self.path(file), content)
         return file
+
+    def read(self, file: File) -> bytes:
+        """Returns the content of ``file``.
+
+        Raises:
+            FileLost: When it is missing, or is not what was kept.
+        """
+        path = self.path(file)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise FileLost(f"{path} is gone") from None
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            raise FileLost(f"{path} is damaged")
+        return content
 
     def load(self, step: Step[Any]) -> Entry | None:
         """Returns what ``step`` answered before, or None.
@@ -76,10 +94,12 @@ class Store:
             reason = type(error).__name__  # the message of a failed validation has many lines
             log.warning("store entry %s is damaged (%s): computing it again", path, reason)
             return None
-        for file in files:
-            if not self._is_whole(file):
-                log.warning("%s is missing or damaged: computing it again", self.path(file))
-                return None
+        try:
+            for file in files:
+                self.read(file)
+        except FileLost as lost:
+            log.warning("%s: computing it again", lost)
+            return None
         return Entry(result, seconds)
 
     def save(self, step: Step[Any], result: Any, seconds: float) -> None:
@@ -104,13 +124,6 @@ class Store:
 
     def _entry_path(self, step: Step[Any]) -> Path:
         return self.root / "steps" / step.kind / f"{step.key}.json"
-
-    def _is_whole(self, file: File) -> bool:
-        try:
-            content = self.path(file).read_bytes()
-        except FileNotFoundError:
-            return False
-        return hashlib.sha256(content).hexdigest() == file.sha256
 
     def _write_whole(self, path: Path, content: bytes) -> None:
         parts = self.root / "parts"

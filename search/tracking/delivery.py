@@ -28,7 +28,7 @@ from search.errors import (
     hide_passwords,
     one_line,
 )
-from search.records import Canary, Closing, TrialRecord
+from search.records import Canary, Closing, ReadFile, TrialRecord
 from search.report.formats import format_counted
 from search.tracking.server import bounded, database_file
 from search.tracking.tracker import Claim, Tracker, status_of
@@ -61,9 +61,9 @@ class Snapshot:
     tags: Mapping[str, str] = field(default_factory=dict)
     canaries: tuple[Canary, ...] = ()
     records: tuple[TrialRecord, ...] = ()
-    models: Mapping[int, Path] = field(default_factory=dict)
+    models: Mapping[int, ReadFile] = field(default_factory=dict)
     closing: Closing | None = None
-    final_models: Mapping[int, Path] = field(default_factory=dict)
+    final_models: Mapping[int, ReadFile] = field(default_factory=dict)
     explanations: str = ""
 
     @property
@@ -156,7 +156,7 @@ class Delivery(AbstractContextManager["Delivery"]):
         known = {**self._snapshot.tags, **tags}
         self._hand_over(tags=known, canaries=tuple(canaries))
 
-    def log_trials(self, records: Sequence[TrialRecord], models: Mapping[int, Path]) -> None:
+    def log_trials(self, records: Sequence[TrialRecord], models: Mapping[int, ReadFile]) -> None:
         """Hands over all finished trials, and lets them be delivered with all else.
 
         Args:
@@ -166,7 +166,9 @@ class Delivery(AbstractContextManager["Delivery"]):
         known = {**self._snapshot.models, **models}
         self._hand_over(records=tuple(records), models=known)
 
-    def log_finalists(self, closing: Closing, models: Mapping[int, Path], explained: str) -> None:
+    def log_finalists(
+        self, closing: Closing, models: Mapping[int, ReadFile], explained: str
+    ) -> None:
         """Hands over the latest closing round, which is delivered with the trials."""
         self._hand_over(closing=closing, final_models=dict(models), explanations=explained)
 

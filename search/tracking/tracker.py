@@ -16,9 +16,9 @@ from typing import Any
 from mlflow.entities import Metric, Param
 
 from search.config import TrackingConfig
-from search.errors import hide_passwords
+from search.errors import FileLost, hide_passwords
 from search.front import GrowingFront
-from search.records import Canary, Closing, Finalist, TrialRecord
+from search.records import Canary, Closing, Finalist, ReadFile, TrialRecord
 from search.report import describe_later, describe_noise, front_page, front_png, halved
 from search.tracking.pages import (
     FINAL_VIEW_METRICS,
@@ -172,7 +172,7 @@ class Tracker:
     def _finalists(self) -> Sequence[Finalist]:
         return () if self._closing is None else self._closing.finalists
 
-    def log_trials(self, records: Sequence[TrialRecord], models: Mapping[int, Path]) -> None:
+    def log_trials(self, records: Sequence[TrialRecord], models: Mapping[int, ReadFile]) -> None:
         """Logs the trials that are not logged yet, and the front when it changed.
 
         Args:
@@ -207,7 +207,7 @@ class Tracker:
                 self._searched_front = numbers
 
     def log_finalists(
-        self, closing: Closing, models: Mapping[int, Path], explanations: str = ""
+        self, closing: Closing, models: Mapping[int, ReadFile], explanations: str = ""
     ) -> None:
         """Logs the closing round; its front takes the place of the search's.
 
@@ -229,7 +229,7 @@ class Tracker:
                 self._runs.save_view(FINAL_VIEW_METRICS)
                 self._runs.set_tags({CLOSING: digest})
 
-    def _confirm(self, closing: Closing, models: Mapping[int, Path]) -> None:
+    def _confirm(self, closing: Closing, models: Mapping[int, ReadFile]) -> None:
         """Adds to the finalists' runs what the closing round found out about them."""
         numbers = {finalist.number for finalist in closing.finalists}
         for run in list(self._runs.search("tags.finalist = 'true'")):
@@ -248,7 +248,7 @@ class Tracker:
             self._client.set_tag(run_id, "finalist", "true")
             self._log_file(run_id, models[finalist.number], "model.onnx", "final")
 
-    def _log_trial(self, record: TrialRecord, model: Path | None) -> str:
+    def _log_trial(self, record: TrialRecord, model: ReadFile | None) -> str:
         end_ms = milliseconds(record.finished_at)
         run = self._client.create_run(
             self._runs.experiment,
@@ -277,14 +277,16 @@ class Tracker:
     def _note(self, record: TrialRecord, finalist: Finalist | None = None) -> str:
         return trial_note(record, finalist, self._runs.page)
 
-    def _log_file(self, run_id: str, path: Path, name: str, folder: str | None = None) -> None:
+    def _log_file(self, run_id: str, read: ReadFile, name: str, folder: str | None = None) -> None:
         """Keeps a copy of a file with a run, under another name."""
-        if not path.exists():
-            log.warning("%s is gone: a trial is logged without its model", path)
+        try:
+            content = read()
+        except FileLost as lost:
+            log.warning("%s: a trial is logged without its model", lost)
             return
         with tempfile.TemporaryDirectory() as aside:
             named = Path(aside) / name
-            named.write_bytes(path.read_bytes())
+            named.write_bytes(content)
             self._client.log_artifact(run_id, str(named), folder)
 
     def _log_progress(self, latest: TrialRecord) -> None:

@@ -23,7 +23,7 @@ from search.config import StudyConfig, TpeConfig, TrackingConfig
 from search.engine.base import Done
 from search.engine.store import Store
 from search.importance import importances
-from search.records import File, TrialRecord
+from search.records import File, ReadFile, TrialRecord
 from search.steps import Step
 from search.storage.journal import Journal
 from search.study import Study
@@ -67,7 +67,7 @@ class TimedTracker(Tracker):
         super().__init__(*given, **named)
         self.trials_s: list[float] = []
 
-    def log_trials(self, records: Sequence[TrialRecord], models: Mapping[int, Path]) -> None:
+    def log_trials(self, records: Sequence[TrialRecord], models: Mapping[int, ReadFile]) -> None:
         before, started = len(self.logged), time.perf_counter()
         super().log_trials(records, models)
         new = len(self.logged) - before

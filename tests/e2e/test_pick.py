@@ -286,6 +286,20 @@ def test_what_cannot_be_is_one_line(
     assert not (folder / "empty.db").exists()
 
 
+@pytest.mark.parametrize("program", ["search.pick", "search.explain"])
+def test_a_damaged_model_is_neither_shipped_nor_explained(
+    folder: Path, tmp_path: Path, program: str
+) -> None:
+    shutil.copytree(folder / "mlruns", tmp_path / "mlruns")
+    for path in (tmp_path / "mlruns" / "store" / "files").rglob("*.onnx"):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    result = commands.run(tmp_path, program, f"study={STUDY}", "trial=0")
+    assert result.returncode == 2, result
+    assert re.search(r"^error: trial.0: its model \S+\.onnx is damaged; ", result.stderr)
+    assert result.stderr.count("\n") == 1
+
+
 def test_help_explains_every_key(folder: Path) -> None:
     printed = expect_success(commands.run_fresh(folder, "search.pick", "--help"))
     keys = re.findall(r"^(\w+): ", printed, re.MULTILINE)

@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 
 from search.config import TrackingConfig
 from search.errors import ConfigError, TrackingSilent
-from search.records import Canary, Interval
+from search.records import Canary, Interval, ReadFile
 from search.tracking.delivery import Delivery
 from search.tracking.server import check_tracking, explained
 from search.tracking.tracker import Claim, Tracker
@@ -35,13 +35,13 @@ BATCH, TAG = "/api/2.0/mlflow/runs/log-batch", "/api/2.0/mlflow/runs/set-tag"
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, ReadFile]:
     """Files that stand for the ONNX models of complete trials."""
     folder = tmp_path_factory.mktemp("models")
-    found = {number: folder / f"{number}.onnx" for number in range(4)}
-    for number, path in found.items():
+    paths = {number: folder / f"{number}.onnx" for number in range(4)}
+    for number, path in paths.items():
         path.write_bytes(f"model of {number}".encode())
-    return found
+    return {number: path.read_bytes for number, path in paths.items()}
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def proxy(server: str) -> Iterator[Proxy]:
         yield running
 
 
-def search(address: str, study: str, models: dict[int, Path], timeout_s: float = 2.0) -> float:
+def search(address: str, study: str, models: dict[int, ReadFile], timeout_s: float = 2.0) -> float:
     """Hands over a whole study as a search does; returns the longest time that this took."""
     config, longest = TrackingConfig(uri=address, timeout_s=timeout_s), 0.0
 
@@ -136,7 +136,7 @@ def content(server: str, study: str, folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    server: str, models: dict[int, Path], tmp_path_factory: pytest.TempPathFactory
+    server: str, models: dict[int, ReadFile], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     """What a good connection gives."""
     search(server, "study-of-0", models)
@@ -186,7 +186,7 @@ def test_an_outage_leaves_no_trace(
     proxy: Proxy,
     server: str,
     undisturbed: dict[str, Any],
-    models: dict[int, Path],
+    models: dict[int, ReadFile],
     tmp_path: Path,
 ) -> None:
     proxy.mood = mood
@@ -200,7 +200,7 @@ def test_an_outage_leaves_no_trace(
     assert sorted(found) == sorted(undisturbed)
 
 
-def test_a_slow_server_does_not_hold_the_end_up(proxy: Proxy, models: dict[int, Path]) -> None:
+def test_a_slow_server_does_not_hold_the_end_up(proxy: Proxy, models: dict[int, ReadFile]) -> None:
     proxy.mood = lambda path, count: "slow"
     config = TrackingConfig(uri=proxy.address, timeout_s=5.0)
     started = time.monotonic()

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from search.config import TrackingConfig
+from search.engine.store import Store
 from search.errors import ConfigError, TrackingLost
 from search.records import (
     Canary,
@@ -30,6 +32,7 @@ from search.records import (
     Interval,
     Outcome,
     Point,
+    ReadFile,
     TrialRecord,
 )
 from search.report.points import label
@@ -176,12 +179,13 @@ def client(state: Path) -> MlflowClient:
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> dict[int, Path]:
+def models(tmp_path: Path) -> dict[int, ReadFile]:
     """Files that stand for the ONNX models of complete trials."""
     found = {}
     for number in (0, 1, 2, 3):
-        found[number] = tmp_path / f"content-{number}.onnx"
-        found[number].write_bytes(f"model of {number}\0\n".encode())
+        path = tmp_path / f"content-{number}.onnx"
+        path.write_bytes(f"model of {number}\0\n".encode())
+        found[number] = path.read_bytes
     return found
 
 
@@ -229,7 +233,7 @@ def markdown_rows(note: str) -> list[list[str]]:
 
 
 def test_parent_run_holds_the_study(
-    open_tracker: Open, client: MlflowClient, models: dict[int, Path], tmp_path: Path
+    open_tracker: Open, client: MlflowClient, models: dict[int, ReadFile], tmp_path: Path
 ) -> None:
     tracker = open_tracker(settings="train:\n  epochs: 3\n", **{"version.torch": "2"})
     tracker.log_trials(RECORDS, models)
@@ -258,7 +262,7 @@ def test_parent_run_holds_the_study(
 
 
 def test_the_closing_round_takes_the_front_over(
-    open_tracker: Open, client: MlflowClient, models: dict[int, Path], tmp_path: Path
+    open_tracker: Open, client: MlflowClient, models: dict[int, ReadFile], tmp_path: Path
 ) -> None:
     tracker = open_tracker()
     tracker.log_trials(RECORDS, models)
@@ -303,7 +307,7 @@ def test_the_closing_round_takes_the_front_over(
 
 
 def test_a_confirmed_front_stands_until_the_next_one(
-    open_tracker: Open, client: MlflowClient, models: dict[int, Path], tmp_path: Path
+    open_tracker: Open, client: MlflowClient, models: dict[int, ReadFile], tmp_path: Path
 ) -> None:
     tracker = open_tracker()
     tracker.log_trials(RECORDS, models)
@@ -326,7 +330,7 @@ def test_a_confirmed_front_stands_until_the_next_one(
 
 
 def test_who_is_no_finalist_any_more_is_not_called_one(
-    open_tracker: Open, client: MlflowClient, models: dict[int, Path]
+    open_tracker: Open, client: MlflowClient, models: dict[int, ReadFile]
 ) -> None:
     tracker = open_tracker()
     tracker.log_trials(RECORDS, models)
@@ -346,7 +350,7 @@ def test_artifacts_lie_beside_the_database(
 
 
 def test_child_run_holds_its_trial(
-    open_tracker: Open, client: MlflowClient, models: dict[int, Path], tmp_path: Path
+    open_tracker: Open, client: MlflowClient, models: dict[int, ReadFile], tmp_path: Path
 ) -> None:
     open_tracker().log_trials(RECORDS, models)
     run = children(client)[1]
@@ -365,7 +369,7 @@ def test_child_run_holds_its_trial(
     assert expected_tags.items() <= run.data.tags.items()
     assert (run.info.status, run.info.run_name) == ("FINISHED", "trial 1")
     assert run.info.end_time - run.info.start_time == 5000
-    assert read(client, run, "model.onnx", tmp_path) == models[1].read_bytes()
+    assert read(client, run, "model.onnx", tmp_path) == models[1]()
 
 
 def test_child_describes_its_recipe(open_tracker: Open, client: MlflowClient) -> None:
@@ -380,7 +384,7 @@ def test_child_describes_its_recipe(open_tracker: Open, client: MlflowClient) ->
 
 
 def test_failed_and_infeasible_trials_say_why_and_have_no_model(
-    open_tracker: Open, client: MlflowClient, models: dict[int, Path]
+    open_tracker: Open, client: MlflowClient, models: dict[int, ReadFile]
 ) -> None:
     open_tracker().log_trials(RECORDS, models)
     runs = children(client)
@@ -401,7 +405,7 @@ def test_reason_of_any_length_is_logged(open_tracker: Open, client: MlflowClient
 
 
 def test_quality_is_stepped_by_trial(
-    open_tracker: Open, client: MlflowClient, models: dict[int, Path]
+    open_tracker: Open, client: MlflowClient, models: dict[int, ReadFile]
 ) -> None:
     tracker = open_tracker()
     for count in range(1, len(RECORDS) + 1):
@@ -466,7 +470,7 @@ def test_page_tells_what_decides_when_it_is_drawn(
 
 
 def test_logging_again_adds_nothing(
-    open_tracker: Open, client: MlflowClient, models: dict[int, Path]
+    open_tracker: Open, client: MlflowClient, models: dict[int, ReadFile]
 ) -> None:
     tracker = open_tracker()
     tracker.log_trials(RECORDS, models)
@@ -477,7 +481,7 @@ def test_logging_again_adds_nothing(
 
 
 def test_another_run_of_the_search_goes_on(
-    open_tracker: Open, client: MlflowClient, models: dict[int, Path]
+    open_tracker: Open, client: MlflowClient, models: dict[int, ReadFile]
 ) -> None:
     tracker = open_tracker()
     tracker.log_trials(RECORDS[:2], models)
@@ -499,7 +503,7 @@ def test_another_run_of_the_search_goes_on(
 def test_child_cut_off_half_way_is_replaced(
     open_tracker: Open,
     client: MlflowClient,
-    models: dict[int, Path],
+    models: dict[int, ReadFile],
     tmp_path: Path,
     all_but_ended: bool,
 ) -> None:
@@ -515,7 +519,7 @@ def test_child_cut_off_half_way_is_replaced(
     run = children(client)[1]
     assert (run.info.run_id != cut_off.run_id, run.info.status) == (True, "FINISHED")
     assert run.data.params
-    assert read(client, run, "model.onnx", tmp_path) == models[1].read_bytes()
+    assert read(client, run, "model.onnx", tmp_path) == models[1]()
     assert history(client, "trials_finished") == [(step, step + 1) for step in range(6)]
 
 
@@ -559,12 +563,25 @@ def test_what_was_left_running_counts_as_killed(
     assert parent(client).info.status == "KILLED"
 
 
-def test_a_model_that_is_gone_is_told(
-    open_tracker: Open, client: MlflowClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+def test_a_model_that_is_lost_is_told(
+    how: str,
+    open_tracker: Open,
+    client: MlflowClient,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    open_tracker().log_trials(RECORDS[:1], {0: tmp_path / "gone.onnx"})
-    assert children(client)[0].info.status == "FINISHED"
-    assert "gone.onnx is gone: a trial is logged without its model" in caplog.text
+    store = Store(tmp_path)
+    file = store.put(b"a model", ".onnx")
+    if how == "gone":
+        store.path(file).unlink()
+    else:
+        store.path(file).write_bytes(b"a mOdel")
+    open_tracker().log_trials(RECORDS[:1], {0: partial(store.read, file)})
+    run = children(client)[0]
+    assert run.info.status == "FINISHED"
+    assert client.list_artifacts(run.info.run_id) == []
+    assert f".onnx is {how}: a trial is logged without its model" in caplog.text
 
 
 def test_database_cut_off_half_way_is_made_again(tmp_path: Path) -> None:
@@ -715,7 +732,7 @@ def test_passwords_do_not_appear_in_errors(open_tracker: Open, uri: str) -> None
 
 
 def test_remote_server_gets_everything(
-    open_tracker: Open, server: str, state: Path, models: dict[int, Path], tmp_path: Path
+    open_tracker: Open, server: str, state: Path, models: dict[int, ReadFile], tmp_path: Path
 ) -> None:
     before = sorted(path.name for path in state.iterdir())
     address = server.replace("http://", "http://user:hunter2@")
@@ -729,13 +746,13 @@ def test_remote_server_gets_everything(
     client = MlflowClient(server)
     assert sorted(children(client)) == list(range(6))
     assert on_front(client) == {1, 2}
-    assert read(client, children(client)[2], "model.onnx", tmp_path) == models[2].read_bytes()
+    assert read(client, children(client)[2], "model.onnx", tmp_path) == models[2]()
     assert b"hunter2" not in read(client, parent(client), "config.yaml", tmp_path)
     assert sorted(path.name for path in state.iterdir()) == before
 
 
 def test_addresses_in_the_description_answer(
-    open_tracker: Open, server: str, models: dict[int, Path]
+    open_tracker: Open, server: str, models: dict[int, ReadFile]
 ) -> None:
     open_tracker(uri=server).log_trials(RECORDS, models)
     note = parent(MlflowClient(server)).data.tags[NOTE]

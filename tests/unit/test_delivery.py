@@ -13,7 +13,7 @@ import pytest
 
 from search.config import TrackingConfig
 from search.errors import ConfigError, StudyTaken, TrackingLost, TrackingSilent
-from search.records import Canary, Closing, Interval, TrialRecord
+from search.records import Canary, Closing, Interval, ReadFile, TrialRecord
 from search.tracking.delivery import LONGEST_PAUSE_S, Delivery, pause_s
 from search.tracking.tracker import Claim, Tracker
 from tests.plants import plant, plant_finalist
@@ -60,14 +60,14 @@ class FakeTracker(Tracker):
     def keep_front(self, closing: Closing, explanations: str) -> None:
         pass
 
-    def log_trials(self, records: Sequence[TrialRecord], models: Mapping[int, Path]) -> None:
+    def log_trials(self, records: Sequence[TrialRecord], models: Mapping[int, ReadFile]) -> None:
         for record in records:
             if record.number not in self._shelf.trials:
                 self._shelf.fail()
                 self._shelf.trials.append(record.number)
 
     def log_finalists(
-        self, closing: Closing, models: Mapping[int, Path], explanations: str = ""
+        self, closing: Closing, models: Mapping[int, ReadFile], explanations: str = ""
     ) -> None:
         self._shelf.seen.append((closing, dict(models), explanations))
 
@@ -139,10 +139,10 @@ def test_everything_arrives_in_order(shelf: Shelf) -> None:
         delivery.log_device({"device": "local"}, [canary])
         for count in range(5):
             delivery.log_trials(records(count), {})
-        delivery.log_finalists(CLOSING, {1: Path("x")}, "told")
+        delivery.log_finalists(CLOSING, {1: bytes}, "told")
         assert notes == ["KILLED"]
     assert shelf.trials == [0, 1, 2, 3]
-    assert shelf.seen[-2:] == [({"device": "local"}, 1), (CLOSING, {1: Path("x")}, "told")]
+    assert shelf.seen[-2:] == [({"device": "local"}, 1), (CLOSING, {1: bytes}, "told")]
     assert (shelf.opened, shelf.status, notes) == (1, "FINISHED", ["KILLED", "FINISHED"])
     assert delivery.location == "/#/run"
 
