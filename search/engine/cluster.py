@@ -14,16 +14,18 @@ import socket
 import stat
 import sys
 import tempfile
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from search.benchmark.device import describe_device
 from search.config import DeviceConfig, LocalDeviceConfig, RayEngineConfig, is_loopback
@@ -37,8 +39,10 @@ log = logging.getLogger(__name__)
 
 # Contents that the cluster keeps though no step reads them now.
 MOST_SENT = 64
-# What a node's loss cost is done again once.
-RETRIES = 1
+# What a lost node or a killed worker cost is done again once. By this engine: Ray itself begins
+# what was killed for memory again without end.
+ATTEMPTS = 2
+WATCH_S = 10.0
 OBJECTS_BYTES = 2**29
 ANSWER_S = 5.0
 ADDRESS = "give the address that 'ray start --head' printed, or null for one on this machine"
@@ -81,10 +85,17 @@ class RayEngine(AbstractContextManager["RayEngine"]):
         self._memory = Memory(store)
         # A content is sent once for all steps that soon read it.
         self._sent: OrderedDict[File, ray.ObjectRef[bytes]] = OrderedDict()
+        # Ray's own thread, which tells of an end, must not wait for Ray.
+        self._again = ThreadPoolExecutor(1, "again")
+        # After the end Ray would start a cluster for whoever asks it for something.
+        self._using = threading.Lock()
+        self._closed = threading.Event()
+        self._watch = threading.Thread(target=self._watch_nodes, name="nodes", daemon=True)
 
     def __enter__(self) -> Self:
         """Connects to the cluster, or starts one on this machine."""
         _connect(self._config)
+        self._watch.start()
         return self
 
     def describe(self, config: DeviceConfig) -> DeviceProfile:
@@ -115,20 +126,41 @@ class RayEngine(AbstractContextManager["RayEngine"]):
         files = tuple(dict.fromkeys(files_in(step)))
         sent = ray.remote(_do).options(**self._needs(step.resource))
         try:
-            arrival = sent.remote(step, files, *map(self._content, files)).future()
+            contents = [self._content(file) for file in files]
         except RayError as error:  # such as no room for what the step reads
             own.set_exception(StageFailed(step.kind, f"cannot be sent ({one_line(error)})"))
             return own
 
-        def keep(arrived: Future[Delivery]) -> None:
+        def begin(attempt: int) -> None:
+            try:
+                with self._using:
+                    if self._closed.is_set():
+                        raise StageFailed(step.kind, "the search ended")
+                    arrival = sent.remote(step, files, *contents).future()
+            except RayError as error:
+                own.set_exception(StageFailed(step.kind, f"cannot be sent ({one_line(error)})"))
+            except Exception as error:
+                own.set_exception(error)
+            else:
+                arrival.add_done_callback(partial(keep, attempt))
+
+        def keep(attempt: int, arrived: Future[Delivery]) -> None:
             try:
                 own.set_result(self._receive(step, arrived.result()))
             except RayError as error:
-                own.set_exception(StageFailed(step.kind, f"its node failed ({one_line(error)})"))
+                # What the task itself raised it would raise again.
+                is_lost = not isinstance(error, RayTaskError) and not self._closed.is_set()
+                if is_lost and attempt < ATTEMPTS:
+                    log.warning("a node failed in %s (%s)", step.kind, one_line(error))
+                    self._again.submit(begin, attempt + 1)
+                    return
+                times = f" {attempt} times" if attempt > 1 else ""
+                reason = f"its node failed{times} ({one_line(error)})"
+                own.set_exception(StageFailed(step.kind, reason))
             except Exception as error:
                 own.set_exception(error)
 
-        arrival.add_done_callback(keep)
+        begin(1)
         return own
 
     def _needs(self, kind: str) -> dict[str, Any]:
@@ -136,7 +168,7 @@ class RayEngine(AbstractContextManager["RayEngine"]):
             needs: dict[str, Any] = {"num_cpus": 0, "resources": {self._config.device_resource: 1}}
         else:
             needs = {"num_cpus": self._config.threads, "num_gpus": self._config.gpus}
-        return {**needs, "max_retries": RETRIES}
+        return {**needs, "max_retries": 0}
 
     def _content(self, file: File) -> ray.ObjectRef[bytes]:
         if file not in self._sent:
@@ -164,9 +196,32 @@ class RayEngine(AbstractContextManager["RayEngine"]):
         self._store.save(step, done.result, done.seconds)
         return done
 
+    def _watch_nodes(self) -> None:
+        """Tells when no node has what a step needs, which waits then, and when one has it again."""
+        told: str | None = None
+        while True:
+            with self._using:
+                if self._closed.is_set():
+                    return
+                try:
+                    lacking = _describe_lacking(self._config)
+                except Exception:  # while the head does not answer; Ray ends this process then
+                    lacking = told
+            if lacking is not None and lacking != told:
+                log.warning("no node of the cluster has %s: steps wait until one joins", lacking)
+            elif lacking is None and told is not None:
+                log.info("the cluster has all again that steps need")
+            told = lacking
+            self._closed.wait(WATCH_S)
+
     def __exit__(self, *_: object) -> None:
         """Leaves the cluster, which ends what is under way; ends it if it was started here."""
+        self._closed.set()
+        is_free = self._using.acquire(timeout=ANSWER_S)  # not while the head does not answer
         ray.shutdown()
+        if is_free:
+            self._using.release()
+        self._again.shutdown()
 
 
 def _connect(config: RayEngineConfig) -> None:
@@ -180,15 +235,21 @@ def _connect(config: RayEngineConfig) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns of itself
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if config.address is None:
-        ray.init(
-            address="local",  # or it joins whatever else runs here
-            num_cpus=max(config.threads * config.workers, 1),
-            resources={config.device_resource: 1},
-            object_store_memory=OBJECTS_BYTES,
-            include_dashboard=False,
-            **quiet,
-        )
-        if _lacks(config):
+        try:
+            ray.init(
+                address="local",  # or it joins whatever else runs here
+                num_cpus=max(config.threads * config.workers, 1),
+                resources={config.device_resource: 1},
+                object_store_memory=OBJECTS_BYTES,
+                include_dashboard=False,
+                **quiet,
+            )
+        except Exception as error:  # as below
+            raise ConfigError(
+                f"engine=ray: no cluster can be started on this machine ({one_line(error)}); try "
+                "again, or give engine=local"
+            ) from error
+        if _describe_lacking(config) is not None:
             ray.shutdown()
             raise ConfigError(
                 f"engine.gpus={config.gpus:g}: this machine has not as many; give engine.gpus=0, "
@@ -214,7 +275,7 @@ def _connect(config: RayEngineConfig) -> None:
         _knock(config.address, host, port)
     try:
         ray.init(address=config.address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+    except Exception as error:  # Ray names no class for what can go wrong here
         raise ConfigError(
             f"engine.address={shown!r}: cannot be joined ({one_line(error)}); {ADDRESS}"
         ) from error
@@ -225,21 +286,18 @@ def _connect(config: RayEngineConfig) -> None:
             f"engine.address={shown!r}: no node there has the resource {name!r}, which tells where "
             f"to measure; start one with: ray start --address=... --resources='{{\"{name}\": 1}}'"
         )
-    if _lacks(config):  # one that scales by itself starts such a node when it is needed
-        log.warning(
-            "no node of the cluster has engine.threads=%d cores and engine.gpus=%g: steps wait "
-            "until one joins",
-            config.threads,
-            config.gpus,
-        )
 
 
-def _lacks(config: RayEngineConfig) -> bool:
-    """Tells whether no node has what a step that trains takes."""
+def _describe_lacking(config: RayEngineConfig) -> str | None:
+    """Returns what steps need and no node has, which one that joins may bring; None if nothing."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return not any(
+    if not any(node.get(config.device_resource, 0) >= 1 for node in nodes):
+        return f"the resource {config.device_resource!r}, which tells where to measure"
+    if not any(
         node.get("CPU", 0) >= config.threads and node.get("GPU", 0) >= config.gpus for node in nodes
-    )
+    ):
+        return f"engine.threads={config.threads} cores and engine.gpus={config.gpus:g}"
+    return None
 
 
 def _host_and_port(address: str) -> tuple[str, int | None]:

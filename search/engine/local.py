@@ -204,20 +204,30 @@ class Worker:
             if self._ended:
                 raise WorkerDied("the search ended")
             if self._process is None or self._pipe is None:
-                # Fresh: torch's threads do not live through a fork.
-                context = multiprocessing.get_context("spawn")
-                self._pipe, there = context.Pipe()
-                self._process = context.Process(target=serve, args=(there, *self._arguments))
-                # Ctrl-C at a terminal reaches all processes: not before this one can ignore it.
-                # The tracker would let it through again when it starts.
-                resource_tracker.ensure_running()
-                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
                 try:
-                    self._process.start()
-                finally:
-                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-                there.close()
+                    self._process, self._pipe = self._spawn()
+                except OSError as error:  # such as too many processes, or no memory for one more
+                    raise WorkerDied(f"it cannot be started: {error}") from error
             return self._process, self._pipe
+
+    def _spawn(self) -> tuple[multiprocessing.process.BaseProcess, Connection]:
+        # Fresh: torch's threads do not live through a fork.
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(target=serve, args=(there, *self._arguments))
+        # Ctrl-C at a terminal reaches all processes: not before this one can ignore it.
+        # The tracker would let it through again when it starts.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        except OSError:
+            here.close()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            there.close()
+        return process, here
 
 
 def serve(

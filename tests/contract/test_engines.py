@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import multiprocessing
 import os
@@ -162,6 +163,19 @@ def test_a_step_that_kills_its_workers_fails_and_others_go_on(local: Engine, tea
     with pytest.raises(StageFailed, match=r"teacher: its worker process died 2 times, killed by "):
         asked.result()
     assert local.submit(teach).result().peak_rss_bytes > 50e6  # type: ignore[operator]
+
+
+def test_a_worker_that_cannot_be_started_fails_its_step(
+    local: Engine, teach: Teach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("multiprocessing.context.SpawnProcess._Popen", refuse)
+        with pytest.raises(StageFailed, match=r"it cannot be started: .*temporarily una"):
+            local.submit(teach).result()
+    assert local.submit(teach).result().result.val_accuracy > 0.5
 
 
 def test_who_waits_for_anothers_step_is_told_that_it_was_cancelled(

@@ -10,9 +10,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -22,8 +24,9 @@ from search.config import RayEngineConfig
 from search.engine import cluster, make_engine
 from search.engine.cluster import RayEngine
 from search.engine.store import Store
-from search.errors import ConfigError
+from search.errors import ConfigError, StageFailed
 from search.records import Teacher
+from tests.fakes import LOCAL as DEVICE
 from tests.workbench import Workbench
 
 RAY = RayEngineConfig(
@@ -57,6 +60,62 @@ def test_a_lost_node_costs_its_step_which_is_done_elsewhere(
             assert taught.val_accuracy > 0.5
     finally:
         nodes.shutdown()
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_training_killed_for_memory_is_tried_once_more(
+    tmp_path: Path, bench: Workbench, caplog: pytest.LogCaptureFixture
+) -> None:
+    tight = {"memory_usage_threshold": 0.0001, "memory_monitor_refresh_ms": 100}
+    head = {**HEAD, "num_cpus": 1, "_system_config": tight}  # whatever works there is killed
+    nodes = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        config = replace(RAY, address=nodes.address)
+        with make_engine(config, Store(tmp_path), lambda step: None) as engine:
+            asked = engine.submit(replace(bench.teach_step("cnn"), epochs=30))
+            with pytest.raises(StageFailed, match=r"its node failed 2 times \(OutOfMemoryError: "):
+                asked.result(timeout=120)
+        assert caplog.text.count("a node failed in teacher (OutOfMemoryError: ") == 1
+    finally:
+        nodes.shutdown()
+
+
+@pytest.mark.usefixtures("trusted")
+def test_who_waits_for_a_lost_device_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "WATCH_S", 0.2)
+    caplog.set_level("INFO")
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+
+    def add_device() -> Any:
+        return nodes.add_node(num_cpus=0, resources={"device": 1})
+
+    try:
+        device = add_device()
+        nodes.wait_for_nodes()
+        config = replace(RAY, address=nodes.address)
+        with (
+            make_engine(config, Store(tmp_path), lambda step: None) as engine,
+            ThreadPoolExecutor(1) as beside,
+        ):
+            nodes.remove_node(device, allow_graceful=False)
+            _await_text(caplog, "no node of the cluster has the resource 'device'")
+            asked = beside.submit(engine.describe, DEVICE)
+            with pytest.raises(TimeoutError):
+                asked.result(timeout=1)
+            add_device()
+            _await_text(caplog, "the cluster has all again that steps need")
+            assert asked.result(timeout=60).usable_cores >= 1
+    finally:
+        nodes.shutdown()
+
+
+def _await_text(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    deadline = time.monotonic() + 60
+    while text not in caplog.text:
+        assert time.monotonic() < deadline, caplog.text
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999", "ray://127.0.0.1:1"])
@@ -183,7 +242,7 @@ def test_what_no_node_has_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     try:
         wide = replace(RAY, address=nodes.address, threads=2)
         with make_engine(wide, Store(tmp_path), lambda step: None):
-            assert "no node of the cluster has engine.threads=2 cores" in caplog.text
+            _await_text(caplog, "no node of the cluster has engine.threads=2 cores")
     finally:
         nodes.shutdown()
 
