@@ -10,12 +10,14 @@ from collections.abc import Callable, Container, Sequence
 from typing import Any, TypeVar
 
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
-from search.database import pauses
+from search.database import pauses, reason_of
 from search.errors import StorageLost
 
 T = TypeVar("T")
@@ -51,10 +53,10 @@ class PatientStorage(BaseStorage):
         """Returns what ``call`` does; after a broken connection what ``again`` does, if given.
 
         Raises:
-            StorageLost: When the connection does not come back in time.
+            StorageLost: When the connection does not come back in time, or the storage refuses.
         """
         try:
-            return call()
+            return self._explained(call)
         except ConnectionBroke as error:
             deadline = time.monotonic() + self._retry_s
             log.warning(
@@ -66,7 +68,7 @@ class PatientStorage(BaseStorage):
         for pause_s in pauses():
             time.sleep(min(pause_s, max(0.0, deadline - time.monotonic())))
             try:
-                answer = (again or call)()
+                answer = self._explained(again or call)
             except ConnectionBroke as error:
                 if time.monotonic() >= deadline:
                     raise StorageLost(
@@ -77,6 +79,16 @@ class PatientStorage(BaseStorage):
                 log.info("%s: the connection is back", self._where)
                 return answer
         raise AssertionError("pauses never end")
+
+    def _explained(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except (SQLAlchemyError, StorageInternalError) as error:
+            cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+            raise StorageLost(
+                f"{self._where}: refuses what the search asks ({reason_of(cause or error)}); "
+                "finished trials are kept"
+            ) from error
 
     # ---- calls that must not be done twice
 

@@ -51,6 +51,7 @@ CREATE TABLE IF NOT EXISTS {HOLDERS} (study text PRIMARY KEY, holder text NOT NU
 KEEP_HOLDER = f"""
 INSERT INTO {HOLDERS} VALUES (%s, %s) ON CONFLICT (study) DO UPDATE SET holder = EXCLUDED.holder
 """
+READ_ONLY = "25006"  # PostgreSQL's error code for a transaction that may not write
 LAST_HOLDER = f"SELECT holder FROM {HOLDERS} WHERE study = %s"
 
 
@@ -300,11 +301,17 @@ def _open_whole(database: Database) -> None:
 def _tell_broken(context: ExceptionContext) -> None:
     """Tells a broken connection from all else that a database may complain of.
 
+    One to a server that became read-only is as good as broken: it was the primary before.
+
     Raised from here, because Optuna would repeat the creation of a trial by itself, and twice is
     one too many if the connection broke after the first one was committed.
     """
     error = context.sqlalchemy_exception
-    if not context.is_pre_ping and isinstance(error, OperationalError | InterfaceError):
+    if context.is_pre_ping or error is None:
+        return
+    is_read_only = getattr(context.original_exception, "sqlstate", None) == READ_ONLY
+    if is_read_only or isinstance(error, OperationalError | InterfaceError):
+        context.is_disconnect = True
         raise ConnectionBroke(reason_of(error)) from context.original_exception
 
 

@@ -218,6 +218,50 @@ def test_a_server_that_froze_is_one_that_went_away(
         postgres.thaw()
 
 
+def test_a_server_that_is_read_only_for_a_while_is_one_that_went_away(
+    postgres: PostgresServer, url: str, wanted: Any
+) -> None:
+    name = url.rpartition("/")[2]
+
+    def make(writable: bool) -> None:
+        word = "off" if writable else "on"
+        postgres.ask(
+            f"ALTER DATABASE {name} SET default_transaction_read_only = {word}", "postgres"
+        )
+        if not writable:
+            cut(postgres, url, *sessions(postgres, url))
+
+    later = threading.Timer(1.0, make, [True])
+
+    def close(step: Step[Any]) -> None:
+        if len(engine.computed) == 20:
+            make(False)
+            later.start()
+
+    engine = FakeEngine(close)
+    with ledger_in(url) as ledger:
+        assert search(ledger, TRIALS, engine) == wanted
+    later.join()
+    assert created_trials(postgres, url) == TRIALS
+
+
+def test_a_refusal_ends_the_search_and_the_same_command_goes_on(
+    postgres: PostgresServer, url: str, wanted: Any
+) -> None:
+    def break_up(step: Step[Any]) -> None:
+        if len(engine.computed) == 8:
+            postgres.ask("ALTER TABLE cnn_search.trials RENAME TO mine", url)
+
+    engine = FakeEngine(break_up)
+    refused = r"study s in postgresql://.*: refuses what the search asks \(relation .*; finished tr"
+    with ledger_in(url) as ledger, pytest.raises(StorageLost, match=refused):
+        search(ledger, TRIALS, engine)
+    postgres.ask("ALTER TABLE cnn_search.mine RENAME TO trials", url)
+    with ledger_in(url) as ledger:
+        assert search(ledger, TRIALS) == wanted
+    assert created_trials(postgres, url) == TRIALS
+
+
 def test_who_makes_tables_for_ever_is_not_waited_for(
     postgres: PostgresServer, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
