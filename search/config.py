@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from search.errors import SECRET
+from search.errors import SECRET, hide_passwords
 
 T = TypeVar("T")
 
@@ -49,14 +49,23 @@ SECRET_NAME = re.compile(rf"(?i)(.*[_.-])?({SECRET})")
 def _keep_no_secret(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """Refuses what looks like a secret, because arguments are kept with the study, in clear."""
     for name, value in arguments.items():
-        if isinstance(value, Mapping):
-            _keep_no_secret(value)
-        elif isinstance(value, str) and SECRET_NAME.fullmatch(str(name)):
-            raise ValueError(
-                f"{name} looks like a secret, and arguments are written down with the study; "
-                "have the function read it from the environment"
-            )
+        _hold_no_secret(name, value)
     return arguments
+
+
+def _hold_no_secret(name: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        _keep_no_secret(value)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _hold_no_secret(name, item)
+    elif value is not None and not isinstance(value, bool):
+        is_named = SECRET_NAME.fullmatch(str(name)) is not None
+        if is_named or hide_passwords(str(value)) != str(value):
+            raise ValueError(
+                f"{name} {'looks like' if is_named else 'seems to hold'} a secret, and arguments "
+                "are written down with the study; have the function read it from the environment"
+            )
 
 
 Arguments = Annotated[Mapping[str, Any], AfterValidator(_keep_no_secret)]

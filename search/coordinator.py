@@ -94,9 +94,6 @@ class Coordinator:
         After each trial that Optuna asked for come those that deploy its student otherwise.
         """
         config = self._study.config
-        if config.n_trials == 0:
-            return
-        self._study.keep_plan(self._plan)
         for asked in self._study.unfinished():
             record = self._study.kept_record(asked)
             if record is None:
@@ -104,6 +101,9 @@ class Coordinator:
             else:  # only the telling was cut off
                 self._note_begun(record.point)
                 yield self._tell(asked, record)
+        if config.n_trials == 0:
+            return
+        self._study.keep_plan(self._plan)
         deadline = time.monotonic() + (config.timeout_s or float("inf"))
 
         def begin() -> Attempt | None:

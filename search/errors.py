@@ -54,7 +54,8 @@ def one_line(error: BaseException) -> str:
     """Returns an exception's type and the first line of its text, without secrets."""
     lines = str(error).strip().splitlines()
     name = type(error).__name__
-    return f"{name}: {printable(hide_passwords(lines[0]))}" if lines else name
+    # Cut before, because looking for secrets in a flood takes long.
+    return f"{name}: {printable(hide_passwords(lines[0][: 10 * LONGEST_LINE]))}" if lines else name
 
 
 class SearchError(Exception):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from search.bundle.predict import FILES, SUMS
+from search.engine.store import flush_folder
 from search.errors import ConfigError, SearchError
 
 VERIFY_TIMEOUT_S = 120.0
@@ -33,7 +36,10 @@ def write(target: Path, contents: Mapping[str, bytes]) -> bool:
     """
     sums = "".join(f"{hashlib.sha256(contents[n]).hexdigest()}  {n}\n" for n in sorted(contents))
     try:
-        return _write(target, {**contents, SUMS: sums.encode()})
+        place = target.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(place.parent):
+            return _write(target, place, {**contents, SUMS: sums.encode()})
     except (OSError, RuntimeError) as error:  # before Python 3.13 the latter for links in a circle
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
@@ -41,8 +47,18 @@ def write(target: Path, contents: Mapping[str, bytes]) -> bool:
         ) from error
 
 
-def _write(target: Path, contents: Mapping[str, bytes]) -> bool:
-    place = target.resolve()
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits until no other process writes a bundle into ``folder``."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _write(target: Path, place: Path, contents: Mapping[str, bytes]) -> bool:
     aside = place.parent / f".{place.name}.bundle-old"
     if aside.exists() and not place.exists():  # a process was killed between its two renames
         aside.rename(place)
@@ -52,13 +68,12 @@ def _write(target: Path, contents: Mapping[str, bytes]) -> bool:
     # Compared before anything of it is run: its sums and its program may have been changed.
     if _is_same(place, contents) and not _faults(place):
         return False
-    place.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=place.parent, prefix=_prefix(place)))
     try:
         for name, content in contents.items():
             _write_through(part / name, content)
         part.chmod(0o755)
-        _flush(part)
+        flush_folder(part)
         faults = _faults(part)
         if faults:
             raise SearchError(f"the bundle does not verify, and was not kept: {faults}")
@@ -90,7 +105,7 @@ def _swap(part: Path, place: Path, aside: Path) -> None:
         if aside.exists():
             aside.rename(place)
         raise
-    _flush(place.parent)
+    flush_folder(place.parent)
     shutil.rmtree(aside, ignore_errors=True)  # what is left of it is cleared the next time
 
 
@@ -130,15 +145,6 @@ def _write_through(path: Path, content: bytes) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _flush(folder: Path) -> None:
-    """Has the disk keep a folder's names."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def _faults(folder: Path) -> str:

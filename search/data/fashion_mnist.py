@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import logging
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -133,9 +135,11 @@ def read_folder(folder: Path) -> Files:
     files = {}
     for name in SHA256:
         try:
-            if (folder / name).is_fifo():  # reading it would never end
-                raise _Unavailable(f"{str(folder / name)!r} is no file")
-            files[name] = (folder / name).read_bytes()
+            path = folder / name
+            if path.exists() and not path.is_file():  # reading it may never end
+                raise _Unavailable(f"{str(path)!r} is no file")
+            with path.open("rb") as stream:
+                files[name] = stream.read(_MOST_BYTES)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise _Unavailable(f"cannot read {str(folder / name)!r} ({reason})") from None
@@ -205,11 +209,25 @@ def _from_web(address: str) -> Files:
     for name in SHA256:
         try:
             with urllib.request.urlopen(f"{address}/{name}", timeout=_TIMEOUT_S) as response:
-                files[name] = response.read(_MOST_BYTES)
-        # A short answer raises http.client.IncompleteRead, which is no OSError.
+                files[name] = _read_within(response, time.monotonic() + _FETCH_TIMEOUT_S)
+        # What http.client raises is no OSError.
         except Exception as error:
             raise _Unavailable(f"{address}/{name} failed ({one_line(error)})") from error
     return _checked(files, address)
+
+
+def _read_within(response: http.client.HTTPResponse, deadline: float) -> bytes:
+    """Reads no more than any of the files has; what is short or long fails its digest.
+
+    Raises:
+        TimeoutError: When the monotonic clock passes ``deadline`` before.
+    """
+    content = bytearray()
+    while len(content) < _MOST_BYTES and (chunk := response.read1(1 << 16)):
+        content += chunk
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not there after {_FETCH_TIMEOUT_S} s")
+    return bytes(content)
 
 
 def _keep(files: Files, cache: Path) -> None:

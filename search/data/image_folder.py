@@ -132,9 +132,12 @@ def _list_images(
 
 
 def _walk(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:  # or a folder that cannot be read has no images
+        raise error
+
     # Links are followed because data sets are often put together from them; some lead in circles.
     seen: set[tuple[int, int]] = set()
-    for where, folders, names in os.walk(folder, followlinks=True):
+    for where, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         status = Path(where).stat()
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()

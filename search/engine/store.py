@@ -136,9 +136,19 @@ class Store:
                 stream.flush()
                 os.fsync(stream.fileno())
             Path(name).replace(path)
+            flush_folder(path.parent)  # or a power cut may take back the name
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def flush_folder(folder: Path) -> None:
+    """Has the disk keep a folder's names."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _digest(entry: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,14 @@ def test_a_bundle_that_takes_too_long_to_verify_is_not_kept(
     ):
         write(tmp_path / "b", contents)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_writers_one_writes_and_the_other_finds_it(
+    contents: dict[str, bytes], tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor(2) as both:
+        found = list(both.map(lambda _: write(tmp_path / "b", contents), range(2)))
+    assert sorted(found) == [False, True]
 
 
 def _contents_of(folder: Path) -> dict[str, bytes]:

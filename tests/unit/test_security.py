@@ -110,17 +110,34 @@ def test_logs_hide_secrets(restored_logging: None, is_terminal: bool) -> None:
 
 
 @pytest.mark.parametrize("group", ["model", "data"])
-@pytest.mark.parametrize("key", ["token", "api_key", "db_password", "login.secret"])
+@pytest.mark.parametrize(
+    ("argument", "complaint"),
+    [
+        (f"token={SECRET}", "token looks like a secret"),
+        (f"api_key={SECRET}", "api_key looks like a secret"),
+        (f"db_password={SECRET}", "db_password looks like a secret"),
+        (f"login.secret={SECRET}", "secret looks like a secret"),
+        ("password=4711", "password looks like a secret"),
+        (f"token=[{SECRET}]", "token looks like a secret"),
+        (f"logins=[{{password: {SECRET}}}]", "password looks like a secret"),
+        (f"url=postgresql://me:{SECRET}@db/x", "url seems to hold a secret"),
+        (f"urls=[http://me:{SECRET}@db]", "urls seems to hold a secret"),
+    ],
+)
 def test_arguments_that_look_like_secrets_are_refused(
-    group: str, key: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    group: str,
+    argument: str,
+    complaint: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Arguments are in the journal, the store, MLflow and a bundle's model card, in clear."""
     monkeypatch.setattr(sys, "argv", ["run.py"])
-    arguments = [f"{group}=custom", f"{group}.factory=a:b", f"{group}.arguments.{key}={SECRET}"]
+    arguments = [f"{group}=custom", f"{group}.factory=a:b", f"{group}.arguments.{argument}"]
     job = cli.main(lambda raw, _: bool(parse(raw, SearchConfig)), arguments)
     said = capsys.readouterr().err
     assert job == 2
-    assert f"{group}.arguments: {key.rpartition('.')[2]} looks like a secret" in said
+    assert f"{group}.arguments: {complaint}" in said
     assert "from the environment" in said
     assert SECRET not in said
 

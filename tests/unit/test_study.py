@@ -175,7 +175,8 @@ def test_a_study_goes_on_from_any_line_of_its_journal(tmp_path: Path, policy: Po
             assert [essence(r) for r in study.records] == [essence(r) for r in whole]
 
 
-def test_a_recorded_trial_that_was_not_told_is_told(journal: Journal) -> None:
+@pytest.mark.parametrize("n_trials", [0, 2])
+def test_a_recorded_trial_that_was_not_told_is_told(journal: Journal, n_trials: int) -> None:
     study = open_study(journal, n_trials=2)
     original = study.tell
 
@@ -189,7 +190,7 @@ def test_a_recorded_trial_that_was_not_told_is_told(journal: Journal) -> None:
     with pytest.raises(KeyboardInterrupt):
         list(trials_of(study, lab(), engine))
     computed = len(engine.computed)
-    again = open_study(journal, n_trials=2)
+    again = open_study(journal, n_trials=n_trials)
     assert [r.number for r in trials_of(again, lab(), engine)] == [1]
     assert len(engine.computed) == computed
     assert [t.state for t in _trials(journal)][:2] == [TrialState.COMPLETE] * 2

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 
 from search.config import FashionMnistConfig
-from search.data import Splits, describe, load
+from search.data import Splits, describe, fashion_mnist, load
 from search.data.fashion_mnist import CACHE, INSTALLED, PACKAGE, SHA256, obtain, read_folder
 from search.errors import ConfigError
 from search.records import Dataset
@@ -218,6 +220,50 @@ def test_a_changed_file_from_the_web_is_refused_and_not_kept(
         obtain(NOWHERE, tmp_path / "cache", address)
     assert f"train-labels-idx1-ubyte.gz in {address!r} is not the original" in str(caught.value)
     assert not (tmp_path / "cache").exists()
+
+
+class Endless(Quiet):
+    """Sends zeros for ever, many at a time or few."""
+
+    def do_GET(self) -> None:
+        """Answers."""
+        self.send_response(200)
+        self.end_headers()
+        drop, pause_s = (b"\0", 0.05) if "slow" in self.path else (bytes(1 << 16), 0.0)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                self.wfile.write(drop)
+                time.sleep(pause_s)
+
+
+@pytest.mark.usefixtures("no_tools")
+@pytest.mark.parametrize(
+    ("pace", "reason"),
+    [("slow", r"failed \(TimeoutError: not there after 0\.5 s"), ("fast", "is not the original")],
+)
+def test_a_download_without_end_is_given_up(
+    tmp_path: Path, pace: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fashion_mnist, "_FETCH_TIMEOUT_S", 0.5 if pace == "slow" else 60)
+    monkeypatch.setattr(fashion_mnist, "_MOST_BYTES", 1 << 20)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(ConfigError, match=reason):
+                obtain(NOWHERE, tmp_path, f"http://127.0.0.1:{server.server_address[1]}/{pace}")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_device_in_a_files_place_is_not_read(folder: Path, tmp_path: Path) -> None:
+    root = copy(folder, tmp_path / "copied")
+    (root / "train-labels-idx1-ubyte.gz").unlink()
+    (root / "train-labels-idx1-ubyte.gz").symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match=r"train-labels-idx1-ubyte\.gz' is no file"):
+        describe(config(str(root)))
 
 
 @pytest.mark.usefixtures("no_tools")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -173,6 +174,22 @@ def test_a_missing_folder(root: Path) -> None:
         f"data.root={str(root)!r}: found no folder {str(root / 'test')!r}; "
         "put the images into train/<class>/ and test/<class>/ of data.root"
     )
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir, closed = os.scandir, root / "train" / "cat" / "more"
+    closed.mkdir()
+
+    def refuse(where: Any) -> Any:  # as for a user without rights, which tests may have
+        if Path(where) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(where))
+        return scandir(where)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert "Permission denied" in refused(config(root))
+    assert str(closed) in refused(config(root))
 
 
 def test_images_without_class_folders(tmp_path: Path) -> None:
