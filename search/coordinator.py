@@ -17,16 +17,17 @@ from optuna.trial import TrialState
 
 from search.attempt import Attempt
 from search.config import PolicyConfig, SamplerConfig, TpeConfig
-from search.deployments import Hope, worth_deploying
+from search.deployments import worth_deploying
 from search.driving import drive_together
 from search.engine.base import Engine
 from search.experience import Experience
+from search.front import original
 from search.judging import Judge
 from search.records import Point, TrialRecord
 from search.sampling import Memory, make_sampler, suggest
 from search.space import starting_points
 from search.study import Plan, Study
-from search.trial import Lab, Referee, Unjudged, violated
+from search.trial import Lab, Referee, Unjudged, sound_rate, sweep, violated
 
 
 class Coordinator:
@@ -79,8 +80,9 @@ class Coordinator:
         if plan is not None:
             return replace(plan, earlier=list(dict.fromkeys([*plan.earlier, *moved])))
         joint = self._policy.deployments == 0 or self._prices_bits()
-        threads = self._lab.yardstick.best_threads
-        return Plan(joint, starting_points(space, threads, joint), moved)
+        threads, cuts = self._lab.yardstick.best_threads, sweep(self._lab)
+        rate = partial(sound_rate, self._lab)
+        return Plan(joint, starting_points(space, threads, joint, cuts, rate), moved)
 
     def _prices_bits(self) -> bool:
         """Whether bits count for more than the latency by which deployments are chosen."""
@@ -126,9 +128,12 @@ class Coordinator:
         told of them: they would take many points for one training.
         """
         lab, engine, is_spent = self._lab, self._engine, self._is_spent()
-        hope = self._next_deployment(only_new=bool(self._ahead) and not is_spent)
-        if hope is not None:
-            attempt = Attempt(hope.point, lab, engine, Unjudged(), student_of=hope.student)
+        deployment = self._original_in_8_bits() or self._next_deployment(
+            only_new=bool(self._ahead) and not is_spent
+        )
+        if deployment is not None:
+            student, point = deployment
+            attempt = Attempt(point, lab, engine, Unjudged(), student_of=student)
         elif is_spent and not self._left:
             return None
         else:
@@ -147,8 +152,20 @@ class Coordinator:
         asked = self._known.asked + sum(attempt.asked is not None for attempt in self._under_way)
         return most is not None and asked >= most
 
-    def _next_deployment(self, only_new: bool) -> Hope | None:
-        """Returns the fastest deployment to hope for.
+    def _original_in_8_bits(self) -> tuple[int, Point] | None:
+        """Returns the original's number and its point in 8 bits, which needs no training.
+
+        None where that is no point, was tried, or is one of those that are asked for.
+        """
+        first = original(self._study.records)
+        if first is None or first.outcome != "complete" or self._plan.samples_deployments:
+            return None
+        point = replace(first.point, bits=8)
+        is_begun = point in self._known.tried or any(point == a.point for a in self._under_way)
+        return None if is_begun or not self._study.space.contains(point) else (first.number, point)
+
+    def _next_deployment(self, only_new: bool) -> tuple[int, Point] | None:
+        """Returns the fastest deployment to hope for, and the trial whose student it is.
 
         Args:
             only_new: Whether bits and threads count that no pruned network has had yet.
@@ -178,7 +195,8 @@ class Coordinator:
             and all(hope.point != attempt.point for attempt in busy)
             and all(excess <= 0 for excess in violated(hope.figures, self._lab).values())
         ]
-        return min(sound, key=lambda hope: hope.figures.latency_ms or 0.0, default=None)
+        best = min(sound, key=lambda hope: hope.figures.latency_ms or 0.0, default=None)
+        return None if best is None else (best.student, best.point)
 
     def _ask(self) -> optuna.Trial:
         """Returns a trial that an earlier process left unfinished, else a new one."""

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +43,7 @@ from search.records import (
     TrialRecord,
 )
 from search.steps import Confirm, Evaluate, Prune, Pruned, Score
-from search.trial import Lab, Recipe, deploy, finetune, measure
+from search.trial import Lab, Recipe, deploy, finetune, measure, recover
 
 log = logging.getLogger(__name__)
 ERROR = 0.05  # of all statements about latencies together, and of each about accuracies
@@ -145,10 +144,9 @@ def improve(record: TrialRecord, lab: Lab, epochs: float) -> Recipe[Contender]:
     """Trains a point's student on, and keeps what is more accurate on validation."""
     bench, point = lab.bench, record.point
     pruned: Pruned = yield Prune(lab.teacher.network, point.prune_ratio, bench.device.round_to)
-    student = Student(pruned.network, None, lab.teacher.val_accuracy, 0.0)
+    student = Student(pruned.network, None, lab.teacher.val_accuracy)
     if pruned.channels_removed > 0:
-        for begin, end in pairwise((0.0, *bench.train.rungs)):
-            student = yield finetune(student, begin, end, point, lab)
+        student = (yield from recover(pruned.network, point, lab)).best
     best = student.val_accuracy, *(yield from _score(student.network, point.bits, lab))
     if pruned.channels_removed > 0 and epochs > 0:
         gentle = replace(point, learning_rate=FURTHER_RATE * point.learning_rate, schedule="cosine")

@@ -166,6 +166,8 @@ def describe(record: TrialRecord, on_front: bool) -> str:
     )
     if record.student_of is not None:
         tail = f"trial {record.student_of}'s student, {tail}"
+    if record.outcome == "complete" and record.reason:
+        tail += f"; {record.reason}"
     return f"{head}; {tail}{'; on the front so far' if on_front else ''}"
 
 

@@ -139,13 +139,11 @@ class Student:
         network: Its weights.
         state: Optimizer and schedule state to go on from; None after the last rung.
         val_accuracy: PyTorch accuracy on the validation split, 0..1.
-        train_loss: Mean loss over the rung.
     """
 
     network: Network
     state: File | None
     val_accuracy: float
-    train_loss: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ def make_bench(config: SearchConfig, shelf: Shelf, engine: Engine) -> tuple[Benc
         limits=config.objective,
         machine=f"{device.cpu}, {device.usable_cores} cores{_gpu()}, torch {version('torch')}",
         seed=config.study.seed,
+        prunes=space.prunes,
     )
     return bench, space
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import product
+from itertools import chain, product, repeat
 from typing import Any, TypeAlias
 
 from optuna.distributions import (
@@ -22,9 +22,12 @@ from optuna.distributions import (
 
 from search.errors import ConfigError
 from search.records import Point
+from search.steps import SOUND_TEMPERATURE, SOUND_WEIGHT
 
 Value: TypeAlias = float | int | str
 CORES = "cores"  # in a configuration: as many threads as the device has usable cores
+AUTO = "auto"  # in a configuration: a range around the learning rate found for the network
+AROUND = 10.0  # times as low and as high as the found rate
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,6 @@ class Choice:
 
 
 Axis: TypeAlias = Range | Choice
-SWEEP = (0.5, 0.3, 0.7, 0.9, 0.1, 0.6, 0.4, 0.8, 0.2)  # shares of the channels, coarse to fine
 
 
 def legal_domains(usable_cores: int) -> dict[str, Axis]:
@@ -118,6 +120,15 @@ def legal_domains(usable_cores: int) -> dict[str, Axis]:
     }
 
 
+# Where bits and threads are sampled too: how the first cut is deployed, the second, and the others.
+MOST, FEWEST = "as the original", "fewest"
+DEPLOYED = (
+    ((32, MOST), (8, MOST), (32, FEWEST)),
+    ((32, FEWEST), (8, MOST)),
+    ((32, FEWEST),),
+)
+
+
 @dataclass(frozen=True)
 class Space:
     """A checked search space.
@@ -127,9 +138,11 @@ class Space:
 
     Attributes:
         axes: Every field of ``Point`` by name, in order.
+        is_scaled: Whether the range of learning rates is the network's, found with ``around``.
     """
 
     axes: Mapping[str, Axis]
+    is_scaled: bool = False
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Returns what ``Study.ask`` samples from: every dimension that is not fixed."""
@@ -139,7 +152,22 @@ class Space:
 
     def fix(self, **values: Value) -> Space:
         """Returns the space with some dimensions fixed."""
-        return Space({**self.axes, **{name: Choice((v,)) for name, v in values.items()}})
+        return replace(self, axes={**self.axes, **{n: Choice((v,)) for n, v in values.items()}})
+
+    def around(self, learning_rate: float) -> Space:
+        """Returns the space with learning rates around one, unless they were given."""
+        domain = self.axes["learning_rate"]
+        if not self.is_scaled or not isinstance(domain, Range):
+            return self
+        ends = {"low": learning_rate / AROUND, "high": learning_rate * AROUND}
+        inside = {end: float(domain.nearest(value)) for end, value in ends.items()}
+        return replace(self, axes={**self.axes, "learning_rate": replace(domain, **inside)})
+
+    @property
+    def prunes(self) -> bool:
+        """Whether any point may lose channels."""
+        axis = self.axes["prune_ratio"]
+        return (max(axis.values, key=float) if isinstance(axis, Choice) else axis.high) != 0
 
     def point(self, params: Mapping[str, Any]) -> Point:
         """Completes a trial's parameters with the fixed dimensions.
@@ -206,7 +234,8 @@ class Space:
         Two declarations mean the same space exactly when their descriptions are equal, and
         ``parse_space`` reads a description back.
         """
-        return {name: axis.describe() for name, axis in self.axes.items()}
+        found = {"learning_rate": AUTO} if self.is_scaled else {}
+        return {name: axis.describe() for name, axis in self.axes.items()} | found
 
 
 def _fixed(axis: Axis) -> Value | None:
@@ -214,14 +243,20 @@ def _fixed(axis: Axis) -> Value | None:
     return axis.values[0] if isinstance(axis, Choice) and len(axis.values) == 1 else None
 
 
-def starting_points(space: Space, threads: int, names_deployments: bool) -> list[Point]:
+def starting_points(
+    space: Space,
+    threads: int,
+    names_deployments: bool,
+    cuts: Sequence[float],
+    rate: Callable[[float], float],
+) -> list[Point]:
     """Chooses the points that a study tries before its sampler knows anything.
 
     The first is the uncompressed network, the yardstick, which stays uncompressed even where the
-    space does not hold it. Then come other shares of its channels, from coarse to fine; with these
-    the front has its shape before the sampler refines it. Where points name their bits and threads,
-    8 bits and the fewest threads are tried too, because small networks often gain nothing from
-    more. Each is there only if the space holds it. The recipe is a sound one, moved into the space.
+    space does not hold it. Then come other shares of its cost; with these the front has its shape
+    before the sampler refines it. Where points name their bits and threads, 8 bits and the fewest
+    threads are tried too, because small networks often gain nothing from more. Each is there only
+    if the space holds it. The recipe is a sound one, moved into the space.
 
     A yardstick for which ``space.contains`` is false must not be enqueued: ``Study.ask`` raises
     on an unknown choice and leaves the trial running, and a trial told as complete (for TPE also
@@ -233,48 +268,42 @@ def starting_points(space: Space, threads: int, names_deployments: bool) -> list
         space: Where points are chosen from.
         threads: At which the uncompressed network is fastest.
         names_deployments: Whether points differ in bits and threads too.
+        cuts: Shares of the channels to prune, in the order in which they are tried.
+        rate: Gives a sound learning rate for what a share leaves.
 
     Returns:
-        One to ten different points.
+        Different points.
     """
     sound = Point(
         prune_ratio=0.0,
         bits=32,
-        distill_temperature=3.0,
-        distill_weight=0.9,
+        distill_temperature=SOUND_TEMPERATURE,
+        distill_weight=SOUND_WEIGHT,
         optimizer="adamw",
-        learning_rate=0.008,
+        learning_rate=rate(0.0),
         schedule="one_cycle",
         threads=threads,
     )
     yardstick = replace(space.nearest(sound), prune_ratio=sound.prune_ratio, bits=sound.bits)
     most, fewest = yardstick.threads, int(space.axes["threads"].nearest(1))
-    deployments = [(ratio, space.bit_widths()[0], most) for ratio in SWEEP]
+    ratios = dict.fromkeys(float(space.axes["prune_ratio"].nearest(cut)) for cut in cuts)
+    deployments = [(ratio, space.bit_widths()[0], most) for ratio in ratios]
     if names_deployments:
-        deployments = [
-            (0.0, 8, most), (0.5, 32, most), (0.5, 8, most), (0.5, 32, fewest), (0.35, 32, fewest),
-            (0.75, 32, fewest), (0.75, 8, most), (0.9, 32, fewest),
-        ]  # fmt: skip
+        deployments = [(0.0, 8, most)]
+        for ratio, ways in zip(ratios, chain(DEPLOYED, repeat(DEPLOYED[-1])), strict=False):
+            deployments += [(ratio, bits, most if at == MOST else fewest) for bits, at in ways]
     compressed = [
         replace(
             yardstick,
             prune_ratio=ratio,
             bits=bits,
             threads=count,
-            learning_rate=float(space.axes["learning_rate"].nearest(_rate(ratio))),
+            learning_rate=float(space.axes["learning_rate"].nearest(rate(ratio))),
         )
         for ratio, bits, count in deployments
     ]
-    # Each once: with the fewest threads for the yardstick too, half of the channels comes twice.
+    # Each once: with the fewest threads for the yardstick too, the first cut comes twice.
     return list(dict.fromkeys([yardstick, *(p for p in compressed if space.contains(p))]))
-
-
-def _rate(prune_ratio: float) -> float:
-    """Returns a sound learning rate: gentle for what is hardly pruned, high for a remnant.
-
-    The measurements are in docs/LOG.md.
-    """
-    return float(f"{0.004 * 10**prune_ratio:.2g}")
 
 
 def parse_space(raw: Mapping[str, Any], usable_cores: int) -> Space:
@@ -282,7 +311,8 @@ def parse_space(raw: Mapping[str, Any], usable_cores: int) -> Space:
 
     Args:
         raw: For every dimension a mapping of ``low`` and ``high``, a list of choices or one
-            value. For threads the word ``cores`` stands for ``usable_cores``.
+            value. For threads the word ``cores`` stands for ``usable_cores``; the learning rate
+            may be ``auto``: any, until ``Space.around`` says which.
         usable_cores: Cores of the device that affinity and quota leave, at least 1.
 
     Raises:
@@ -291,13 +321,17 @@ def parse_space(raw: Mapping[str, Any], usable_cores: int) -> Space:
     domains = legal_domains(usable_cores)
     faults = [_unknown(name, list(domains)) for name in raw if name not in domains]
     axes: dict[str, Axis] = {}
+    is_scaled = raw.get("learning_rate") == AUTO
     for name, domain in domains.items():
+        if name == "learning_rate" and is_scaled:
+            axes[name] = domain
+            continue
         axis = _parse_axis(f"space.{name}", raw.get(name), domain, faults)
         if axis is not None:
             axes[name] = axis
     if faults:
         raise ConfigError("; ".join(faults))
-    return Space(axes)
+    return Space(axes, is_scaled)
 
 
 def _unknown(name: object, known: Sequence[str]) -> str:

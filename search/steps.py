@@ -32,6 +32,8 @@ from search.records import (
 R = TypeVar("R")
 Resource = Literal["train", "device", "light"]
 Precision = Literal["float32", "bfloat16"]
+# How the teacher is listened to in the recipe that a study begins with.
+SOUND_TEMPERATURE, SOUND_WEIGHT = 3.0, 0.9
 
 
 class Shelf(Protocol):
@@ -116,7 +118,7 @@ class Teach(Step[Teacher]):
     """
 
     kind: ClassVar[str] = "teacher"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     resource: ClassVar[Resource] = "train"
     result: ClassVar[type] = Teacher
 
@@ -155,6 +157,92 @@ class Prune(Step[Pruned]):
 
 
 @dataclass(frozen=True)
+class Cut:
+    """How much to prune, and the share of the original's multiply-accumulates that it leaves."""
+
+    prune_ratio: float
+    macs_share: float
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Cuts that leave different structures, from gentle to hard; none where none is possible."""
+
+    cuts: tuple[Cut, ...]
+
+
+@dataclass(frozen=True)
+class Sweep(Step[Cuts]):
+    """Finds how much to prune for ``shares`` of the original's multiply-accumulates, falling."""
+
+    kind: ClassVar[str] = "sweep"
+    version: ClassVar[int] = 1
+    resource: ClassVar[Resource] = "light"
+    result: ClassVar[type] = Cuts
+
+    network: Network
+    shares: tuple[float, ...]
+    round_to: int
+
+
+@dataclass(frozen=True)
+class Reestimate(Step[Student]):
+    """Takes the statistics of a pruned network's batch normalisation anew, and scores it.
+
+    What is left after this alone is known before anything is trained.
+    """
+
+    kind: ClassVar[str] = "reestimate"
+    version: ClassVar[int] = 1
+    resource: ClassVar[Resource] = "train"
+    result: ClassVar[type] = Student
+
+    network: Network
+    data: Dataset
+    batch_size: int
+    precision: Precision
+    device: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class FoundRate:
+    """A learning rate that suits a network.
+
+    Attributes:
+        learning_rate: Peak of AdamW's with the default batch size.
+        tried: Rates of the test with the smoothed loss at each.
+        step_s: Seconds of one optimizer step, the median.
+    """
+
+    learning_rate: float
+    tried: tuple[tuple[float, float], ...]
+    step_s: float
+
+
+@dataclass(frozen=True)
+class FindRate(Step[FoundRate]):
+    """Finds the scale of the learning rate by which a pruned network recovers fastest.
+
+    ``start`` is a pruned network whose statistics were re-estimated.
+    """
+
+    kind: ClassVar[str] = "rate"
+    version: ClassVar[int] = 1
+    resource: ClassVar[Resource] = "train"
+    result: ClassVar[type] = FoundRate
+
+    start: Network
+    teacher_logits: File
+    data: Dataset
+    weight_decay: float
+    batch_size: int
+    precision: Precision
+    device: str
+    seed: int
+
+
+@dataclass(frozen=True)
 class Finetune(Step[Student]):
     """Trains a student from one share of its budget to the next, with the teacher's help.
 
@@ -163,7 +251,7 @@ class Finetune(Step[Student]):
     """
 
     kind: ClassVar[str] = "finetune"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     resource: ClassVar[Resource] = "train"
     result: ClassVar[type] = Student
 

@@ -87,7 +87,7 @@ class Study:
 
     Attributes:
         config: As given.
-        space: As given.
+        space: As given; with the network's own learning rates once there is a lab.
         objectives: As given.
         optuna: The study as Optuna knows it.
         records: Finished trials.
@@ -222,6 +222,8 @@ class Study:
             )
         self._keep(CONFIGURATION, configuration)
         self._lab = lab
+        if lab.rate is not None:
+            self.space = self.space.around(lab.rate.learning_rate)
         # Last: where it stands, a study can be read.
         self._keep(LAB, LABS.dump_python(lab, mode="json"))
 

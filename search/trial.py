@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol, TypeVar
@@ -32,10 +32,14 @@ from search.steps import (
     PARITY_TOLERANCE,
     ChoosePlacement,
     ChosenPlacement,
+    Cut,
+    Cuts,
     Evaluate,
     Export,
     Exported,
+    FindRate,
     Finetune,
+    FoundRate,
     Graph,
     Measure,
     Probe,
@@ -43,8 +47,10 @@ from search.steps import (
     Prune,
     Pruned,
     Quantize,
+    Reestimate,
     Score,
     Step,
+    Sweep,
     Teach,
     Trace,
 )
@@ -52,12 +58,19 @@ from search.steps import (
 T = TypeVar("T")
 # Of fresh processes at least; more follow where these disagree. A canary is rare, and a verdict.
 SEARCH_LAUNCHES, CANARY_LAUNCHES = 2, 6
+USUAL_RATE = 0.004  # where no network is trained, and any would do
+LONG_TRAINING_S = 60.0
+# Of the original's multiply-accumulates, coarse to fine: what the search tries first.
+SWEEP = (0.5, 0.25, 0.8, 0.35, 0.65, 0.15, 0.08, 0.04)
 Recipe = Generator[Step[Any], Any, T]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What every trial of a study shares before anything is computed."""
+    """What every trial of a study shares before anything is computed.
+
+    ``prunes`` says whether any trial may lose channels, and so be trained.
+    """
 
     spec: NetworkSpec
     checkpoint: File | None
@@ -69,11 +82,17 @@ class Bench:
     limits: ObjectiveConfig
     machine: str
     seed: int
+    prunes: bool = True
 
 
 @dataclass(frozen=True)
 class Lab:
-    """A bench with its teacher trained and the uncompressed network measured."""
+    """A bench with its teacher trained and the uncompressed network measured.
+
+    Attributes:
+        cuts: How much to prune for each share of ``SWEEP``; none where nothing is pruned.
+        rate: The learning rate for what the first of them leaves; None where there is none.
+    """
 
     bench: Bench
     placement: ChosenPlacement
@@ -81,6 +100,8 @@ class Lab:
     reference: Deployable
     reference_accuracy: float
     yardstick: Yardstick
+    cuts: tuple[Cut, ...] = ()
+    rate: FoundRate | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +153,7 @@ class Unjudged:
 
 
 def prepare(bench: Bench) -> Recipe[Lab]:
-    """Obtains the teacher and measures the uncompressed network at every thread count."""
+    """Obtains the teacher, measures it at every thread count, and finds what suits its students."""
     train, data = bench.train, bench.data
     # First, because a network that cannot be exported need not be trained.
     yield Trace(bench.spec, None, data.mean, data.std)
@@ -167,7 +188,60 @@ def prepare(bench: Bench) -> Recipe[Lab]:
             measured = replace(measured, ratio=1.0, ratio_low=1.0, ratio_high=1.0)
         against_base[threads] = measured
     yardstick = Yardstick(against_base[base].reference_p50_ms, against_base)
-    return Lab(bench, placement, teacher, reference, score.accuracy, yardstick)
+    lab = Lab(bench, placement, teacher, reference, score.accuracy, yardstick)
+    return (yield from survey(lab)) if bench.prunes else lab
+
+
+def survey(lab: Lab) -> Recipe[Lab]:
+    """Finds how much to prune for a range of costs, and the learning rate for what is left."""
+    bench, round_to = lab.bench, lab.bench.device.round_to
+    swept: Cuts = yield Sweep(lab.teacher.network, SWEEP, round_to)
+    if not swept.cuts:
+        return lab
+    pruned: Pruned = yield Prune(lab.teacher.network, swept.cuts[0].prune_ratio, round_to)
+    start: Student = yield reestimate(pruned.network, lab)
+    rate: FoundRate = yield FindRate(
+        start=start.network,
+        teacher_logits=lab.teacher.logits,
+        data=bench.data,
+        weight_decay=bench.train.weight_decay,
+        batch_size=bench.train.batch_size,
+        precision=lab.placement.precision,
+        device=lab.placement.device,
+        seed=bench.seed,
+    )
+    return replace(lab, cuts=swept.cuts, rate=rate)
+
+
+def sweep(lab: Lab) -> list[float]:
+    """Returns the shares of the channels to prune first.
+
+    They are in order from coarse to fine, so that the front has its shape early; where one training
+    takes long, from gentle to hard, because a short study must not begin with what is hard to mend.
+    """
+    cuts = lab.cuts
+    if training_s(lab) > LONG_TRAINING_S:
+        cuts = tuple(sorted(cuts, key=lambda cut: -cut.macs_share))
+    return [cut.prune_ratio for cut in cuts]
+
+
+def training_s(lab: Lab) -> float:
+    """Estimates the seconds of one fine-tuning; 0 where nothing is trained."""
+    train, images = lab.bench.train, lab.bench.data.sizes[0]
+    steps = train.epochs * max(1, images // train.batch_size)
+    return 0.0 if lab.rate is None else steps * lab.rate.step_s
+
+
+def sound_rate(lab: Lab, prune_ratio: float) -> float:
+    """Returns a sound learning rate: gentle for what is hardly pruned, high for a remnant.
+
+    What it is for the first cut was found by a range test. How it changes with the share that is
+    pruned was measured (docs/LOG.md, "Which rate suits which pruning").
+    """
+    if lab.rate is None:
+        return USUAL_RATE
+    away = prune_ratio - lab.cuts[0].prune_ratio
+    return float(f"{lab.rate.learning_rate * 10**away:.2g}")
 
 
 def canary(lab: Lab, study: str, after_trials: int) -> Recipe[Canary]:
@@ -203,19 +277,25 @@ def trial(point: Point, lab: Lab, referee: Referee) -> Recipe[Ending]:
     figures = speed_figures(
         pruned.network, pruned.channels_removed, untrained, point.threads, speed, lab.yardstick
     )
-    network, float_accuracy = pruned.network, lab.teacher.val_accuracy
+    network, float_accuracy, remark = pruned.network, lab.teacher.val_accuracy, ""
     if pruned.channels_removed > 0:  # an untouched network has nothing to recover from
         violations = violated(figures, lab)
         if any(excess > 0 for excess in violations.values()):
             return _infeasible(point, figures, violations, None, layers)
-        reason, student = referee.before_training(point, figures), Student(network, None, 0.0, 0.0)
-        for begin, end in pairwise((0.0, *bench.train.rungs)):
-            if reason is not None:
-                return Ending(point, "stopped", reason, figures, violations, None, layers)
-            student = yield finetune(student, begin, end, point, lab)
+        reason = referee.before_training(point, figures)
+        if reason is not None:
+            return Ending(point, "stopped", reason, figures, violations, None, layers)
+
+        def watch(end: float, student: Student) -> str | None:
+            nonlocal figures
             figures = replace(figures, float_accuracy=student.val_accuracy)
-            reason = referee.at_rung(point, end, figures) if end < 1 else None
-        network, float_accuracy = student.network, student.val_accuracy
+            return referee.at_rung(point, end, figures)
+
+        recovered = yield from recover(pruned.network, point, lab, watch)
+        if recovered.stopped is not None:
+            return Ending(point, "stopped", recovered.stopped, figures, violations, None, layers)
+        network, float_accuracy = recovered.best.network, recovered.best.val_accuracy
+        remark = recovered.remark
     deployable = yield from deploy(network, point.bits, bench)
     score: Score = yield Evaluate(deployable, bench.data, "validation")
     figures = replace(
@@ -227,7 +307,70 @@ def trial(point: Point, lab: Lab, referee: Referee) -> Recipe[Ending]:
     violations = violated(figures, lab)
     if any(excess > 0 for excess in violations.values()):
         return _infeasible(point, figures, violations, deployable, layers)
-    return Ending(point, "complete", "", figures, violations, deployable, layers)
+    return Ending(point, "complete", remark, figures, violations, deployable, layers)
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A student after its fine-tuning, or as far as it came.
+
+    Attributes:
+        best: The most accurate network on the way, the pruned one before any training included.
+        remark: Why this is not the one that training ended with; empty if it is.
+        stopped: Why training was stopped; None when it came to its end.
+    """
+
+    best: Student
+    remark: str
+    stopped: str | None
+
+
+def recover(
+    pruned: Network,
+    point: Point,
+    lab: Lab,
+    watch: Callable[[float, Student], str | None] = lambda end, student: None,
+) -> Recipe[Recovered]:
+    """Fine-tunes a pruned network rung by rung.
+
+    Args:
+        pruned: As pruning left it.
+        point: Its recipe.
+        lab: Where.
+        watch: Told the student at every rung but the last, and the share of the training that is
+            done; returns why to stop, or None.
+    """
+    start: Student = yield reestimate(pruned, lab)
+    student, best, at = start, start, 0.0
+    for begin, end in pairwise((0.0, *lab.bench.train.rungs)):
+        student = yield finetune(student, begin, end, point, lab)
+        if student.val_accuracy >= best.val_accuracy:
+            best, at = student, end
+        stopped = watch(end, student) if end < 1 else None
+        if stopped is not None:
+            return Recovered(best, "", stopped)
+    remark = "" if best is student else _describe_kept(best, at, student)
+    return Recovered(best, remark, None)
+
+
+def _describe_kept(best: Student, at: float, last: Student) -> str:
+    when = f"{at:.0%} of its fine-tuning" if at > 0 else "no fine-tuning"
+    return (
+        f"the network after {when} is kept, because the rest made it worse on validation "
+        f"({best.val_accuracy:.2%} became {last.val_accuracy:.2%})"
+    )
+
+
+def reestimate(network: Network, lab: Lab) -> Reestimate:
+    """Returns the step that makes a pruned network as good as it is without training."""
+    return Reestimate(
+        network=network,
+        data=lab.bench.data,
+        batch_size=lab.bench.train.batch_size,
+        precision=lab.placement.precision,
+        device=lab.placement.device,
+        seed=lab.bench.seed,
+    )
 
 
 def kept_layers(network: Network, whole: Network) -> tuple[KeptLayer, ...]:

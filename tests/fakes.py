@@ -41,17 +41,23 @@ from search.records import (
 from search.steps import (
     ChosenPlacement,
     Confirm,
+    Cut,
+    Cuts,
     Evaluate,
     Export,
     Exported,
+    FindRate,
     Finetune,
+    FoundRate,
     Graph,
     Measure,
     Prune,
     Pruned,
     Quantize,
+    Reestimate,
     Score,
     Step,
+    Sweep,
     Trace,
 )
 from search.study import Study
@@ -151,6 +157,13 @@ PLAIN = PolicyConfig(latency_first=False, eta=None, deployments=0)
 TPE = TpeConfig(name="tpe", n_startup_trials=5, multivariate=True)
 
 
+# Coarse to fine, as a study tries them.
+CUTS = tuple(
+    Cut(ratio, (1 - ratio) ** 2) for ratio in (0.5, 0.3, 0.7, 0.9, 0.1, 0.6, 0.4, 0.8, 0.2)
+)
+RATE = FoundRate(0.0126, (), step_s=0.001)
+
+
 def limits(**changes: Any) -> ObjectiveConfig:
     """The default objectives, without limits but for ``changes``."""
     given = {
@@ -197,6 +210,8 @@ def lab(**changes: Any) -> Lab:
         reference=reference,
         reference_accuracy=TEACHER_ACCURACY,
         yardstick=Yardstick(1.0, {1: measurement(1.0, spread=0.0), 2: measurement(0.8)}),
+        cuts=CUTS,
+        rate=RATE,
     )
 
 
@@ -247,7 +262,13 @@ class FakeEngine:
             case Finetune(start=start, end=end, learning_rate=learning_rate):
                 tuned = file(f"{start.weights.sha256}{end}{learning_rate}", ".safetensors")
                 network = Network(SPEC, start.shapes, tuned, start.macs, start.parameters)
-                return Student(network, None if end == 1 else file("state"), 0.9, 0.1)
+                return Student(network, None if end == 1 else file("state"), 0.9)
+            case Sweep():
+                return Cuts(CUTS)
+            case Reestimate(network=network):
+                return Student(network, None, 0.5)
+            case FindRate():
+                return RATE
             case Trace():
                 return Graph(file("graph"))
             case Export(network=network):

@@ -33,7 +33,7 @@ def describe_trial(record: TrialRecord, finalist: Finalist | None = None) -> str
 
 def _ending(record: TrialRecord) -> str:
     if record.outcome == "complete":
-        return ""
+        return escape_markdown(record.reason)
     return f"**{record.outcome.capitalize()}**: {escape_markdown(record.reason)}"
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search import data, networks
+from search.batch_statistics import reestimate
 from search.benchmark.stillness import working
 from search.errors import ConfigError, StageFailed
 from search.networks import Preprocessed
@@ -48,7 +49,8 @@ def run(step: Teach, shelf: Shelf) -> Teacher:
         )
         if step.checkpoint is None:
             teach(module, train, placement, step)
-        else:
+            reestimate(module, train, placement, step.batch_size, step.seed, frozen_too=False)
+        else:  # the user's own statistics belong to the user's weights
             load_checkpoint(network, shelf.path(step.checkpoint), "model.checkpoint")
     logits, _ = predict(module, train, placement)
     score = accuracy(module, Feed(splits.validation, placement.device), placement)

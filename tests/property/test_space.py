@@ -95,7 +95,7 @@ def test_description_survives_json(space: Space) -> None:
 
 @given(SPACES, st.booleans())
 def test_starting_points_differ_and_begin_uncompressed(space: Space, alone: bool) -> None:
-    points = starting_points(space, 1, alone)
+    points = starting_points(space, 1, alone, (0.5, 0.3, 0.8), lambda ratio: 0.01)
     assert (points[0].prune_ratio, points[0].bits) == (0.0, 32)
     assert len(set(points)) == len(points) <= 10
     assert all(space.contains(point) for point in points[1:])
@@ -106,7 +106,7 @@ def test_starting_points_differ_and_begin_uncompressed(space: Space, alone: bool
 def test_optuna_stays_inside(space: Space, seed: int) -> None:
     sampler = optuna.samplers.RandomSampler(seed=seed)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
-    for wanted in starting_points(space, 1, names_deployments=True):
+    for wanted in starting_points(space, 1, True, (0.5, 0.3, 0.8), lambda ratio: 0.01):
         if space.contains(wanted):
             study.enqueue_trial(space.params(wanted))
             assert space.point(study.ask(space.distributions()).params) == wanted

@@ -15,7 +15,6 @@ from optuna.trial import TrialState
 from search.errors import ConfigError
 from search.records import Point
 from search.space import (
-    SWEEP,
     Choice,
     Range,
     Space,
@@ -57,7 +56,7 @@ def test_declared_space() -> None:
         "distill_temperature": FloatDistribution(1.0, 10.0, log=True),
         "distill_weight": FloatDistribution(0.0, 1.0),
         "optimizer": CategoricalDistribution(("sgd", "adam", "adamw", "rmsprop")),
-        "learning_rate": FloatDistribution(0.0003, 0.03, log=True),
+        "learning_rate": FloatDistribution(1e-6, 1.0, log=True),
         "schedule": CategoricalDistribution(("constant", "step", "cosine", "one_cycle", "plateau")),
         "threads": IntDistribution(1, 2),
     }
@@ -275,7 +274,7 @@ def test_description_is_canonical() -> None:
         "distill_temperature": {"low": 1.0, "high": 10.0},
         "distill_weight": 1.0,
         "optimizer": ["sgd", "adam", "adamw", "rmsprop"],
-        "learning_rate": {"low": 0.0003, "high": 0.03},
+        "learning_rate": "auto",
         "schedule": ["constant", "step", "cosine", "one_cycle", "plateau"],
         "threads": 2,
     }
@@ -283,44 +282,57 @@ def test_description_is_canonical() -> None:
     assert space(bits=[32, 8], prune_ratio=[0, 0.5], threads=[2], distill_weight=[1.0]) == one
 
 
+CUTS = (0.5, 0.35, 0.75, 0.9)
+
+
+def rate(ratio: float) -> float:
+    return float(f"{0.004 * 10**ratio:.2g}")
+
+
+def start(found: Space, threads: int, names_deployments: bool) -> list[Point]:
+    return starting_points(found, threads, names_deployments, CUTS, rate)
+
+
 def test_starting_points_of_the_declared_space() -> None:
-    points = starting_points(space(), 1, names_deployments=True)
+    points = start(space(), 1, names_deployments=True)
     assert [(point.prune_ratio, point.bits) for point in points] == [
         (0.0, 32),
         (0.0, 8),
         (0.5, 32),
         (0.5, 8),
         (0.35, 32),
+        (0.35, 8),
         (0.75, 32),
-        (0.75, 8),
         (0.9, 32),
     ]
-    recipe = Point(0.0, 32, 3.0, 0.9, "adamw", 0.008, "one_cycle", 1)
-    # The more is pruned, the higher the rate: 0.004 times ten to the power of the ratio.
-    rates = {0.0: 0.004, 0.35: 0.009, 0.5: 0.013, 0.75: 0.022, 0.9: 0.03}
-    assert {p.prune_ratio: p.learning_rate for p in points[1:]} == rates
-    assert {replace(p, prune_ratio=0.0, bits=32, learning_rate=0.008) for p in points} == {recipe}
+    recipe = Point(0.0, 32, 3.0, 0.9, "adamw", 0.004, "one_cycle", 1)
+    assert all(point.learning_rate == rate(point.prune_ratio) for point in points)
+    assert {replace(p, prune_ratio=0.0, bits=32, learning_rate=0.004) for p in points} == {recipe}
     assert all(space().contains(point) for point in points)
 
 
 def test_shares_of_the_channels_start_with_the_fewest_threads() -> None:
-    points = starting_points(space(cores=4, threads={"low": 2, "high": "cores"}), 4, True)
+    points = start(space(cores=4, threads={"low": 2, "high": "cores"}), 4, True)
     assert [(point.prune_ratio, point.bits, point.threads) for point in points] == [
         *((0.0, bits, 4) for bits in (32, 8)),
         *((0.5, bits, 4) for bits in (32, 8)),
-        *((ratio, 32, 2) for ratio in (0.5, 0.35, 0.75)),
-        (0.75, 8, 4),
-        (0.9, 32, 2),
+        *((ratio, 32, 2) for ratio in (0.5, 0.35)),
+        (0.35, 8, 4),
+        *((ratio, 32, 2) for ratio in (0.75, 0.9)),
     ]
 
 
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ({"bits": [32, 16]}, [(0.0, 32), *((ratio, 32) for ratio in (0.5, 0.35, 0.75, 0.9))]),
-        ({"bits": 8}, [(0.0, 32), (0.0, 8), (0.5, 8), (0.75, 8)]),
+        ({"bits": [32, 16]}, [(0.0, 32), *((ratio, 32) for ratio in CUTS)]),
+        ({"bits": 8}, [(0.0, 32), (0.0, 8), (0.5, 8), (0.35, 8)]),
         ({"prune_ratio": 0.5, "bits": 8}, [(0.0, 32), (0.5, 8)]),
-        ({"prune_ratio": {"low": 0.6, "high": 0.9}}, [(0.0, 32), (0.75, 32), (0.75, 8), (0.9, 32)]),
+        # A cut outside becomes the nearest inside.
+        (
+            {"prune_ratio": {"low": 0.6, "high": 0.9}},
+            [(0.0, 32), (0.6, 32), (0.6, 8), (0.75, 32), (0.75, 8), (0.9, 32)],
+        ),
         ({"prune_ratio": 0}, [(0.0, 32), (0.0, 8)]),
     ],
 )
@@ -328,7 +340,7 @@ def test_starting_points_stay_in_the_space_but_for_the_first(
     overrides: dict[str, Any], expected: list[tuple[float, int]]
 ) -> None:
     found = space(**overrides)
-    points = starting_points(found, 1, names_deployments=True)
+    points = start(found, 1, names_deployments=True)
     assert [(point.prune_ratio, point.bits) for point in points] == expected
     assert all(found.contains(point) for point in points[1:])
 
@@ -336,17 +348,34 @@ def test_starting_points_stay_in_the_space_but_for_the_first(
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ({}, [(0.0, 32), *((ratio, 32) for ratio in SWEEP)]),
-        ({"bits": [4, 8]}, [(0.0, 32), *((ratio, 8) for ratio in SWEEP)]),
-        ({"prune_ratio": [0.0, 0.3, 0.6]}, [(0.0, 32), (0.3, 32), (0.6, 32)]),
+        ({}, [(0.0, 32), *((ratio, 32) for ratio in CUTS)]),
+        ({"bits": [4, 8]}, [(0.0, 32), *((ratio, 8) for ratio in CUTS)]),
+        ({"prune_ratio": [0.0, 0.3, 0.6]}, [(0.0, 32), (0.6, 32), (0.3, 32)]),
     ],
 )
 def test_where_students_are_deployed_in_many_ways_the_sweep_is_of_channels_alone(
     overrides: dict[str, Any], expected: list[tuple[float, int]]
 ) -> None:
-    points = starting_points(space(**overrides), 2, names_deployments=False)
+    points = start(space(**overrides), 2, names_deployments=False)
     assert [(point.prune_ratio, point.bits) for point in points] == expected
     assert {point.threads for point in points} == {2}
+
+
+def test_learning_rates_lie_around_the_one_found() -> None:
+    found = space().around(0.02)
+    assert found.axes["learning_rate"] == Range(0.002, 0.2, log=True)
+    assert found.describe() == space().describe()  # what was declared is the same
+    assert space().around(0.5).axes["learning_rate"] == Range(0.05, 1.0, log=True)
+    own = space(learning_rate={"low": 0.01, "high": 0.1})
+    assert own.around(0.5) == own
+
+
+@pytest.mark.parametrize(
+    ("ratios", "prunes"),
+    [({"low": 0.0, "high": 0.9}, True), ([0.0, 0.3], True), (0.0, False), (0.5, True)],
+)
+def test_a_space_prunes_where_any_of_its_points_does(ratios: Any, prunes: bool) -> None:
+    assert space(prune_ratio=ratios).prunes is prunes
 
 
 def test_fixing_dimensions_leaves_the_others() -> None:
@@ -367,7 +396,7 @@ def test_starting_recipes_move_into_the_space() -> None:
         threads=2,
     )
     expected = Point(0.0, 32, 1.0, 0.5, "sgd", 0.01, "constant", 2)
-    assert starting_points(found, 1, names_deployments=True)[0] == expected
+    assert start(found, 1, names_deployments=True)[0] == expected
 
 
 def test_a_yardstick_outside_does_not_end_joint_sampling() -> None:
@@ -376,7 +405,7 @@ def test_a_yardstick_outside_does_not_end_joint_sampling() -> None:
     sampler = optuna.samplers.TPESampler(seed=0, multivariate=True)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     study.tell(study.ask(), state=TrialState.FAIL)
-    for point in starting_points(found, 1, names_deployments=True)[1:]:
+    for point in start(found, 1, names_deployments=True)[1:]:
         study.enqueue_trial(found.params(point))
         trial = study.ask(found.distributions())
         assert found.point(trial.params) == point

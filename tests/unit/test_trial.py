@@ -18,14 +18,19 @@ from search.records import Deployable, Figures, KeptLayer, Measurement, Point, S
 from search.steps import (
     ChoosePlacement,
     ChosenPlacement,
+    Cut,
+    Cuts,
     Evaluate,
     Export,
     Exported,
     Finetune,
+    FoundRate,
     Graph,
     Measure,
     Prune,
+    Pruned,
     Quantize,
+    Reestimate,
     Score,
     Step,
     Teach,
@@ -40,6 +45,9 @@ from search.trial import (
     export,
     kept_layers,
     prepare,
+    sound_rate,
+    survey,
+    sweep,
     trial,
     violated,
 )
@@ -100,7 +108,7 @@ def test_latency_is_known_before_anything_is_trained() -> None:
     assert ending.outcome == "complete"
     assert engine.kinds() == [
         *["prune", *DEPLOY, "measure"],
-        *["finetune", "finetune", *DEPLOY, "evaluate"],
+        *["reestimate", "finetune", "finetune", *DEPLOY, "evaluate"],
     ]
     # The trained weights go into the graph that was traced before.
     assert engine.new_kinds().count("trace") == 1
@@ -229,7 +237,7 @@ def test_effort_counts_seconds_by_stage() -> None:
     drive(trial(POINT, lab(), Unjudged()), engine, effort)
     assert effort.stage_s == {
         **{"prune": 0.5, "trace": 0.5, "export": 1.0, "quantize": 1.0},
-        **{"measure": 0.5, "finetune": 1.0, "evaluate": 0.5},
+        **{"measure": 0.5, "reestimate": 0.5, "finetune": 1.0, "evaluate": 0.5},
     }
     assert effort.reused_steps == 0
 
@@ -354,10 +362,15 @@ def test_preparation_measures_the_original_at_every_thread_count() -> None:
         Score(0.955, 20),
         one,
         two,
+        Cuts((Cut(0.31, 0.5), Cut(0.5, 0.25))),
+        Pruned(NETWORK, 0.3),
+        Student(NETWORK, None, 0.4),
+        FoundRate(0.02, (), 0.1),
     ]
     steps, prepared = answers(prepare(bench), replies)
     assert [step.kind for step in steps] == [
-        *["trace", "placement", "teacher", *DEPLOY, "evaluate", "measure", "measure"]
+        *["trace", "placement", "teacher", *DEPLOY, "evaluate", "measure", "measure"],
+        *["sweep", "prune", "reestimate", "rate"],
     ]
     chosen, taught = steps[1:3]
     assert isinstance(chosen, ChoosePlacement)
@@ -376,6 +389,72 @@ def test_preparation_measures_the_original_at_every_thread_count() -> None:
     }
     assert yardstick.latency_ms(2) == pytest.approx(2.1)
     assert yardstick.best_threads == 2
+    pruned = next(step for step in steps if isinstance(step, Prune))
+    assert pruned.ratio == 0.31  # of the first cut
+    assert (prepared.cuts, prepared.rate) == (replies[-4].cuts, replies[-1])  # type: ignore[attr-defined]
+
+
+def test_nothing_is_looked_for_where_nothing_can_be_pruned() -> None:
+    steps, found = answers(survey(lab()), [Cuts(())])
+    assert [step.kind for step in steps] == ["sweep"]
+    assert found == lab()
+
+
+# ---- what suits the network
+
+
+def test_rates_rise_with_the_share_that_is_pruned_from_the_one_found() -> None:
+    ready = replace(lab(), cuts=(Cut(0.3, 0.5),), rate=FoundRate(0.01, (), 0.1))
+    assert [sound_rate(ready, ratio) for ratio in (0.0, 0.3, 0.9)] == [0.005, 0.01, 0.04]
+
+
+@pytest.mark.parametrize(("step_s", "shares"), [(0.01, (0.5, 0.2, 0.8)), (60.0, (0.8, 0.5, 0.2))])
+def test_long_trainings_begin_with_what_is_easily_mended(
+    step_s: float, shares: tuple[float, ...]
+) -> None:
+    cuts = tuple(Cut(1 - share, share) for share in (0.5, 0.2, 0.8))
+    ready = replace(lab(), cuts=cuts, rate=FoundRate(0.01, (), step_s))
+    assert sweep(ready) == [1 - share for share in shares]
+
+
+# ---- what fine-tuning is worth
+
+
+class Tuned(FakeEngine):
+    """Scores students as told: before any training, and at the end of each rung."""
+
+    def __init__(self, *scores: float) -> None:
+        super().__init__()
+        self._scores = iter(scores)
+
+    def _answer(self, step: Step[Any]) -> Any:
+        answer = super()._answer(step)
+        if isinstance(step, Reestimate | Finetune):
+            return replace(answer, val_accuracy=next(self._scores))
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept", "remark"),
+    [
+        ((0.5, 0.6, 0.7), 0.7, ""),
+        ((0.5, 0.5, 0.5), 0.5, ""),
+        ((0.5, 0.8, 0.7), 0.8, "after 50% of its fine-tuning"),
+        ((0.9, 0.3, 0.4), 0.9, "after no fine-tuning"),
+    ],
+)
+def test_the_best_network_on_the_way_is_kept_and_told(
+    scores: tuple[float, ...], kept: float, remark: str
+) -> None:
+    engine = Tuned(*scores)
+    ending = drive(trial(replace(POINT, bits=32), lab(), Unjudged()), engine)
+    assert (ending.outcome, ending.figures.float_accuracy) == ("complete", kept)
+    assert remark in ending.reason
+    assert bool(ending.reason) == bool(remark)
+    students = [*(s for s in engine.computed if isinstance(s, Reestimate | Finetune))]
+    exported = [s.network for s in engine.computed if isinstance(s, Export)][-1]
+    of = max(range(3), key=lambda number: (scores[number], number))
+    assert exported == engine.run(students[of]).result.network
 
 
 # ---- figures
@@ -497,7 +576,7 @@ def test_canary_compares_the_original_with_itself_once_for_each_moment_of_a_stud
 
 
 def test_a_probe_decides_what_the_trials_are_made_for() -> None:
-    bench = replace(lab().bench, measuring=replace(LOCAL, probe=True))
+    bench = replace(lab().bench, measuring=replace(LOCAL, probe=True), prunes=False)
     found = replace(PROFILE, int8_format="s8s8", round_to=4)
     replies = [
         Graph(file("graph")),

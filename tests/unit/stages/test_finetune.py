@@ -21,8 +21,9 @@ from search import data, networks
 from search.config import ImageFolderConfig
 from search.errors import ConfigError, StageFailed
 from search.networks import Preprocessed
+from search.optimization import distillation_loss, make_pace
 from search.records import Dataset, Student
-from search.stages.finetune import CHECK_EVERY_STEPS, distillation_loss, make_pace
+from search.stages.finetune import CHECK_EVERY_STEPS
 from search.steps import Finetune
 from search.training import Feed, Placement, predict
 from tests.workbench import Workbench

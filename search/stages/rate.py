@@ -1,0 +1,99 @@
+"""Stage ``rate``: finds the scale of the learning rate by which a pruned network recovers."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from search import data, networks
+from search.benchmark.stillness import working
+from search.networks import Preprocessed
+from search.optimization import GRADIENT_NORM, distillation_loss, make_optimizer
+from search.steps import SOUND_TEMPERATURE, SOUND_WEIGHT, FindRate, FoundRate, Shelf
+from search.training import Feed, Placement, reseed, training_batches
+
+LOWEST, HIGHEST, STEPS = 1e-5, 1.0, 60
+SMOOTHING = 0.2  # share of the latest loss in the smoothed one
+DIVERGED = 4.0  # times the least loss so far, at which the test ends
+# The loss falls longest just below the rate at which it rises again, which is too high to train at.
+SAFETY = 0.5
+
+
+def run(step: FindRate, shelf: Shelf) -> FoundRate:
+    """Does the step."""
+    splits = data.load(step.data)
+    placement = Placement(torch.device(step.device), step.precision)
+    network = networks.load(step.start, shelf)
+    module = placement.place(
+        Preprocessed(network, step.data.mean, step.data.std), step.data.image_shape
+    )
+    logits = load_file(shelf.path(step.teacher_logits))["train"].to(placement.device)
+    with torch.random.fork_rng():
+        tried, step_s = test_rates(
+            module, Feed(splits.train, placement.device), logits, placement, step
+        )
+    return FoundRate(choose(tried), tried, step_s)
+
+
+@working()
+def test_rates(
+    module: nn.Module,
+    train: Feed,
+    teacher_logits: Tensor,
+    placement: Placement,
+    step: FindRate,
+) -> tuple[tuple[tuple[float, float], ...], float]:
+    """Trains ``module`` in place at rates that rise from step to step, until its loss rises too.
+
+    Source: Smith 2017, Cyclical Learning Rates for Training Neural Networks (arXiv 1506.01186),
+    the "LR range test".
+
+    Args:
+        module: Takes pixels in 0..1, gives logits.
+        train: Training images.
+        teacher_logits: ``[train images, classes]``.
+        placement: Device and arithmetic.
+        step: What is to be found.
+
+    Returns:
+        Each rate with the smoothed loss there, and the median seconds of a step.
+    """
+    optimizer = make_optimizer(module, "adamw", LOWEST, step.weight_decay)
+    module.train()
+    smoothed, tried, seconds = 0.0, [], []
+    batches = training_batches(train, 0, STEPS, step.batch_size, step.seed)
+    begun = time.perf_counter()
+    for number, (images, labels, index) in enumerate(batches):
+        reseed(step.seed, number)
+        with placement.autocast():
+            logits = module(images)
+        loss = distillation_loss(
+            logits.float(), labels, teacher_logits[index], SOUND_TEMPERATURE, SOUND_WEIGHT
+        )
+        smoothed += SMOOTHING * (loss.item() - smoothed)
+        unbiased = smoothed / (1 - (1 - SMOOTHING) ** (number + 1))
+        rate = LOWEST * (HIGHEST / LOWEST) ** (number / (STEPS - 1))
+        if not unbiased < DIVERGED * min((past for _, past in tried), default=math.inf):
+            break
+        tried.append((rate, unbiased))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
+        optimizer.step()
+        seconds.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+    return tuple(tried), statistics.median(seconds)
+
+
+def choose(tried: Sequence[tuple[float, float]]) -> float:
+    """Returns the rate to train at: somewhat below that of the least smoothed loss."""
+    best, _ = min(tried, key=lambda one: one[1])
+    return SAFETY * best

@@ -1,0 +1,46 @@
+"""Stage ``sweep``: finds how much to prune for given shares of the multiply-accumulates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from search import networks
+from search.errors import InfeasiblePoint
+from search.stages.prune import macs_at
+from search.steps import Cut, Cuts, Shelf, Sweep
+
+RATIOS = tuple(number / 100 for number in range(1, 91))
+
+
+def run(step: Sweep, shelf: Shelf) -> Cuts:
+    """Does the step."""
+    whole = step.network
+    module = networks.load(whole, shelf)
+    try:
+        left = macs_at(module, whole.spec.image_shape, RATIOS, step.round_to)
+    except InfeasiblePoint:  # nothing can be pruned
+        return Cuts(())
+    return Cuts(choose_cuts(RATIOS, [macs / whole.macs for macs in left], step.shares))
+
+
+def choose_cuts(
+    ratios: Sequence[float], left: Sequence[float], wanted: Sequence[float]
+) -> tuple[Cut, ...]:
+    """Returns the cut that comes nearest to each wanted share, each structure once.
+
+    Args:
+        ratios: Shares of the channels, rising.
+        left: What each leaves of the multiply-accumulates, 0..1, at most as much as the one before.
+        wanted: Shares of the multiply-accumulates, in the order of the answer.
+    """
+    cuts: dict[float, Cut] = {}  # by what is left: ratios that leave as much are one structure
+    for share in wanted:
+        near = min(
+            (number for number, kept in enumerate(left) if kept < 1),
+            key=lambda number: abs(math.log(left[number] / share)),
+            default=None,
+        )
+        if near is not None:
+            cuts.setdefault(left[near], Cut(ratios[near], left[near]))
+    return tuple(cuts.values())
