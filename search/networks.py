@@ -195,6 +195,12 @@ def _describe_again(layer: nn.Module) -> None:
                 layer.groups = layer.groups * layer.weight.shape[0] // layer.out_channels
             layer.out_channels = layer.weight.shape[0]
             layer.in_channels = layer.weight.shape[1] * layer.groups
+        case nn.Conv1d():
+            layer.out_channels = layer.weight.shape[0]
+            layer.in_channels = layer.weight.shape[1] * layer.groups
+        case nn.ConvTranspose2d():
+            layer.in_channels = layer.weight.shape[0]
+            layer.out_channels = layer.weight.shape[1] * layer.groups
         case nn.Linear():
             layer.out_features, layer.in_features = layer.weight.shape
         case nn.BatchNorm1d() | nn.BatchNorm2d() | nn.InstanceNorm2d():

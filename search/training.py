@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from search.batch_norm import widen_narrow
+from search.batch_norm import torch_is_slow, widen_narrow
 from search.benchmark.stillness import give_way, working
 from search.data import Split
 from search.errors import ConfigError
@@ -34,10 +34,17 @@ class Placement:
             self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
         )
 
-    def place(self, module: nn.Module, image_shape: tuple[int, int, int]) -> nn.Module:
+    def place(
+        self, module: nn.Module, image_shape: tuple[int, int, int], own_layers: bool = True
+    ) -> nn.Module:
         """Moves ``module`` to the device, channels-last: the layout that trains fastest.
 
         Code that views a convolution's output as a vector needs it contiguous, and gets it so.
+
+        Args:
+            module: Changed in place, and returned.
+            image_shape: ``(channels, height, width)`` of its input.
+            own_layers: Whether layers may be replaced by faster ones of this project.
         """
         module.to(self.device)
         # torch's stubs forget memory_format for modules
@@ -46,7 +53,7 @@ class Placement:
             for value in (*module.parameters(), *module.buffers()):
                 value.data = _contiguous(value.data)
             module.register_forward_pre_hook(lambda _, given: tuple(map(_contiguous, given)))
-        elif self.device.type == "cpu":
+        elif own_layers and self.device.type == "cpu" and torch_is_slow():
             widen_narrow(module)  # slow in this layout alone
         return module
 

@@ -102,6 +102,15 @@ class Asserting(nn.Module):
         return x
 
 
+class NeedsTwelve(nn.Module):
+    """Code that some widths do not suit."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[N, C, H, W]`` to the same shape."""
+        assert x.shape[1] >= 12
+        return x
+
+
 class Echo(nn.Module):
     """Logits that are mixed with each other: the outputs are a layer's inputs too."""
 
@@ -180,6 +189,10 @@ def viewed() -> nn.Module:
 
 def asserting() -> nn.Module:
     return Zoo(nn.Sequential(conv(), Asserting()))
+
+
+def needs_twelve() -> nn.Module:
+    return Zoo(nn.Sequential(conv(), NeedsTwelve()))
 
 
 def fixed_width() -> nn.Module:

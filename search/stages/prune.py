@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from search import networks
+from search import channels, networks
+from search.channels import Channels, Ids, Use
 from search.errors import InfeasiblePoint, one_line
 from search.steps import Prune, Pruned, Shelf
 
@@ -33,6 +35,38 @@ def run(step: Prune, shelf: Shelf) -> Pruned:
     return Pruned(network=network, channels_removed=removed)
 
 
+@dataclass(frozen=True)
+class Group:
+    """Channels of the same layers, which compete with all other groups' for their places.
+
+    Attributes:
+        atoms: What can only be removed as a whole, ``[n]``.
+        scores: Worth of every atom, mean 1, ``[n]``.
+        price: Multiply-accumulates that a channel takes part in, relative to other groups.
+        size: Channels of an atom: one, or one of every group of a grouped convolution.
+    """
+
+    atoms: Ids
+    scores: Tensor
+    price: float
+    size: int
+
+
+@dataclass(frozen=True)
+class Prunable:
+    """A network, what of it can be removed, and what that is worth.
+
+    Attributes:
+        module: Left as it is.
+        channels: Which of its channels belong together.
+        groups: What can be removed.
+    """
+
+    module: nn.Module
+    channels: Channels
+    groups: tuple[Group, ...]
+
+
 def prune(
     module: nn.Module, image_shape: tuple[int, int, int], ratio: float, round_to: int
 ) -> tuple[nn.Module, float]:
@@ -43,7 +77,8 @@ def prune(
     layer whose channels matter equally keeps more than one that has useless ones; of channels
     that matter equally, those that cost the most multiply-accumulates go first. No group loses
     more than half of what ``1 - ratio`` would leave it, and what it keeps is rounded to a width
-    that the processor computes well. The network's outputs are never touched.
+    that the processor computes well. The network's outputs are never touched, and layers whose
+    channels the network's code counts on stay whole.
 
     Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning (arXiv 2301.12900); the
     price of channels after Molchanov et al. 2017, Pruning Convolutional Neural Networks for
@@ -61,157 +96,227 @@ def prune(
     Raises:
         InfeasiblePoint: When the smaller network cannot compute.
     """
-    smaller = copy.deepcopy(module)
     if ratio == 0:
-        return smaller, 0.0
-    for parameter in smaller.parameters():
-        parameter.requires_grad_(True)  # frozen parameters hide layers from the tracing
-    example = torch.zeros(2, *image_shape)
-    with torch.no_grad():
-        outputs = smaller.eval()(example).shape
-    graph = torch_pruning.DependencyGraph().build_dependency(
-        smaller, example_inputs=example, verbose=False
+        return copy.deepcopy(module), 0.0
+    prunable = look(module, image_shape)
+    removed = _removed(prunable.groups, ratio, round_to)
+    lost = sum(
+        len(atoms) * group.size for atoms, group in zip(removed, prunable.groups, strict=True)
     )
-    groups = _prunable_groups(graph, smaller)
-    if not groups:
-        raise InfeasiblePoint("no layer's channels can be removed; set space.prune_ratio=0")
-    prices = _prices(groups, _count_uses(smaller, example))
-    scores = [
-        _importance(group) / price**COST_EXPONENT
-        for group, price in zip(groups, prices, strict=True)
-    ]
-    kept = widths_to_keep(scores, ratio, round_to)
-    total = sum(len(score) for score in scores)
-    for group, score, width in zip(groups, scores, kept, strict=True):
-        if width < len(score):
-            least = score.argsort(stable=True)[: len(score) - width].sort().values.tolist()
-            root = group[0].dep
-            graph.get_pruning_group(root.target.module, root.handler, least).prune()
-    removed = 1 - sum(kept) / total
-    _check_computes(smaller, example, outputs, removed)
-    return smaller, removed
-
-
-def _check_computes(
-    smaller: nn.Module, example: Tensor, wanted: torch.Size, removed: float
-) -> None:
-    try:
-        with torch.no_grad():
-            shape = smaller(example).shape
-    except Exception as error:
-        raise _fixed_widths(removed, one_line(error)) from error
-    if shape != wanted:
-        raise _fixed_widths(removed, f"its outputs become {list(shape)}, not {list(wanted)}")
-
-
-def _fixed_widths(removed: float, reason: str) -> InfeasiblePoint:
-    return InfeasiblePoint(
-        f"the network cannot compute without {removed:.0%} of its channels ({reason}); its code "
-        "must not fix channel counts"
-    )
-
-
-def _prunable_groups(graph: torch_pruning.DependencyGraph, module: nn.Module) -> list[Any]:
-    """Returns the sets of coupled channels that are neither outputs nor grouped."""
-    return [
-        group
-        for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear])
-        if any(
-            graph.is_in_channel_pruning_fn(dep.handler) and _has_weights(dep) for dep, _ in group
+    share = lost / sum(len(group.atoms) * group.size for group in prunable.groups)
+    smaller = _without(prunable, np.concatenate(removed))
+    reason = _fault(smaller, image_shape, prunable.module)
+    if reason is not None:
+        raise InfeasiblePoint(
+            f"the network cannot compute without {share:.0%} of its channels ({reason}); its code "
+            "must not fix channel counts"
         )
-        and not any(_is_grouped(dep.target.module) for dep, _ in group)
-        and not any(_is_output(graph, dep) for dep, _ in group)
+    return smaller, share
+
+
+def macs_at(
+    module: nn.Module,
+    image_shape: tuple[int, int, int],
+    ratios: Sequence[float],
+    round_to: int,
+) -> list[int]:
+    """Counts what pruning by each ratio would leave, without pruning anything.
+
+    Args:
+        module: Left as it is.
+        image_shape: ``(channels, height, width)`` of its input.
+        ratios: Shares of the prunable channels to remove, 0..0.9.
+        round_to: Channels that the processor computes together.
+
+    Returns:
+        Multiply-accumulates of convolutions and dense layers for one image, one number a ratio.
+
+    Raises:
+        InfeasiblePoint: When no channels can be removed.
+    """
+    prunable = look(module, image_shape)
+    return [
+        _count_macs(prunable, np.concatenate(_removed(prunable.groups, ratio, round_to)))
+        for ratio in ratios
     ]
 
 
-def _is_output(graph: torch_pruning.DependencyGraph, dependency: Any) -> bool:
-    """Tells whether these channels are the network's outputs: nothing computes on from them."""
-    consumed = _has_weights(dependency) and graph.is_in_channel_pruning_fn(dependency.handler)
-    return not dependency.target.outputs and not consumed
+def look(module: nn.Module, image_shape: tuple[int, int, int]) -> Prunable:
+    """Finds what of a network can be removed, and what it is worth.
 
-
-def _has_weights(dependency: Any) -> bool:
-    module = dependency.target.module
-    return isinstance(module, nn.Conv2d | nn.Linear) and not _is_depthwise(module)
-
-
-def _is_depthwise(module: nn.Module) -> bool:
-    if not isinstance(module, nn.Conv2d):
-        return False
-    return module.groups == module.in_channels == module.out_channels > 1
-
-
-def _is_grouped(module: nn.Module) -> bool:
-    """Tells a grouped convolution that is not depthwise: its groups must stay as they are."""
-    return isinstance(module, nn.Conv2d) and module.groups > 1 and not _is_depthwise(module)
-
-
-def _importance(group: Any) -> Tensor:
-    """Scores every channel of a group, ``[channels]``, with mean 1."""
-    score: Tensor = torch_pruning.importance.GroupMagnitudeImportance(p=2, normalizer=None)(group)
-    score = score.detach().double()
-    return score / score.mean().clamp_min(1e-12)
-
-
-def _count_uses(module: nn.Module, example: Tensor) -> dict[nn.Module, int]:
-    """Counts for every layer how often one image makes it use each of its weights."""
-    uses: dict[nn.Module, int] = {}
-
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        values_of_one_channel = output[0].numel() // len(layer.get_parameter("weight"))
-        uses[layer] = uses.get(layer, 0) + values_of_one_channel
-
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    with torch.no_grad():
-        module(example)
-    for hook in hooks:
-        hook.remove()
-    return uses
-
-
-def _prices(groups: Sequence[Any], uses: Mapping[nn.Module, int]) -> list[float]:
-    """Returns what a channel of each group costs, relative to the mean of groups of its kind.
-
-    Dense layers are a kind of their own: their time goes into reading weights, not computing.
+    Raises:
+        InfeasiblePoint: When that is nothing.
     """
-    macs = [_macs(group, uses) for group in groups]
-    is_dense = [isinstance(group[0].dep.target.module, nn.Linear) for group in groups]
+    whole = copy.deepcopy(module)
+    for parameter in whole.parameters():
+        parameter.requires_grad_(True)  # frozen parameters hide layers from the tracing
+    found = channels.analyse(whole, image_shape)
+    prunable = Prunable(whole, found, _groups(whole, found))
+    prunable = replace(prunable, groups=_harmless(prunable, image_shape))
+    if not prunable.groups:
+        raise InfeasiblePoint("no layer's channels can be removed; set space.prune_ratio=0")
+    return prunable
+
+
+def _harmless(prunable: Prunable, image_shape: tuple[int, int, int]) -> tuple[Group, ...]:
+    """Returns the groups that can lose channels; code may insist on others' in ways unseen."""
+
+    def fault(groups: Sequence[Group]) -> str | None:
+        half = [group.atoms[: len(group.atoms) // 2] for group in groups]
+        smaller = _without(prunable, np.concatenate(half))
+        return _fault(smaller, image_shape, prunable.module)
+
+    groups = prunable.groups
+    if not groups or fault(groups) is None:
+        return groups
+    harmless = []
+    for group in groups:
+        reason = fault([group])
+        if reason is None:
+            harmless.append(group)
+        else:
+            makers = ", ".join(prunable.channels.makers(group.atoms))
+            log.info("%s: left whole, the network cannot compute without: %s", makers, reason)
+    return tuple(harmless)
+
+
+def _fault(smaller: nn.Module, image_shape: tuple[int, int, int], whole: nn.Module) -> str | None:
+    """Returns why a pruned network does not compute logits as the whole one does, if so."""
+    images = torch.zeros(2, *image_shape)
+    with torch.no_grad():
+        wanted = whole.eval()(images).shape
+        try:
+            shape = smaller.eval()(images).shape
+        except Exception as error:
+            return one_line(error)
+    return None if shape == wanted else f"its outputs become {list(shape)}, not {list(wanted)}"
+
+
+# ---- what channels are worth
+
+
+def _groups(module: nn.Module, found: Channels) -> tuple[Group, ...]:
+    """Scores and prices what may be removed."""
+    scores, macs, is_dense, sizes = [], [], [], []
+    for atoms, uses in zip(found.free, _uses_of(found), strict=True):
+        makers = [use for use in uses if use.side == "out"]
+        scores.append(_importance(module, uses, atoms))
+        macs.append(_macs(module, found, uses, atoms))
+        is_dense.append(isinstance(module.get_submodule(makers[0].name), nn.Linear))
+        sizes.append(max(int(np.isin(use.atoms, atoms).sum()) for use in makers) // len(atoms))
+    # Dense layers are a kind of their own: their time goes into reading weights, not computing.
     mean = {
         kind: sum(m for m, k in zip(macs, is_dense, strict=True) if k == kind) / count
         for kind, count in Counter(is_dense).items()
     }
-    return [m / mean[kind] for m, kind in zip(macs, is_dense, strict=True)]
+    return tuple(
+        Group(atoms, score, cost / mean[kind], max(1, size))
+        for atoms, score, cost, kind, size in zip(
+            found.free, scores, macs, is_dense, sizes, strict=True
+        )
+    )
 
 
-def _macs(group: Any, uses: Mapping[nn.Module, int]) -> float:
-    """Returns how many multiply-accumulates one channel of a group takes part in."""
-    layers = [dependency.target.module for dependency, _ in group]
-    macs: int = sum(layer.weight.numel() * uses[layer] for layer in layers if layer in uses)
-    return macs / len(group[0].idxs)
+def _uses_of(found: Channels) -> list[list[Use]]:
+    """Returns the uses of every set of free atoms."""
+    most = max((int(use.atoms.max()) for use in found.uses if len(use.atoms)), default=0)
+    owner = np.full(most + 1, -1)
+    for number, atoms in enumerate(found.free):
+        owner[atoms] = number
+    uses: list[list[Use]] = [[] for _ in found.free]
+    for use in found.uses:
+        for number in np.unique(owner[use.atoms]):
+            if number >= 0:
+                uses[number].append(use)
+    return uses
 
 
-def widths_to_keep(scores: Sequence[Tensor], ratio: float, round_to: int) -> list[int]:
-    """Chooses how many channels each group keeps; never more at a higher ratio.
+def _importance(module: nn.Module, uses: Sequence[Use], atoms: Ids) -> Tensor:
+    """Scores every atom by the mean squared norm of its weights over layers, with mean 1."""
+    score = torch.zeros(len(atoms), dtype=torch.float64)
+    layers = 0
+    for use in uses:
+        norms = _squared_norms(module, use)
+        if norms is None:
+            continue
+        layers += 1
+        here = np.isin(use.atoms, atoms)
+        places = torch.from_numpy(np.searchsorted(atoms, use.atoms[here]))
+        score.index_add_(0, places, norms[torch.from_numpy(here)].double())
+    score /= max(1, layers)
+    return score / score.mean().clamp_min(1e-12)
+
+
+def _squared_norms(module: nn.Module, use: Use) -> Tensor | None:
+    """Returns the squared norm of every channel's weights, ``[channels]``, where they count."""
+    if use.side == "own":
+        return None
+    layer = module.get_submodule(use.name)
+    if use.side == "through":
+        counts = isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm)
+        return layer.weight.detach().square() if counts and layer.weight is not None else None
+    weight = layer.get_parameter("weight").detach()
+    outputs = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+    axis = outputs if use.side == "out" else 1 - outputs
+    norms = weight.movedim(axis, 0).flatten(1).square().sum(1)
+    return norms.repeat(len(use.atoms) // len(norms))  # a grouped convolution's, for every group
+
+
+def _macs(module: nn.Module, found: Channels, uses: Sequence[Use], atoms: Ids) -> float:
+    """Returns how many multiply-accumulates one atom of a group takes part in."""
+    macs = 0.0
+    for use in uses:
+        if use.name in found.positions:
+            weight = module.get_submodule(use.name).get_parameter("weight")
+            share = float(np.isin(use.atoms, atoms).mean())
+            macs += found.positions[use.name] * weight.numel() * share
+    return macs / len(atoms)
+
+
+# ---- how many go
+
+
+def _removed(groups: Sequence[Group], ratio: float, round_to: int) -> list[Ids]:
+    """Chooses the atoms of every group to remove."""
+    scores = [group.scores / group.price**COST_EXPONENT for group in groups]
+    kept = widths_to_keep(scores, ratio, round_to, [group.size for group in groups])
+    return [
+        group.atoms[score.argsort(stable=True)[: len(score) - width].sort().values.numpy()]
+        for group, score, width in zip(groups, scores, kept, strict=True)
+    ]
+
+
+def widths_to_keep(
+    scores: Sequence[Tensor], ratio: float, round_to: int, sizes: Sequence[int] | None = None
+) -> list[int]:
+    """Chooses how many atoms each group keeps; never more at a higher ratio.
 
     Args:
-        scores: Importance of every channel, one ``[channels]`` tensor a group.
+        scores: Importance of every atom, one ``[atoms]`` tensor a group.
         ratio: Share of all channels to remove, 0..0.9.
         round_to: Channels that the processor computes together.
+        sizes: Channels of an atom, one number a group; one where they are not given.
 
     Returns:
-        Channels kept, one number a group, each at least 1.
+        Atoms kept, one number a group, each at least 1.
     """
-    pooled = torch.cat(list(scores))
-    remove = round(ratio * len(pooled))
-    removed = torch.zeros(len(pooled), dtype=torch.bool)
-    removed[pooled.argsort(stable=True)[:remove]] = True
+    sizes = sizes or [1] * len(scores)
+    weights = torch.cat([torch.full((len(s),), n) for s, n in zip(scores, sizes, strict=True)])
+    order = torch.cat(list(scores)).argsort(stable=True)
+    # The least important atoms that together have no more channels than are to go.
+    gone = weights[order].cumsum(0) <= round(ratio * int(weights.sum()))
+    removed = torch.zeros(len(order), dtype=torch.bool)
+    removed[order[gone]] = True
     kept = []
-    for lost, score in zip(removed.split([len(s) for s in scores]), scores, strict=True):
+    parts = removed.split([len(s) for s in scores])
+    for lost, score, size in zip(parts, scores, sizes, strict=True):
         full = len(score)
         wanted = max(full - int(lost.sum()), (1 - ratio) * full / 2)
+        widths = {max(1, round(width / size)) for width in widths_of(full * size, round_to)}
+        if size > 1:
+            widths.discard(1)  # a grouped convolution would become a depthwise one
         # The nearest width; of two equally near the wider, which is the more accurate.
-        kept.append(min(widths_of(full, round_to), key=lambda w: (abs(w - wanted), -w)))
+        kept.append(min(widths, key=lambda w: (abs(w - wanted), -w)))
     return kept
 
 
@@ -224,3 +329,76 @@ def widths_of(full: int, round_to: int) -> list[int]:
     below = [2**power for power in range(round_to.bit_length()) if 2**power < round_to]
     widths = [width for width in (*below, *range(round_to, full, round_to)) if width < full]
     return [*widths, full]
+
+
+# ---- removing them
+
+
+def _count_macs(prunable: Prunable, removed: Ids) -> int:
+    """Counts the multiply-accumulates for one image that are left without ``removed`` atoms."""
+    macs = {
+        name: positions * prunable.module.get_submodule(name).get_parameter("weight").numel()
+        for name, positions in prunable.channels.positions.items()
+    }
+    for use in prunable.channels.uses:
+        if use.name in macs:
+            kept = int(np.isin(use.atoms, removed, invert=True).sum())
+            macs[use.name] = macs[use.name] * kept // len(use.atoms)
+    return sum(macs.values())
+
+
+def _without(prunable: Prunable, removed: Ids) -> nn.Module:
+    """Returns a copy of the network without ``removed`` atoms."""
+    smaller = copy.deepcopy(prunable.module)
+    layers = dict(smaller.named_modules())
+    for use in prunable.channels.uses:
+        gone: list[int] = np.flatnonzero(np.isin(use.atoms, removed)).tolist()
+        if not gone:
+            continue
+        if use.side == "own":
+            _shrink_parameter(smaller, use, gone)
+        else:
+            _shrink(layers[use.name], use, gone)
+    return smaller
+
+
+def _shrink(layer: nn.Module, use: Use, gone: list[int]) -> None:
+    """Removes channels of a layer, in place."""
+    match layer, use.side:
+        case nn.Linear(), "out":
+            torch_pruning.prune_linear_out_channels(layer, gone)
+        case nn.Linear(), "in":
+            torch_pruning.prune_linear_in_channels(layer, gone)
+        case _, "out":
+            torch_pruning.prune_conv_out_channels(layer, gone)
+        case _, "in":
+            torch_pruning.prune_conv_in_channels(layer, gone)
+        case nn.Conv2d(), _:
+            torch_pruning.prune_depthwise_conv_out_channels(layer, gone)
+        case nn.InstanceNorm2d(), _:
+            torch_pruning.prune_instancenorm_out_channels(layer, gone)
+        case nn.BatchNorm1d() | nn.BatchNorm2d(), _:
+            torch_pruning.prune_batchnorm_out_channels(layer, gone)
+        case nn.GroupNorm(), _:
+            torch_pruning.prune_groupnorm_out_channels(layer, gone)
+        case nn.PReLU(), _:
+            torch_pruning.prune_prelu_out_channels(layer, gone)
+        case nn.LayerNorm(), _:
+            _shrink_layer_norm(layer, gone)
+
+
+def _shrink_layer_norm(layer: nn.LayerNorm, gone: list[int]) -> None:
+    """Removes channels in place; torch-pruning's own function may change the others' order."""
+    left = [place for place in range(layer.normalized_shape[0]) if place not in set(gone)]
+    layer.normalized_shape = (len(left),)
+    for name, parameter in list(layer.named_parameters()):
+        setattr(layer, name, nn.Parameter(parameter.detach()[left]))
+
+
+def _shrink_parameter(module: nn.Module, use: Use, gone: list[int]) -> None:
+    """Removes entries of a parameter that belongs to no known layer, in place."""
+    owner, _, name = use.name.rpartition(".")
+    parameter = module.get_parameter(use.name)
+    left = [place for place in range(parameter.shape[use.axis]) if place not in set(gone)]
+    smaller = parameter.detach().index_select(use.axis, torch.tensor(left))
+    setattr(module.get_submodule(owner), name, nn.Parameter(smaller))

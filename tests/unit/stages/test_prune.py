@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-import torch_pruning
 from torch import Tensor, nn
 
 from search import networks
 from search.errors import InfeasiblePoint
 from search.records import Network, NetworkSpec
-from search.stages.prune import _count_uses, _macs, prune, widths_of
+from search.stages.prune import look, macs_at, prune, widths_of
 from search.steps import Prune
 from tests import zoo
 from tests.workbench import NETWORKS, Workbench
@@ -158,6 +157,14 @@ def test_macs_and_parameters_by_their_formulas(bench: Workbench) -> None:
     assert bench.prune("cnn", 0.5).network.macs == macs
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_multiplications_are_known_without_pruning(bench: Workbench, name: str) -> None:
+    module = networks.load(bench.teacher(name).network, bench.store)
+    pruned = [prune(module, SHAPE, ratio, 8)[0] for ratio in RATIOS[::3]]
+    wanted = [networks.count_macs(smaller, SHAPE) for smaller in pruned]
+    assert macs_at(module, SHAPE, RATIOS[::3], 8) == wanted
+
+
 # ---- which channels go
 
 
@@ -269,16 +276,12 @@ def test_of_equal_layers_the_one_that_costs_more_goes_first() -> None:
 
 
 def test_the_price_of_a_channel_by_its_formula() -> None:
-    module = zoo.Zoo(zoo.conv())
-    graph = torch_pruning.DependencyGraph().build_dependency(module, pixels())
-    uses = _count_uses(module, pixels())
+    prunable = look(zoo.Zoo(zoo.conv()), SHAPE)
     # 7x7 pixels after a stride of 4; the head sees one.
-    assert [uses[layer] for layer in (module.stem, module.body, module.head)] == [49, 49, 1]
-    convolution = torch_pruning.prune_conv_out_channels
-    stem = graph.get_pruning_group(module.stem, convolution, list(range(zoo.WIDTH)))
-    body = graph.get_pruning_group(module.body, convolution, list(range(zoo.WIDTH)))
-    assert _macs(stem, uses) == 49 * 9 * 1 + 49 * 9 * zoo.WIDTH
-    assert _macs(body, uses) == 49 * 9 * zoo.WIDTH + zoo.CLASSES
+    assert prunable.channels.positions == {"stem": 49, "body": 49, "head": 1}
+    stem, body = 49 * 9 * 1 + 49 * 9 * zoo.WIDTH, 49 * 9 * zoo.WIDTH + zoo.CLASSES
+    mean = (stem + body) / 2
+    assert [group.price for group in prunable.groups] == pytest.approx([stem / mean, body / mean])
 
 
 # ---- networks that users might bring
@@ -318,7 +321,7 @@ def save(bench: Workbench, module: nn.Module, name: str) -> Network:
 def test_pruned_and_rebuilt(bench: Workbench, name: str) -> None:
     whole = save(bench, build(name), name)
     pruned = bench.do(Prune(whole, 0.5, 8))
-    assert 0.4 < pruned.channels_removed <= 0.5
+    assert 0.35 < pruned.channels_removed <= 0.5
     assert pruned.network.macs < 0.6 * whole.macs
     assert pruned.network.parameters < whole.parameters
     smaller, _ = prune(networks.load(whole, bench.store), SHAPE, 0.5, 8)
@@ -327,15 +330,26 @@ def test_pruned_and_rebuilt(bench: Workbench, name: str) -> None:
         assert torch.equal(rebuilt(pixels()), smaller(pixels()))
         assert rebuilt(pixels()).shape == (3, zoo.CLASSES)
     again = bench.do(Prune(pruned.network, 0.5, 8))
-    assert 0.4 < again.channels_removed <= 0.5
+    assert 0.3 < again.channels_removed <= 0.5  # rounding counts for more in narrow layers
 
 
-def test_a_grouped_convolution_is_left_alone(bench: Workbench) -> None:
-    smaller, _ = prune(build("grouped"), SHAPE, 0.9, 8)
-    shapes = shapes_of(smaller)
-    assert shapes["stem.weight"] == (32, 1, 3, 3)
-    assert shapes["body.0.weight"] == (32, 8, 3, 3)
-    assert shapes["body.2.weight"] == (2, 32, 3, 3)
+def test_groups_of_a_convolution_lose_channels_at_the_same_places() -> None:
+    shapes = shapes_of(prune(build("grouped"), SHAPE, 0.9, 8)[0])
+    # Four groups of eight channels keep two each: with one each it would be a depthwise one.
+    assert shapes["stem.weight"] == (8, 1, 3, 3)
+    assert shapes["body.0.weight"] == (8, 2, 3, 3)
+    assert shapes["body.2.weight"] == (2, 8, 3, 3)
+
+
+def test_places_in_groups_that_do_nothing_go() -> None:
+    module = build("grouped")
+    places = [8 * group + place for group in range(4) for place in (1, 3, 4, 7)]
+    silence(module.get_submodule("stem"), places)
+    smaller, _ = prune(module, SHAPE, 0.34, 16)
+    kept = [place for place in range(32) if place not in places]
+    assert torch.equal(
+        smaller.get_parameter("stem.weight"), module.get_parameter("stem.weight")[kept]
+    )
 
 
 def test_frozen_parameters_are_pruned_like_others(bench: Workbench) -> None:
@@ -358,20 +372,24 @@ def test_outputs_that_feed_a_layer_stay(bench: Workbench) -> None:
     assert shapes["features.body.weight"][0] < 8
 
 
-@pytest.mark.parametrize("ratio", [0.5, 0.9])
-def test_fixed_channel_counts_are_infeasible(ratio: float) -> None:
-    wanted = (
-        r"^the network cannot compute without \d+% of its channels \(.+\); its code must not fix "
-        "channel counts$"
-    )
-    with pytest.raises(InfeasiblePoint, match=wanted) as caught:
-        prune(build("fixed_width"), SHAPE, ratio, 8)
+@pytest.mark.parametrize("name", ["fixed_width", "asserting"])
+def test_layers_that_the_code_counts_on_stay_whole(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        shapes = shapes_of(prune(build(name), SHAPE, 0.5, 8)[0])
+    assert shapes["body.0.weight"] == (32, 16, 3, 3)
+    if name == "asserting":  # a reshape is seen before anything is tried
+        assert "body.0: left whole" in caplog.text
+        assert "AssertionError" in caplog.text
+
+
+def test_too_few_channels_for_the_code_are_infeasible() -> None:
+    assert prune(build("needs_twelve"), SHAPE, 0.5, 8)[1] > 0
+    with pytest.raises(InfeasiblePoint) as caught:
+        prune(build("needs_twelve"), SHAPE, 0.9, 8)
+    assert "(AssertionError); its code must not fix channel counts" in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_an_assertion_without_words_is_infeasible_too() -> None:
-    with pytest.raises(InfeasiblePoint, match=r"of its channels \(AssertionError\); its code must"):
-        prune(build("asserting"), SHAPE, 0.5, 8)
 
 
 @pytest.mark.parametrize("name", ["dense_only", "multiplied"])
