@@ -15,7 +15,7 @@ from search.steps import Finetune
 MOMENTUM = 0.9
 STEP_FACTOR = 0.1  # of the step schedule, at one half and three quarters
 WARM_UP_SHARE = 0.05  # of all steps
-GRADIENT_NORM = 5.0  # at most; steps beyond are rare, and would throw a network far off
+GRADIENT_NORM = 10.0  # at most; steps beyond are rare, and would throw a network far off
 PLATEAU_CHECKS = 20  # looks at the training loss over the whole fine-tuning
 PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 1

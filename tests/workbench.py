@@ -18,7 +18,7 @@ from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.factory import load_factory, source_sha256
 from search.records import File, Network, NetworkSpec, Teacher
-from search.steps import Exported, Finetune, Prune, Pruned, Quantize, Step, Teach
+from search.steps import Exported, Finetune, Prune, Pruned, Quantize, Reestimate, Step, Teach
 from search.trial import export
 from tests.fakes import lab
 
@@ -28,8 +28,9 @@ DIGITS = DigitsConfig(
     name="digits", validation_share=0.2, mean=None, std=None, memory_limit_bytes=4_000_000_000
 )
 WIDTHS = {"cnn": 8, "resnet8": 8, "ds_cnn": 16}
-EPOCHS = {"cnn": 6, "resnet8": 3, "ds_cnn": 7, "custom": 15}
+EPOCHS = {"cnn": 6, "resnet8": 3, "ds_cnn": 7, "custom": 15, "slow": 15}
 NETWORKS = (*WIDTHS, "custom")
+MOMENTUM = {"custom": 0.1, "slow": 0.01}  # of the custom network's batch normalisation
 FACTORY = f"{__name__}:Residual"
 
 
@@ -38,14 +39,17 @@ class Residual(nn.Module):
 
     Args:
         width: Channels of every layer.
+        momentum: Of its batch normalisation.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, momentum: float = 0.1) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, width, 3, 2, padding=1), nn.BatchNorm2d(width))
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, width, 3, 2, padding=1), nn.BatchNorm2d(width, momentum=momentum)
+        )
         self.branch = nn.Sequential(
             nn.Conv2d(width, width, 3, 2, padding=1, bias=False),
-            nn.BatchNorm2d(width, affine=False),
+            nn.BatchNorm2d(width, momentum=momentum, affine=False),
             nn.ReLU(),
             nn.Conv2d(width, width, 1),
         )
@@ -82,9 +86,10 @@ class Workbench:
     def spec(self, name: str) -> NetworkSpec:
         """The unpruned network of that name, in its width of ``WIDTHS``."""
         shape, classes = self.data.image_shape, self.data.classes
-        if name == "custom":
+        if name in MOMENTUM:
             source = source_sha256(load_factory(FACTORY, "model.factory"))
-            return NetworkSpec(name, None, FACTORY, (("width", 16),), source, shape, classes)
+            given = (("momentum", MOMENTUM[name]), ("width", 16))
+            return NetworkSpec("custom", None, FACTORY, given, source, shape, classes)
         return NetworkSpec(name, WIDTHS[name], None, (), None, shape, classes)
 
     def teach_step(self, name: str) -> Teach:
@@ -110,10 +115,14 @@ class Workbench:
         """The teacher of that name with a share of its channels removed."""
         return self.do(Prune(self.teacher(name).network, ratio, round_to))
 
+    def reestimate_step(self, network: Network) -> Reestimate:
+        """Takes the statistics of a pruned network anew."""
+        return Reestimate(network, self.data, 64, "float32", "cpu", seed=0)
+
     def finetune_step(self, name: str, **changes: Any) -> Finetune:
         """One short fine-tuning of the half-pruned network of that name, but for ``changes``."""
         step = Finetune(
-            start=self.prune(name, 0.5).network,
+            start=self.do(self.reestimate_step(self.prune(name, 0.5).network)).network,
             state=None,
             begin=0.0,
             end=1.0,
