@@ -174,7 +174,8 @@ def _check(config: SearchConfig, bench: Bench, store: Store) -> bool:
         placement.choose_device(config.train.device)
     teacher = importlib.import_module("search.stages.teacher")
     path = None if bench.checkpoint is None else store.path(bench.checkpoint)
-    teacher.check(bench.spec, path, f"model.checkpoint={config.model.checkpoint!r}")
+    origin = f"model.checkpoint={config.model.checkpoint!r}"
+    teacher.check(bench.spec, path, origin, bench.data)
     if silent is not None:
         from search.tracking.delivery import describe_outage
 

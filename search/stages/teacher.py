@@ -17,7 +17,7 @@ from search.benchmark.stillness import working
 from search.checkpoints import load_checkpoint
 from search.errors import ConfigError, StageFailed
 from search.networks import Preprocessed
-from search.records import NetworkSpec, Teacher
+from search.records import Dataset, NetworkSpec, Teacher
 from search.steps import Shelf, Teach
 from search.training import (
     Feed,
@@ -104,18 +104,45 @@ def _check_finite(loss: Tensor, step: Teach) -> None:
         )
 
 
-def check(spec: NetworkSpec, checkpoint: Path | None, origin: str) -> None:
+def check(spec: NetworkSpec, checkpoint: Path | None, origin: str, dataset: Dataset) -> None:
     """Looks for what would stop ``run``, without training anything.
 
     Args:
         spec: The network, which must suit the data.
         checkpoint: The user's weights, which must suit the network.
         origin: Key and value that the checkpoint came from, for messages.
+        dataset: Whose images a network of the user's is tried on.
 
     Raises:
         ConfigError: When one of them does not.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         network = networks.build(spec)
     if checkpoint is not None:
         load_checkpoint(network, checkpoint, origin)
+    if checkpoint is not None or spec.factory is not None:
+        owner = origin if spec.factory is None else f"model.factory={spec.factory!r}"
+        _check_answers(network, owner, dataset)
+
+
+def _check_answers(network: nn.Module, origin: str, dataset: Dataset) -> None:
+    """Looks at what a network gives for real images.
+
+    Raises:
+        ConfigError: When that is not finite.
+    """
+    module = Preprocessed(network, dataset.mean, dataset.std).eval()
+    with torch.inference_mode():
+        logits = module(torch.from_numpy(data.read_samples(dataset)))
+    if not torch.isfinite(logits).all():
+        raise ConfigError(
+            f"{origin}: the network gives NaN or infinity for images of the data; check its "
+            "weights, and data.mean and data.std"
+        )
+    sums = logits.double().sum(1)
+    if (logits >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+        log.warning(
+            "%s: the network gives probabilities, it seems (none below 0, their sum 1): training "
+            "takes logits, so leave out its softmax",
+            origin,
+        )

@@ -215,7 +215,7 @@ def test_what_may_be_code_is_named_with_a_remedy() -> None:
 
 def test_a_file_of_optimizer_states_holds_no_weights() -> None:
     network = Tiny()
-    with pytest.raises(ConfigError, match="belongs to another network: it has no 0.weight"):
+    with pytest.raises(ConfigError, match=r"belongs to another network: it has no 0\.weight"):
         load(network, beside(network))
 
 
