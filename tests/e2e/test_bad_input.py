@@ -76,6 +76,14 @@ def text():
 def leaving():
     raise SystemExit(7)
 
+def staying():
+    import sys, threading, warnings
+    print("loading weights")
+    sys.stderr.write("50%...")
+    warnings.warn("they are old")
+    threading.Thread(target=threading.Event().wait).start()
+    return build(classes=3)
+
 def compiled():
     import torch
     return torch.jit.script(build())
@@ -372,6 +380,9 @@ NETWORKS = [
     ),
     refused(
         *NET, "model.factory=nets:compiled", says=["ScriptModule, whose layers cannot be pruned"]
+    ),
+    refused(  # though a thread of its factory's never ends, and its factory talks
+        *NET, "model.factory=nets:staying", says=["gives [2, 3] for 2 images; the data has 10 cl"]
     ),
     refused(
         *NET, "model.factory=nets:three", says=["gives [2, 3] for 2 images; the data has 10 cl"]
