@@ -32,7 +32,7 @@ def leave_after(work: Callable[[], int]) -> NoReturn:
 
 def leave_worker(status: int) -> NoReturn:
     """Ends a process that ``multiprocessing`` started."""
-    leave(status, util._exit_function)
+    leave(status, util._exit_function)  # type: ignore[attr-defined]  # as its own processes do
 
 
 def leave(status: int, clear_up: Callable[[], object]) -> NoReturn:

@@ -39,7 +39,7 @@ def run(step: Teach, shelf: Shelf) -> Teacher:
     splits = data.load(step.data)
     placement = Placement(torch.device(step.device), step.precision)
     train = Feed(splits.train, placement.device)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step.seed)
         network = networks.build(step.spec)
         module = placement.place(
