@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 
 import torch.nn.functional as F
@@ -9,20 +10,20 @@ from torch import Tensor, nn
 
 from tests import zoo
 
-# With images of so many pixels, from pytorchcv where that is installed.
+# The file of pytorchcv, where that is installed, that holds it, and the pixels of an image's side.
 PUBLISHED = {
-    "resnet20_cifar10": 32,
-    "preresnet20_cifar10": 32,
-    "seresnet20_cifar10": 32,
-    "densenet40_k12_cifar10": 32,
-    "mobilenet_w1": 64,
-    "mobilenetv2_w1": 64,
-    "mobilenetv3_small_w1": 64,
-    "efficientnet_b0": 64,
-    "shufflenet_g1_w1": 64,
-    "squeezenet_v1_1": 64,
-    "regnetx002": 64,
-    "dla34": 64,
+    "resnet20_cifar10": ("resnet_cifar", 32),
+    "preresnet20_cifar10": ("preresnet_cifar", 32),
+    "seresnet20_cifar10": ("seresnet_cifar", 32),
+    "densenet40_k12_cifar10": ("densenet_cifar", 32),
+    "mobilenet_w1": ("mobilenet", 64),
+    "mobilenetv2_w1": ("mobilenetv2", 64),
+    "mobilenetv3_small_w1": ("mobilenetv3", 64),
+    "efficientnet_b0": ("efficientnet", 64),
+    "shufflenet_g1_w1": ("shufflenet", 64),
+    "squeezenet_v1_1": ("squeezenet", 64),
+    "regnetx002": ("regnet", 64),
+    "dla34": ("dla", 64),
 }
 OWN = (
     "group_norm", "layer_norm", "instance_norm", "prelu", "transposed", "shared", "tied",
@@ -62,8 +63,8 @@ def build(name: str) -> nn.Module:
     """Builds the network of that name for ten classes, with random weights."""
     if name in OWN:
         return Enlarged(getattr(zoo, name)(), 1, 28)
-    from pytorchcv.model_provider import get_model
-
-    size = PUBLISHED[name]
+    file, size = PUBLISHED[name]
+    # Not through its own list of models, which imports torchvision.
+    make = getattr(importlib.import_module(f"pytorchcv.models.{file}"), name)
     given = {} if name.endswith("cifar10") else {"num_classes": 10, "in_size": (size, size)}
-    return Enlarged(get_model(name, pretrained=False, **given), 3, size)
+    return Enlarged(make(pretrained=False, **given), 3, size)
