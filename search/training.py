@@ -54,9 +54,10 @@ class Placement:
             for value in (*module.parameters(), *module.buffers()):
                 value.data = _contiguous(value.data)
             module.register_forward_pre_hook(lambda _, given: tuple(map(_contiguous, given)))
-        elif own_layers and self.device.type == "cpu" and torch_is_slow():
-            widen_narrow(module)  # slow in this layout alone
-            skip_first(module)  # and these corrupt memory in it
+        elif self.device.type == "cpu":
+            skip_first(module)  # they corrupt memory in this layout
+            if own_layers and torch_is_slow():
+                widen_narrow(module)  # slow in it alone
         return module
 
     def _takes_channels_last(self, module: nn.Module, image_shape: tuple[int, int, int]) -> bool:
