@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Mapping
 
 import torch
@@ -17,8 +16,6 @@ from search.custom import build_custom
 from search.errors import ConfigError, one_line
 from search.records import Network, NetworkSpec, Shapes
 from search.steps import Shelf
-
-log = logging.getLogger(__name__)
 
 
 class Preprocessed(nn.Module):
@@ -71,17 +68,17 @@ _kept: dict[str, nn.Module] = {}
 def _copy_custom(spec: NetworkSpec) -> nn.Module:
     """Returns a network of the user's that nobody else holds."""
     key = repr(spec)  # arguments may be lists
-    module = _kept.get(key)
-    if module is None:
+    if key not in _kept:
         module = build_custom(spec)
         _kept.clear()
+        _kept[key] = module
     try:
-        copied = copy.deepcopy(module)
-    except Exception as error:  # whatever its attributes raise, such as locks and open files
-        log.debug("the network cannot be copied (%s): it is built anew", one_line(error))
-        return module
-    _kept[key] = module
-    return copied
+        return copy.deepcopy(_kept[key])
+    except Exception as error:  # whatever its attributes raise
+        raise ConfigError(
+            f"model.factory={spec.factory!r}: the network cannot be copied ({one_line(error)}), "
+            "which pruning needs; keep locks, open files and the like out of its modules"
+        ) from error
 
 
 def with_shapes(spec: NetworkSpec, shapes: Shapes) -> nn.Module:

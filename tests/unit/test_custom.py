@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import logging
 import sys
@@ -120,17 +119,14 @@ class Locked(Plain):
         self.lock = threading.Lock()
 
 
-def locked() -> nn.Module:
-    CALLS.append("locked")
-    return Locked()
-
-
-def test_what_cannot_be_copied_is_built_anew() -> None:
-    with pytest.raises(TypeError):
-        copy.deepcopy(Locked())
-    first, second = networks.build(spec("locked")), networks.build(spec("locked"))
-    assert first is not second
-    assert CALLS == ["locked", "locked"]
+def test_what_cannot_be_copied_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        networks.build(spec("make", kind="Locked"))
+    said = str(caught.value)
+    assert said.startswith(
+        f"model.factory='{__name__}:make': the network cannot be copied (TypeErr"
+    )
+    assert "\n" not in said
 
 
 # ---- heard by the debug log alone
