@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search import cli
 from search.config import ExplainConfig
 from search.errors import ConfigError, FileLost
+from search.leaving import leave_after
 from search.parsing import parse
 
 if TYPE_CHECKING:
@@ -142,4 +142,4 @@ def _list(numbers: Iterable[int]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave_after(main)

@@ -6,12 +6,17 @@ import functools
 import hashlib
 import importlib
 import inspect
+import io
+import logging
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from search.errors import ConfigError, one_line
+from search.errors import ConfigError, one_line, printable
+
+log = logging.getLogger(__name__)
 
 # The search's own code may change without changing what a user's function builds.
 OWN_PACKAGES = {"search", "models"}
@@ -108,7 +113,8 @@ def _home(package: str) -> Path | None:
 
 def _import(module_name: str, origin: str) -> Any:
     try:
-        return importlib.import_module(module_name)
+        with prints_to_log(origin):
+            return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         # Only a missing part of the reference itself is a wrong reference; otherwise the module
         # is there, and something that it needs is missing.
@@ -124,3 +130,49 @@ def _import(module_name: str, origin: str) -> Any:
         raise ConfigError(
             f"{origin}: importing {module_name} raised {one_line(error)}; correct the module"
         ) from error
+
+
+@contextmanager
+def prints_to_log(origin: str) -> Iterator[None]:
+    """Has the debug log say what the user's code prints, warns of, or draws progress bars with.
+
+    Args:
+        origin: Key and value that named the code.
+    """
+    kept = _Kept(sys.stdout)
+    try:
+        with redirect_stdout(kept), redirect_stderr(kept):
+            yield
+    finally:
+        for line in kept.close_to_writers():
+            log.debug("%s: %s", origin, line)
+
+
+class _Kept(io.TextIOWrapper):
+    """Keeps what is written, instead of showing it.
+
+    Args:
+        shown: What it stands for.
+    """
+
+    def __init__(self, shown: TextIO) -> None:
+        self._bytes = io.BytesIO()
+        super().__init__(self._bytes, "utf-8", "replace", write_through=True)
+        # Our own live display asks for it, and goes on.
+        self.rich_proxied_file = getattr(shown, "rich_proxied_file", shown)
+        self._is_open = True
+
+    def write(self, text: str) -> int:
+        """Keeps ``text``; after the end nothing, though a logger may hold this stream for good."""
+        return super().write(text) if self._is_open else len(text)
+
+    def fileno(self) -> int:
+        """Returns where processes that the user's code starts may write."""
+        return int(self.rich_proxied_file.fileno())
+
+    def close_to_writers(self) -> list[str]:
+        """Returns the lines written until now; of a progress bar what it showed last."""
+        self._is_open = False
+        text = self._bytes.getvalue().decode("utf-8", "replace").replace("\r\n", "\n")
+        lines = (line.rstrip("\r").rpartition("\r")[2].strip() for line in text.split("\n"))
+        return [printable(line) for line in lines if line]

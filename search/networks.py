@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import copy
+from collections.abc import Mapping
 
 import torch
 from safetensors.torch import load_file
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import models
-from search.errors import ConfigError, SearchError, one_line
-from search.factory import load_factory
+from search.custom import build_custom
+from search.errors import ConfigError, one_line
 from search.records import Network, NetworkSpec, Shapes
 from search.steps import Shelf
 
@@ -45,65 +45,40 @@ class Preprocessed(nn.Module):
 
 
 def build(spec: NetworkSpec) -> nn.Module:
-    """Builds the unpruned network with fresh weights from torch's random state.
+    """Builds the unpruned network, with fresh weights from torch's random state.
+
+    A user's factory is called once per process: it may load pretrained weights for minutes. Its
+    weights are those of the first call.
 
     Raises:
         ConfigError: When the factory, the width or the image shape does not work.
     """
-    if spec.factory is None:
-        try:
-            module = models.build(spec.name, spec.image_shape, spec.classes, width=spec.width or 1)
-        except ValueError as error:
-            raise ConfigError(f"model={spec.name}: {error}") from error
-        return module
-    origin = f"model.factory={spec.factory!r}"
-    module = _call(load_factory(spec.factory, "model.factory"), dict(spec.arguments), origin)
-    _check_fits(module, spec, origin)
-    # Whatever its author froze it for: here every weight recovers from what pruning takes away.
-    return module.requires_grad_(True)
-
-
-def _call(factory: Callable[..., Any], arguments: dict[str, Any], origin: str) -> nn.Module:
-    """Calls the user's function."""
+    if spec.factory is not None:
+        return _copy_custom(spec)
     try:
-        module = factory(**arguments)
-    except SearchError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ConfigError(
-            f"{origin}: called with model.arguments={arguments} it raised {one_line(error)}; "
-            "correct the function or model.arguments"
-        ) from error
-    if isinstance(module, torch.jit.ScriptModule):
-        raise ConfigError(
-            f"{origin}: returned {type(module).__name__}, whose layers cannot be pruned; return "
-            "the torch.nn.Module that it was compiled from"
-        )
-    if not isinstance(module, nn.Module):
-        raise ConfigError(f"{origin}: returned {type(module).__name__}; return a torch.nn.Module")
-    return module
+        return models.build(spec.name, spec.image_shape, spec.classes, width=spec.width or 1)
+    except ValueError as error:
+        raise ConfigError(f"model={spec.name}: {error}") from error
 
 
-def _check_fits(module: nn.Module, spec: NetworkSpec, origin: str) -> None:
-    """Runs a custom network once: it must take the data's images and give its classes."""
+# What the factory returned, by its spec as text; one at most, because it may be large.
+_kept: dict[str, nn.Module] = {}
+
+
+def _copy_custom(spec: NetworkSpec) -> nn.Module:
+    """Returns a network of the user's that nobody else holds."""
+    key = repr(spec)  # arguments may be lists
+    if key not in _kept:
+        module = build_custom(spec)
+        _kept.clear()
+        _kept[key] = module
     try:
-        with torch.no_grad():
-            logits = module.eval()(torch.zeros(2, *spec.image_shape))
-    except (Exception, SystemExit) as error:
-        shape = ", ".join(map(str, spec.image_shape))
+        return copy.deepcopy(_kept[key])
+    except Exception as error:  # whatever its attributes raise
         raise ConfigError(
-            f"{origin}: given the data's images [n, {shape}] the network raised "
-            f"{one_line(error)}; build it for them, or choose other data"
+            f"model.factory={spec.factory!r}: the network cannot be copied ({one_line(error)}), "
+            "which pruning needs; keep locks, open files and the like out of its modules"
         ) from error
-    if not isinstance(logits, Tensor):
-        raise ConfigError(
-            f"{origin}: the network gives {type(logits).__name__}; return a tensor of logits"
-        )
-    if logits.shape != (2, spec.classes):
-        raise ConfigError(
-            f"{origin}: the network gives {list(logits.shape)} for 2 images; the data has "
-            f"{spec.classes} classes, so [2, {spec.classes}] is needed"
-        )
 
 
 def with_shapes(spec: NetworkSpec, shapes: Shapes) -> nn.Module:
@@ -116,42 +91,37 @@ def with_shapes(spec: NetworkSpec, shapes: Shapes) -> nn.Module:
 def load(network: Network, shelf: Shelf) -> nn.Module:
     """Loads a network in float32, on the CPU, in evaluation mode."""
     state = load_file(shelf.path(network.weights))
-    module = _build_to_fill(network.spec, state)
+    with torch.random.fork_rng(devices=[]):
+        module = build(network.spec)
+    resize(module, state)
     module.load_state_dict(state)
     return module.eval()
 
 
 def save(module: nn.Module, spec: NetworkSpec, shelf: Shelf) -> Network:
-    """Keeps a network's weights and counts what it computes."""
-    state = {
-        # Cloned, because tied weights share memory and could not be saved.
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in module.state_dict().items()
-    }
-    # Counted on a module of its own: the count runs a forward pass, and hooks must not stay.
-    counted = _build_to_fill(spec, state)
+    """Keeps a network's weights and counts what it computes; the network stays as it is."""
+    state: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, value in module.state_dict().items():
+        kept = value.detach().cpu().contiguous()
+        # Tied weights share memory and could not be saved.
+        state[name] = kept.clone() if kept.untyped_storage().data_ptr() in memory else kept
+        memory.add(kept.untyped_storage().data_ptr())
+    weights = shelf.put(to_safetensors(state), ".safetensors")
     return Network(
         spec=spec,
         shapes=tuple((name, tuple(value.shape)) for name, value in state.items()),
-        weights=shelf.put(to_safetensors(state), ".safetensors"),
-        macs=count_macs(counted, spec.image_shape),
-        parameters=sum(parameter.numel() for parameter in counted.parameters()),
+        weights=weights,
+        macs=count_macs(module, spec.image_shape),
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
     )
-
-
-def _build_to_fill(spec: NetworkSpec, state: Mapping[str, Tensor]) -> nn.Module:
-    """Builds a network of ``state``'s shapes; torch's random state stays as it is."""
-    with torch.random.fork_rng():
-        module = build(spec)
-    resize(module, state)
-    return module
 
 
 def count_macs(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Counts the multiply-accumulates of convolutions and dense layers for one image.
 
     Args:
-        module: Gets hooks that stay.
+        module: Runs once, in evaluation mode; its layers' modes and hooks stay as they are.
         image_shape: ``(channels, height, width)`` of its input.
     """
     counts: list[int] = []
@@ -161,11 +131,21 @@ def count_macs(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
         values = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
         counts.append(values.numel() * layer.get_parameter("weight")[0].numel())
 
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            layer.register_forward_hook(count)
-    with torch.no_grad():
-        module.eval()(torch.zeros(1, *image_shape))
+    hooks = [
+        layer.register_forward_hook(count)
+        for layer in module.modules()
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
+    ]
+    modes = [(layer, layer.training) for layer in module.modules()]
+    device = next((parameter.device for parameter in module.parameters()), None)
+    try:
+        with torch.no_grad():
+            module.eval()(torch.zeros(1, *image_shape, device=device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer, training in modes:
+            layer.training = training
     return sum(counts)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from search import cli
 from search.config import PickConfig
 from search.errors import ConfigError, FileLost, NotMet, StageFailed
+from search.leaving import leave_after
 from search.parsing import parse
 
 if TYPE_CHECKING:
@@ -366,4 +366,4 @@ def _meet(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave_after(main)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from search import cli
 from search.config import SearchConfig
 from search.errors import ConfigError, StageFailed, TrackingSilent, hide_passwords
+from search.leaving import leave_after
 from search.parsing import parse
 
 if TYPE_CHECKING:
@@ -174,7 +174,8 @@ def _check(config: SearchConfig, bench: Bench, store: Store) -> bool:
         placement.choose_device(config.train.device)
     teacher = importlib.import_module("search.stages.teacher")
     path = None if bench.checkpoint is None else store.path(bench.checkpoint)
-    teacher.check(bench.spec, path, f"model.checkpoint={config.model.checkpoint!r}")
+    origin = f"model.checkpoint={config.model.checkpoint!r}"
+    teacher.check(bench.spec, path, origin, bench.data)
     if silent is not None:
         from search.tracking.delivery import describe_outage
 
@@ -316,4 +317,4 @@ def _show_front(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave_after(main)

@@ -20,7 +20,7 @@ from search.space import Space, parse_space
 from search.steps import Shelf
 from search.trial import Bench
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".pt")
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 
 
 def make_bench(config: SearchConfig, shelf: Shelf, engine: Engine) -> tuple[Bench, Space]:
@@ -55,7 +55,7 @@ def _keep_checkpoint(name: str | None, shelf: Shelf) -> File | None:
     if name is None:
         return None
     path = Path(name).expanduser()
-    remedy = "give a .safetensors file, or a .pt file of torch.save(network.state_dict(), ...)"
+    remedy = "give a .safetensors file, or what torch.save(network.state_dict(), 'file.pt') wrote"
     if path.exists() and not path.is_file() and not path.is_dir():  # reading it may never end
         raise ConfigError(f"model.checkpoint={name!r}: is no file; {remedy}")
     try:

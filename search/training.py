@@ -17,6 +17,7 @@ from search.benchmark.stillness import give_way, working
 from search.data import Split
 from search.errors import ConfigError
 from search.steps import Precision
+from search.strided import skip_first
 
 EVALUATION_BATCH = 1000
 
@@ -53,8 +54,10 @@ class Placement:
             for value in (*module.parameters(), *module.buffers()):
                 value.data = _contiguous(value.data)
             module.register_forward_pre_hook(lambda _, given: tuple(map(_contiguous, given)))
-        elif own_layers and self.device.type == "cpu" and torch_is_slow():
-            widen_narrow(module)  # slow in this layout alone
+        elif self.device.type == "cpu":
+            skip_first(module)  # they corrupt memory in this layout
+            if own_layers and torch_is_slow():
+                widen_narrow(module)  # slow in it alone
         return module
 
     def _takes_channels_last(self, module: nn.Module, image_shape: tuple[int, int, int]) -> bool:

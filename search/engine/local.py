@@ -30,6 +30,7 @@ from search.config import LEAST_WORKER_BYTES, DeviceConfig, LocalEngineConfig
 from search.engine.base import Done, Memory, compute
 from search.engine.store import Store
 from search.errors import ConfigError, SearchError, StageFailed
+from search.leaving import leave_worker
 from search.records import DeviceProfile
 from search.steps import Step
 
@@ -243,10 +244,14 @@ def serve(
     if memory_limit_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit_bytes, resource.RLIM_INFINITY))
     store = Store(root)
-    # The pipe breaks when the coordinator is killed, who is the only one to tell.
-    with suppress(EOFError, ConnectionError):
-        while True:
-            pipe.send(_answer(pipe.recv(), store))
+    try:
+        # The pipe breaks when the coordinator is killed, who is the only one to tell.
+        with suppress(EOFError, ConnectionError):
+            while True:
+                pipe.send(_answer(pipe.recv(), store))
+    except SystemExit:
+        leave_worker(1)
+    leave_worker(0)  # or threads of the user's code would keep it
 
 
 def _answer(step: Step[Any], store: Store) -> Done | Exception:

@@ -43,7 +43,7 @@ def run(step: Finetune, shelf: Shelf) -> Student:
     if step.state is not None:
         state = torch.load(shelf.path(step.state), map_location="cpu", weights_only=True)
     train = Feed(splits.train, placement.device)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         state = finetune(module, train, teacher_logits, placement, step, state)
     # With the statistics that training has left, evaluation may be worthless.
     reestimate(module, train, placement, step.batch_size, step.seed, frozen_too=False)

@@ -34,7 +34,7 @@ def run(step: FindRate, shelf: Shelf) -> FoundRate:
         Preprocessed(network, step.data.mean, step.data.std), step.data.image_shape
     )
     logits = load_file(shelf.path(step.teacher_logits))["train"].to(placement.device)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         tried, step_s = test_rates(
             module, Feed(splits.train, placement.device), logits, placement, step
         )

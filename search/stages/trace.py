@@ -44,7 +44,7 @@ def trace(
     Raises:
         StageFailed: When the network's code cannot be traced.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = networks.build(spec) if shapes is None else networks.with_shapes(spec, shapes)
     module = Preprocessed(network, mean, std).eval()

@@ -76,6 +76,14 @@ def text():
 def leaving():
     raise SystemExit(7)
 
+def staying():
+    import sys, threading, warnings
+    print("loading weights")
+    sys.stderr.write("50%...")
+    warnings.warn("they are old")
+    threading.Thread(target=threading.Event().wait).start()
+    return build(classes=3)
+
 def compiled():
     import torch
     return torch.jit.script(build())
@@ -97,14 +105,15 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_file(network.state_dict(), folder / f"{name}.safetensors")
     whole = (folder / "fits.safetensors").read_bytes()
     (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
-    (folder / "weights.bin").write_bytes(whole)
+    (folder / "weights.npz").write_bytes(whole)
     (folder / "junk.pt").write_bytes(bytes(range(256)) * 8)
     (folder / "empty.pt").write_bytes(b"")
     network = models.build("cnn", (1, 8, 8), 10, 4)
     torch.save(network, folder / "module.pt")
     torch.save([1, 2], folder / "list.pt")
     state = network.state_dict()
-    torch.save({f"module.{name}": value for name, value in state.items()}, folder / "parallel.pt")
+    other = {name: value + 1 for name, value in state.items()}
+    torch.save({"model": state, "ema": other}, folder / "two.pt")
     torch.save({**state, "conv.bias": torch.full((4,), torch.nan)}, folder / "nan.pt")
     for split in ("train", "test"):
         for label in ("cat", "dog"):
@@ -303,7 +312,7 @@ FILES = [
     ),
     refused(*TINY, "model.checkpoint=pets", says=["model.checkpoint='pets'", "Is a directory"]),
     refused(
-        *TINY, "model.checkpoint=weights.bin", says=["'weights.bin': the suffix is .bin; give"]
+        *TINY, "model.checkpoint=weights.npz", says=["'weights.npz': the suffix is .npz; give"]
     ),
     refused(*NET, "model.factory=nets", says=["model.factory='nets': is not of the form package."]),
     refused(
@@ -372,6 +381,9 @@ NETWORKS = [
     refused(
         *NET, "model.factory=nets:compiled", says=["ScriptModule, whose layers cannot be pruned"]
     ),
+    refused(  # though a thread of its factory's never ends, and its factory talks
+        *NET, "model.factory=nets:staying", says=["gives [2, 3] for 2 images; the data has 10 cl"]
+    ),
     refused(
         *NET, "model.factory=nets:three", says=["gives [2, 3] for 2 images; the data has 10 cl"]
     ),
@@ -407,9 +419,9 @@ def test_file(arguments: Sequence[str], says: Sequence[str], here: Path) -> None
     ("name", "says"),
     [
         ("empty.pt", "cannot be read as weights"),
-        ("module.pt", "holds more than tensors: save it with torch.save(network.state_dict()"),
+        ("module.pt", "it holds models.cnn.Cnn, which may be code and is not run; if you trust"),
         ("list.pt", "holds no state dict; save one with"),
-        ("parallel.pt", "names begin with module.; save network.module.state_dict() instead"),
+        ("two.pt", "two different sets of weights fit, 'model' and 'ema'; save the one you mean"),
         ("nan.pt", "conv.bias holds NaN or infinity; give sound weights"),
     ],
 )

@@ -22,13 +22,13 @@ from safetensors.torch import save as to_safetensors
 import models
 from search.archive import read_archive
 from search.bundle.predict import Refused, read_images
+from search.checkpoints import load_checkpoint
 from search.config import ImageFolderConfig
 from search.data import describe
 from search.engine.store import Entry, Store
 from search.errors import ConfigError, SearchError
 from search.importance import importances
 from search.records import Canary, Closing, Deployable, File, Interval
-from search.stages.teacher import load_checkpoint
 from search.steps import Quantize
 from search.storage.journal import Journal, Journals
 from tests.fakes import DATA, FakeEngine, lab, trials_of

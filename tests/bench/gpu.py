@@ -1,0 +1,276 @@
+"""Trains, prunes, distils, kills and resumes on a CUDA device, and prints what it took.
+
+``make gpu``; never part of the gate. It takes under five minutes with its set-up. Elsewhere it says
+in one line that there is no CUDA device. Needs nothing but Python at first: what the project
+needs is installed into ``.venv-gpu``, where it is missing, beside a PyTorch that is there already.
+``--device cpu`` rehearses it without a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import traceback
+import venv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+OWN = ROOT / ".venv-gpu"
+PRECISIONS = ("float32", "bfloat16")
+BUILT_IN = ("cnn", "resnet8", "ds_cnn")
+STEPS = 8
+BATCH = 64
+# Of the weights after a few steps from the CPU's, relative to what they learned; of the accuracy
+# after a whole training.
+DISTANCE_TOLERANCE = {"float32": 0.2, "bfloat16": 0.7}
+ACCURACY_TOLERANCE = 0.05
+STUDY = (
+    "experiment=smoke",
+    "study.n_trials=4",
+    "train.teacher_epochs=6",
+    "train.epochs=2.0",
+    "device.budget_s=0.3",
+    "space.threads=1",
+    "policy.deployments=0",
+    "finalists.count=1",
+    "finalists.epochs=0.5",
+    "finalists.budget_s=1.0",
+)
+STUDIES = (
+    ("inline", "float32", ("engine=inline",)),
+    ("inline", "bfloat16", ("engine=inline",)),
+    ("2 workers", "bfloat16", ("engine=local", "engine.workers=2")),
+)
+STUDY_TIMEOUT_S = 200
+
+
+def main() -> int:
+    """Prepares, runs all parts, and returns how many went wrong, 1 at most."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    device = parser.parse_args().device
+    started = time.monotonic()
+    if device == "cuda" and not _has_device():
+        print("no CUDA device here")
+        return 0
+    _install_missing()
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        print(f"no CUDA device here for PyTorch {torch.__version__}")
+        return 0
+    named = torch.cuda.get_device_name() if device == "cuda" else "cpu, as a rehearsal"
+    cores = len(os.sched_getaffinity(0))
+    print(f"{named}, PyTorch {torch.__version__}, {cores} cores")
+    print(f"set up in {time.monotonic() - started:.0f} s", flush=True)
+    faults: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
+        _train_networks(device, Path(folder), faults)
+        _search(device, Path(folder), faults)
+    print(f"\n{time.monotonic() - started:.0f} s in all; {len(faults)} faults")
+    for fault in faults:
+        print(f"  {fault}")
+    return min(1, len(faults))
+
+
+# ---- setting up
+
+
+def _has_device() -> bool:
+    return shutil.which("nvidia-smi") is not None or Path("/dev/nvidiactl").exists()
+
+
+def _install_missing() -> None:
+    """Goes on in an environment that has what the project needs, made here if need be."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    missing = [one for one in project["dependencies"] if not _is_installed(one)]
+    if not missing:
+        return
+    if sys.prefix == str(OWN):
+        raise SystemExit(f"{OWN} lacks {', '.join(missing)}: remove it and try again")
+    # Python's own packages stay visible: PyTorch is large, and may be there.
+    venv.create(OWN, system_site_packages=True, with_pip=True)
+    pins = OWN / "constraints.txt"
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins.write_text("\n".join(line for line in lines if not line.startswith("torch==")))
+    python = str(OWN / "bin" / "python")
+    subprocess.run([python, "-m", "pip", "install", "-q", "-c", pins, *missing], check=True)
+    os.execv(python, [python, "-m", "tests.bench.gpu", *sys.argv[1:]])
+
+
+def _is_installed(requirement: str) -> bool:
+    found = re.match(r"[\w.-]+", requirement)
+    assert found is not None
+    try:
+        importlib.metadata.distribution(found[0])
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+@contextmanager
+def _noting(faults: list[str], what: str) -> Iterator[None]:
+    """Goes on after a fault, and notes it."""
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc()
+        faults.append(f"{what}: {type(error).__name__}: {str(error).splitlines()[:1]}")
+
+
+# ---- networks
+
+
+def _train_networks(device: str, folder: Path, faults: list[str]) -> None:
+    """Trains, prunes and distils each network here and there, and compares the students."""
+    from tests.bench import gpu_networks
+    from tests.workbench import Workbench
+
+    bench = Workbench(folder / "store")
+    print(f"\nseconds of {STEPS} steps of {BATCH} images (whole trainings of the first three)")
+    heads = ("teacher", "cpu", *PRECISIONS)
+    print(f"{'network':24}" + "".join(f"{head:>10}" for head in heads) + "   accuracy, distance")
+    for name in (*BUILT_IN, *gpu_networks.names()):
+        with _noting(faults, name):
+            _train_network(bench, name, device, faults)
+
+
+def _train_network(bench: Any, name: str, device: str, faults: list[str]) -> None:
+    from dataclasses import replace
+
+    from search.records import NetworkSpec
+    from search.steps import Prune
+
+    is_built_in = name in BUILT_IN
+    teach = bench.teach_step(name if is_built_in else "cnn")
+    epochs = 3.0
+    if not is_built_in:
+        factory, arguments = "tests.bench.gpu_networks:build", (("name", name),)
+        spec = NetworkSpec("custom", None, factory, arguments, "0" * 64, (1, 8, 8), 10)
+        teach = replace(teach, spec=spec, epochs=1)
+        epochs = STEPS * BATCH / bench.data.sizes[0]
+    teacher, taught_s = _timed(lambda: bench.do(replace(teach, device=device)))
+    pruned = bench.do(Prune(teacher.network, 0.5, 8)).network
+    step = replace(
+        bench.finetune_step("cnn"),
+        start=pruned,
+        teacher_logits=teacher.logits,
+        batch_size=BATCH,
+        epochs=epochs,
+        optimizer="sgd",
+        learning_rate=0.01,
+        schedule="cosine",
+    )
+    wanted, cpu_s = _timed(partial(bench.do, step))
+    seconds, figures = [taught_s, cpu_s], [f"{wanted.val_accuracy:.1%}"]
+    for precision in PRECISIONS:
+        # In two rungs: the optimizer's state goes to the CPU and back.
+        first = replace(step, device=device, precision=precision, end=0.5)
+        begun, first_s = _timed(partial(bench.do, first))
+        last = replace(first, start=begun.network, state=begun.state, begin=0.5, end=1.0)
+        student, last_s = _timed(partial(bench.do, last))
+        seconds.append(first_s + last_s)
+        off = _distance(*(bench.weights(one) for one in (pruned, wanted.network, student.network)))
+        figures.append(f"{student.val_accuracy:.1%} {off:.2g}")
+        if not is_built_in and off > DISTANCE_TOLERANCE[precision]:
+            faults.append(f"{name}, {precision}: its weights are {off:.2g} from the CPU's")
+        if is_built_in and abs(student.val_accuracy - wanted.val_accuracy) > ACCURACY_TOLERANCE:
+            faults.append(f"{name}, {precision}: its accuracy is far from the CPU's")
+        if student.network.shapes != wanted.network.shapes:
+            faults.append(f"{name}, {precision}: it has another structure")
+    told = "; ".join(figures)
+    print(f"{name:24}" + "".join(f"{one:>10.2f}" for one in seconds) + f"   {told}", flush=True)
+
+
+def _distance(start: Any, wanted: Any, found: Any) -> float:
+    """Returns how far a student's weights are from another's, relative to what that one learned."""
+    learned = [name for name in wanted if not name.endswith(("running_mean", "running_var"))]
+    learned = [name for name in learned if wanted[name].is_floating_point()]
+    off = sum((found[name] - wanted[name]).square().sum() for name in learned)
+    way = sum((wanted[name] - start[name]).square().sum() for name in learned)
+    return float((off / way) ** 0.5)
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    started = time.perf_counter()
+    return work(), time.perf_counter() - started
+
+
+# ---- studies
+
+
+def _search(device: str, folder: Path, faults: list[str]) -> None:
+    """Searches, kills the search after its first trial, and lets the same command go on."""
+    print(f"\n{'study':12}{'arithmetic':12}{'killed after':>14}{'ended after':>14}")
+    for place, precision, engine in STUDIES:
+        name = f"{place.replace(' ', '-')}-{precision}"
+        with _noting(faults, f"study {name}"):
+            given = (
+                *STUDY,
+                *engine,
+                f"train.device={device}",
+                f"train.precision={precision}",
+                f"study.name={name}",
+            )
+            _, killed_s = _timed(partial(_kill_after_first_trial, folder, given))
+            _, ended_s = _timed(partial(_finish, folder, given))
+            print(f"{place:12}{precision:12}{killed_s:>12.0f} s{ended_s:>12.0f} s", flush=True)
+
+
+def _kill_after_first_trial(folder: Path, given: tuple[str, ...]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "search.run", *given],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    lines = []
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if re.search(r"\btrial \d+ complete", line):
+                return
+        raise RuntimeError(f"it ended before its first trial: {' '.join(lines[-5:])}")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _finish(folder: Path, given: tuple[str, ...]) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "search.run", *given],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=STUDY_TIMEOUT_S,
+        check=False,
+    )
+    said = " ".join((ended.stdout + ended.stderr).split())
+    if ended.returncode != 0:
+        raise RuntimeError(f"status {ended.returncode}: {said[-800:]}")
+    failed = re.findall(r"trial \d+ failed: [^;]*", said)
+    if failed or "Traceback" in said:
+        raise RuntimeError(f"{failed or said[-800:]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
