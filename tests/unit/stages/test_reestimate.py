@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from search.batch_statistics import IMAGES, reestimate
+from search.benchmark.stillness import working
 from search.data.splits import Split
 from search.networks import load
+from search.stages import finetune
 from search.steps import FindRate
 from search.training import Feed, Placement
 from tests.workbench import Workbench
@@ -32,7 +35,8 @@ def test_statistics_become_the_mean_over_batches(feed: Feed) -> None:
     layer = nn.BatchNorm2d(3)
     reestimate(layer, feed, CPU, batch_size=100, seed=5, frozen_too=True)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(5))
-    batches = [images for images, _, _ in feed.batches(order, 100)]
+    with working():
+        batches = [images for images, _, _ in feed.batches(order, 100)]
     means = torch.stack([batch.mean((0, 2, 3)) for batch in batches])
     variances = torch.stack([batch.var((0, 2, 3)) for batch in batches])
     torch.testing.assert_close(layer.running_mean, means.mean(0))
@@ -99,19 +103,28 @@ def test_networks_without_statistics_stay_as_they_are(feed: Feed, module: nn.Mod
     }
 
 
-def test_a_network_whose_statistics_move_slowly_recovers(bench: Workbench) -> None:
-    # A momentum of 0.01 is TensorFlow's habit: 15 passes of training do not move the statistics.
+def test_a_network_whose_statistics_move_slowly_recovers(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A momentum of 0.01 is TensorFlow's habit: a few dozen steps do not move the statistics.
     teacher, pruned = bench.teacher("slow"), bench.prune("slow", 0.5)
     start = bench.do(bench.reestimate_step(pruned.network))
-    student = bench.do(bench.finetune_step("slow", epochs=6.0, learning_rate=0.05))
-    assert teacher.val_accuracy > 0.9
-    assert student.val_accuracy > max(0.85, start.val_accuracy)
+    step = bench.finetune_step("slow", epochs=6.0, learning_rate=0.05)
+    student = bench.do(step)
+    assert student.val_accuracy > max(teacher.val_accuracy - 0.15, start.val_accuracy)
     # What is scored is what is kept, and what would be exported.
     kept = load(student.network, bench.store)
     assert all(m == 0.01 for m in _momenta(kept))
-    stale = bench.weights(pruned.network)["stem.1.running_var"]
-    assert not torch.equal(bench.weights(start.network)["stem.1.running_var"], stale)
-    assert not torch.equal(bench.weights(student.network)["stem.1.running_var"], stale)
+    variances = [
+        bench.weights(network)["branch.1.running_var"]
+        for network in (pruned.network, start.network, student.network)
+    ]
+    assert not torch.equal(variances[0], variances[1])
+    assert not torch.equal(variances[1], variances[2])
+    # The same training without it is worth little.
+    monkeypatch.setattr(finetune, "reestimate", lambda *args, **kwargs: None)
+    stale = finetune.run(replace(step, start=pruned.network), bench.store)
+    assert stale.val_accuracy < student.val_accuracy - 0.1
 
 
 def _momenta(module: nn.Module) -> list[float | None]:
