@@ -23,7 +23,7 @@ FORMAT, SETTINGS, IDENTITY, LAB, CONFIGURATION, CLOSING, TAGS, ENDING = (
 )  # fmt: skip
 RECORD = "record"
 # Goes up with every change by which one version of this program would misread another's studies.
-OWN_FORMAT = 2
+OWN_FORMAT = 3
 BEGIN_ANEW = (
     "remove it to begin the study anew, or give another study.name=...; steps that are finished "
     "are not computed again"
