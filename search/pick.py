@@ -326,8 +326,8 @@ def _promote(
         console.print("Champion:   it is already")
         return
     first = facts.original
-    drop = None if first is None else first.accuracy - candidate.accuracy
-    against = broken_limits(candidate.figures, drop, bench.limits)
+    original = None if first is None else first.accuracy
+    against = broken_limits(candidate.figures, candidate.accuracy, original, facts.lab)
     against += objections(
         candidate,
         recognised(score),

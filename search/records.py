@@ -304,10 +304,14 @@ class Session:
         measurements: Of each model, against the reference.
         log_ratios: Of each model the logarithm of its latency over the reference's in every
             round of launches; those of one round belong together.
+        cpu_ms: Likewise its processor time of one inference.
+        peak_rss_bytes: Likewise its peak resident memory.
     """
 
     measurements: tuple[Measurement, ...]
     log_ratios: tuple[tuple[float, ...], ...]
+    cpu_ms: tuple[tuple[float, ...], ...]
+    peak_rss_bytes: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)

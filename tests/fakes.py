@@ -288,7 +288,10 @@ class FakeEngine:
             case Confirm(comparisons=comparisons, launches=launches):
                 told = [self._answer(comparison) for comparison in comparisons]
                 return Session(
-                    tuple(told), tuple((math.log(one.ratio),) * launches for one in told)
+                    tuple(told),
+                    tuple((math.log(one.ratio),) * launches for one in told),
+                    tuple((one.cpu_ms,) * launches for one in told),
+                    tuple((one.peak_rss_bytes,) * launches for one in told),
                 )
         raise AssertionError(f"no answer for {step}")
 

@@ -13,14 +13,15 @@ import pytest
 
 from search.config import FinalistsConfig, RandomConfig, StudyConfig
 from search.errors import StageFailed
-from search.finalists import FURTHER_RATE, Contender, choose, close, joint_level, judge
+from search.finalists import FURTHER_RATE, Contender, choose, close, judge
 from search.front import front
 from search.records import Deployable, Finalist, Session, Student, TrialRecord
 from search.space import parse_space
+from search.standing import joint_level
 from search.steps import Confirm, Evaluate, Finetune, Prune, Score, Step
 from search.storage.journal import Journal
 from search.study import Study
-from tests.fakes import PLAIN, FakeEngine, file, lab, limits, measurement, score, trials_of
+from tests.fakes import PLAIN, FakeEngine, file, lab, measurement, score, trials_of
 from tests.unit.test_study import SPACE
 
 OBJECTIVES = ("accuracy", "latency")
@@ -183,13 +184,20 @@ def verdict(records: list[TrialRecord]) -> Judge:
     def give(*models: tuple[float, Score, int], **changes: Any) -> Any:
         rng = np.random.default_rng(0)
         logs = [tuple(math.log(r) + rng.normal(0, 0.004, LAUNCHES)) for r, _, _ in models]
-        session = Session(tuple(measurement(r) for r, _, _ in models), tuple(logs))
+        told = tuple(measurement(r) for r, _, _ in models)
+        session = Session(
+            told,
+            tuple(logs),
+            tuple((one.cpu_ms,) * LAUNCHES for one in told),
+            tuple((one.peak_rss_bytes,) * LAUNCHES for one in told),
+        )
         contenders = [
             contender(number, records[0], test, size)
             for number, (_, test, size) in enumerate(models)
         ]
-        level = joint_level(len(models))
-        return judge(contenders, session, level, 0.8, limits(**changes))
+        where = lab(**changes)
+        level = joint_level(len(models), where.bench.limits.names)
+        return judge(contenders, session, level, where)
 
     return give
 

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.archive import earlier_points, read_archive
+from search.archive import OWN_FORMAT, earlier_points, read_archive
 from search.config import (
     GpConfig,
     NsgaConfig,
@@ -388,7 +388,13 @@ def test_a_damaged_constraint_is_refused_by_name(journal: Journal, damage: str) 
 
 
 @pytest.mark.parametrize(
-    ("format_number", "said"), [(None, "one without a number"), (2, "2"), (4, "4"), ("3", "3")]
+    ("format_number", "said"),
+    [
+        (None, "one without a number"),
+        (OWN_FORMAT - 1, f"{OWN_FORMAT - 1}"),
+        (OWN_FORMAT + 1, f"{OWN_FORMAT + 1}"),
+        (f"{OWN_FORMAT}", f"{OWN_FORMAT}"),
+    ],
 )
 def test_a_study_in_another_versions_format_is_refused(
     journal: Journal, format_number: object, said: str
@@ -399,14 +405,15 @@ def test_a_study_in_another_versions_format_is_refused(
     kept = optuna.load_study(study_name="s", storage=journal.storage())
     kept.set_user_attr("format", format_number)
     journals = Journals(journal.path.parent)
-    refused = rf"s\.journal: another version .* \(its format is {said}, this version's 3\)"
+    told = rf"\(its format is {said}, this version's {OWN_FORMAT}\)"
+    refused = rf"s\.journal: another version .* {told}"
     with pytest.raises(ConfigError, match=refused):
         open_study(journal, n_trials=4)
     with pytest.raises(ConfigError, match=refused):
         read_archive(journals, "s", "study")
     with pytest.raises(ConfigError, match=refused):
         earlier_points(journals, ["s"], ("accuracy", "latency"))
-    kept.set_user_attr("format", 2)
+    kept.set_user_attr("format", OWN_FORMAT)
     assert open_study(journal, n_trials=4).records == study.records
 
 
