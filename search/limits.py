@@ -10,9 +10,7 @@ from search.report.formats import format_bytes, format_ms, format_share
 from search.trial import Lab
 
 
-def broken_limits(
-    figures: Figures, accuracy: float, original: float | None, lab: Lab
-) -> list[str]:
+def broken_limits(figures: Figures, accuracy: float, original: float | None, lab: Lab) -> list[str]:
     """Returns what is wrong, one clause a limit; what is not known keeps no limit.
 
     Args:
