@@ -270,6 +270,7 @@ def test_the_closing_round_takes_the_front_over(
     tracker.log_finalists(CLOSING, models)
     tracker.end("FINISHED")
     assert on_front(client) == {1}
+    assert parent(client).data.metrics["front_size"] == 1
     metrics = children(client)[1].data.metrics
     assert metrics["test_accuracy"] == 0.87
     assert (metrics["test_accuracy_low"], metrics["test_accuracy_high"]) == (0.86, 0.88)
@@ -304,6 +305,7 @@ def test_the_closing_round_takes_the_front_over(
     again.log_finalists(CLOSING, models)
     again.end("FINISHED")
     assert {n: run.to_dictionary() for n, run in children(client).items()} == before
+    assert history(client, "front_size")[-2:] == [(5, 2), (5, 1)]
 
 
 def test_a_confirmed_front_stands_until_the_next_one(

@@ -1,4 +1,4 @@
-"""Who stands in the closing round, on planted finalists: no order, no beaten point, no empty front."""
+"""Who stands in the closing round, on planted finalists; no order counts, no beaten point stands."""
 
 from __future__ import annotations
 
