@@ -58,9 +58,9 @@ def surely_non_dominated(losses: ArrayLike, at_worst: ArrayLike) -> NDArray[np.b
     points, worst = _as_points(losses), _as_points(at_worst)
     # What a point dominates for sure, one of this front dominates too.
     rivals = worst[non_dominated(np.where(np.isnan(points), np.nan, worst))]
-    front = ~np.isnan(points).any(axis=1) & ~np.isnan(worst).any(axis=1)
+    front: NDArray[np.bool_] = ~np.isnan(points + worst).any(axis=1)
     for rival in rivals:
-        front &= ~((rival <= points).all(axis=1) & (rival < points).any(axis=1))
+        front &= np.logical_not((rival <= points).all(axis=1) & (rival < points).any(axis=1))
     return front
 
 

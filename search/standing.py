@@ -117,9 +117,9 @@ class Rivals:
         stands = pareto.kernel(beats.reshape(len(order), len(order)))
         reasons = {}
         for position, index in enumerate(order):
-            winners = np.flatnonzero(beats[:, position])
-            # In a circle all winners may have left.
-            winners = sorted(winners, key=lambda winner: (not stands[winner], winner))
+            # In a circle all of them may have left.
+            winners = np.flatnonzero(beats[:, position]).tolist()
+            winners.sort(key=lambda winner: (not stands[winner], winner))
             reasons[index] = "" if stands[position] else self._reason(order[winners[0]], index)
         return reasons
 

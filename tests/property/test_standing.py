@@ -1,4 +1,4 @@
-"""Who stands in the closing round, on planted finalists; no order counts, no beaten point stands."""
+"""Who stands in the closing round, on planted finalists."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_more_accurate_point_that_is_as_fast_takes_the_other_away() -> None:
 
 
 def test_what_is_traded_counts_and_nothing_else() -> None:
-    alike = {"size": [2, 1], "cpu": [1.0, 0.9], "memory": [1.0, 0.9]}
+    alike: dict[str, Sequence[float]] = {"size": [2, 1], "cpu": [1.0, 0.9], "memory": [1.0, 0.9]}
     for name, word in {
         "size": "smaller",
         "cpu": "lighter on the processor",
