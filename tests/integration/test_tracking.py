@@ -401,6 +401,24 @@ def test_failed_and_infeasible_trials_say_why_and_have_no_model(
         assert runs[number].data.metrics == {"wall_s": 5.0, "reused_steps": 2.0}
 
 
+def test_a_study_that_gains_nothing_says_so(
+    open_tracker: Open, client: MlflowClient, tmp_path: Path
+) -> None:
+    guessing = broken(1, "infeasible", "is little better than guessing: 9.73 %")
+    guessing = replace(guessing, violations={"min_accuracy_share": 0.4})
+    slow = broken(0, "infeasible", "exceeds max_latency_ms by 1")
+    tracker = open_tracker()
+    tracker.log_trials([slow, guessing], {})
+    tracker.end("FINISHED")
+    note = parent(client).data.tags[NOTE]
+    assert "1 is little better than guessing" in note
+    assert "train.epochs" in note
+    assert parent(client).data.metrics["front_size"] == 0
+    assert on_front(client) == set()
+    page = read(client, parent(client), "front.html", tmp_path).decode()
+    assert "1 is little better than guessing" in page
+
+
 def test_reason_of_any_length_is_logged(open_tracker: Open, client: MlflowClient) -> None:
     open_tracker().log_trials([broken(0, "failed", "long " * 4000)], {})
     assert children(client)[0].data.tags["reason"].startswith("long long")
