@@ -114,8 +114,10 @@ def least_accuracy(chance: float, original: float, share: float) -> float:
     Args:
         chance: Accuracy of guessing on the same images, 0..1.
         original: The uncompressed network's accuracy on them, 0..1.
-        share: Of the way from the one to the other, 0..1.
+        share: Of the way from the one to the other, 0..1; 0 takes any accuracy.
     """
+    if share == 0:
+        return 0.0
     return chance + share * max(0.0, original - chance)
 
 
