@@ -11,7 +11,9 @@ from typing import Literal
 import optuna
 from pydantic import TypeAdapter
 
+from search.config import ObjectiveConfig
 from search.errors import ConfigError, SearchError, StudyNotReady
+from search.figures import least_accuracy
 from search.front import front
 from search.records import Closing, Point, TrialRecord
 from search.storage import Ledger, Ledgers
@@ -23,7 +25,7 @@ FORMAT, SETTINGS, IDENTITY, LAB, CONFIGURATION, CLOSING, TAGS, ENDING = (
 )  # fmt: skip
 RECORD = "record"
 # Goes up with every change by which one version of this program would misread another's studies.
-OWN_FORMAT = 2
+OWN_FORMAT = 3
 BEGIN_ANEW = (
     "remove it to begin the study anew, or give another study.name=...; steps that are finished "
     "are not computed again"
@@ -105,15 +107,13 @@ def read_archive(ledgers: Ledgers, name: str | None, key: str) -> Archive:
         )
 
 
-def earlier_points(
-    ledgers: Ledgers, names: Sequence[str], objectives: Sequence[str]
-) -> list[Point]:
+def earlier_points(ledgers: Ledgers, names: Sequence[str], limits: ObjectiveConfig) -> list[Point]:
     """Returns the fronts of other studies, as confirmed where a closing round was held.
 
     Args:
         ledgers: Where studies are kept.
         names: Of the studies.
-        objectives: Names of what this study's front trades.
+        limits: Of this study: what its front trades, and which networks it takes for worthless.
 
     Raises:
         ConfigError: When there is no such study, or it cannot be read.
@@ -128,10 +128,24 @@ def earlier_points(
                 continue
             study = optuna.load_study(study_name=name, storage=storage)
             check_format(study, ledger, remedy)
-            closing = closing_of(study)
-            standing = [] if closing is None else [f.point for f in closing.finalists if f.stands]
-            points += standing or [r.point for r in front(records_of(study), objectives)]
+            if LAB in study.user_attrs:  # else it has no trials
+                points += _front_of(study, LABS.validate_python(study.user_attrs[LAB]), limits)
     return points
+
+
+def _front_of(study: optuna.Study, lab: Lab, limits: ObjectiveConfig) -> list[Point]:
+    """Returns a study's front but for what this study's ``min_accuracy_share`` forbids."""
+    chances, share = lab.bench.data.chances, limits.min_accuracy_share
+    closing = closing_of(study)
+    finalists = () if closing is None else closing.finalists
+    whole = next((f.test_accuracy for f in finalists if f.number == 0), lab.reference_accuracy)
+    least = least_accuracy(chances[2], whole, share)
+    standing = [f.point for f in finalists if f.stands and f.test_accuracy >= least]
+    if standing:
+        return standing
+    least = least_accuracy(chances[1], lab.reference_accuracy, share)
+    fit = [r for r in records_of(study) if (r.figures.val_accuracy or 0.0) >= least]
+    return [record.point for record in front(fit, limits.names)]
 
 
 def existing(ledgers: Ledgers, name: str, key: str) -> Ledger:

@@ -194,6 +194,7 @@ class ObjectiveConfig:
     """What the front trades, and the limits a point must keep."""
 
     names: Annotated[tuple[ObjectiveName, ...], Field(min_length=2), AfterValidator(_distinct)]
+    min_accuracy_share: Annotated[Number, Field(ge=0, lt=1)]
     max_accuracy_drop: Annotated[Number, Field(ge=0, le=1)] | None
     max_latency_ms: Positive | None
     max_size_bytes: Annotated[Whole, Field(gt=0)] | None

@@ -14,6 +14,9 @@ from search.records import Figures, Point, TrialRecord
 from search.rows import Rows
 from search.trial import Lab
 
+# Limits on what is known only after training.
+OF_ACCURACY = ("min_accuracy_share", "max_accuracy_drop")
+
 
 class Experience:
     """What is known from the trials so far; thousands of them stay quick to ask.
@@ -112,7 +115,7 @@ class Experience:
 
 def _is_allowed(record: TrialRecord) -> bool:
     """Whether a trial keeps the limits on what is known before training."""
-    return all(v <= 0 for name, v in record.violations.items() if name != "max_accuracy_drop")
+    return all(v <= 0 for name, v in record.violations.items() if name not in OF_ACCURACY)
 
 
 def _at_best(figures: Figures) -> Traded:

@@ -108,6 +108,19 @@ def effective_bits(integer_operators: int, float_operators: int) -> float:
     return (8 * integer_operators + 32 * float_operators) / total if total else 32.0
 
 
+def least_accuracy(chance: float, original: float, share: float) -> float:
+    """Returns below which accuracy a network is little better than guessing, 0..1.
+
+    Args:
+        chance: Accuracy of guessing on the same images, 0..1.
+        original: The uncompressed network's accuracy on them, 0..1.
+        share: Of the way from the one to the other, 0..1; 0 takes any accuracy.
+    """
+    if share == 0:
+        return 0.0
+    return chance + share * max(0.0, original - chance)
+
+
 def recognised(score: Score) -> NDArray[np.bool_]:
     """Returns which images a model was right about, ``[images]``."""
     bits = np.frombuffer(bytes.fromhex(score.right), dtype=np.uint8)

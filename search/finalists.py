@@ -9,12 +9,11 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from search import pareto
 from search.benchmark.estimates import (
@@ -22,15 +21,14 @@ from search.benchmark.estimates import (
     signed_rank_interval,
     walsh_means,
     wilson_interval,
-    worse_by_chance,
 )
 from search.benchmark.protocol import LOG_HALF_WIDTH, POOR_LOG_HALF_WIDTH
-from search.config import FinalistsConfig, ObjectiveConfig
+from search.config import FinalistsConfig
 from search.driving import drive, drive_all
 from search.engine.base import Engine
 from search.errors import StageFailed
 from search.figures import recognised
-from search.front import front, loss_matrix, losses, original
+from search.front import front, loss_matrix, original
 from search.limits import broken_limits
 from search.records import (
     Deployable,
@@ -42,11 +40,12 @@ from search.records import (
     Student,
     TrialRecord,
 )
+from search.standing import Rivals, joint_level
 from search.steps import Confirm, Evaluate, Prune, Pruned, Score
 from search.trial import Lab, Recipe, deploy, finetune, measure, recover
 
 log = logging.getLogger(__name__)
-ERROR = 0.05  # of all statements about latencies together, and of each about accuracies
+LEAST_MS = 1e-6  # that a clock can tell from nothing
 # What was trained once is trained on gently: by this share of its learning rate, falling to zero.
 FURTHER_RATE = 0.3
 
@@ -81,8 +80,8 @@ def close(
     Raises:
         StageFailed: When they cannot be measured together.
     """
-    contenders, limits = [], lab.bench.limits
-    chosen = choose(records, limits.names, config.count)
+    contenders = []
+    chosen = choose(records, lab.bench.limits.names, config.count)
     improving = drive_all([improve(record, lab, config.epochs) for record in chosen], engine)
     for record, course in zip(chosen, improving, strict=True):
         try:
@@ -92,8 +91,7 @@ def close(
     if not contenders:
         return ()
     session, level = drive(confirm(contenders, lab, config.budget_s), engine)
-    reference_ms = lab.yardstick.latency_ms(lab.yardstick.best_threads)
-    return judge(contenders, session, level, reference_ms, limits)
+    return judge(contenders, session, level, lab)
 
 
 def confirm(
@@ -105,7 +103,7 @@ def confirm(
         The session, and the level at which all its comparisons hold together.
     """
     best = lab.yardstick.best_threads
-    level = joint_level(len(contenders))
+    level = joint_level(len(contenders), lab.bench.limits.names)
     launches = launches_needed(level)
     session: Session = yield Confirm(
         tuple(
@@ -135,11 +133,6 @@ def choose(
     return chosen
 
 
-def joint_level(finalists: int) -> float:
-    """Returns the level at which all comparisons hold together: with the original and in pairs."""
-    return 1 - ERROR / (finalists + math.comb(finalists, 2))
-
-
 def improve(record: TrialRecord, lab: Lab, epochs: float) -> Recipe[Contender]:
     """Trains a point's student on, and keeps what is more accurate on validation."""
     bench, point = lab.bench, record.point
@@ -167,117 +160,61 @@ def _score(network: Network, bits: int, lab: Lab) -> Recipe[tuple[Deployable, Sc
 
 
 def judge(
-    contenders: Sequence[Contender],
-    session: Session,
-    level: float,
-    reference_ms: float,
-    limits: ObjectiveConfig,
+    contenders: Sequence[Contender], session: Session, level: float, lab: Lab
 ) -> tuple[Finalist, ...]:
     """Decides who stands and who ties.
 
-    A point leaves when it breaks a limit of the study, now that all is known, or when a faster one
-    that stands is no worse in accuracy and in all else that the front trades: faster by an
-    interval that excludes 1, no worse by McNemar's test. All intervals of latencies hold together
-    with 95 %, by Bonferroni's correction for their number.
+    A point leaves when it breaks a limit of the study or is little better than guessing, now that
+    all is known, or when one that stands beats it, by the rule of ``search.standing``.
 
     Args:
         contenders: With their scores.
         session: Of the same length and order.
-        level: Of every interval of latencies.
-        reference_ms: Latency of the uncompressed network at its best thread count.
-        limits: Names of what the front trades, and the limits that its points must keep.
+        level: Of every interval.
+        lab: The study's.
     """
-    logs = np.array(session.log_ratios)
+    limits = lab.bench.limits
+    reference_ms = lab.yardstick.latency_ms(lab.yardstick.best_threads)
     finalists = [
         _confirm(contender, measurement_figures(contender, session, index, level, reference_ms))
         for index, contender in enumerate(contenders)
     ]
-    right = [recognised(contender.test) for contender in contenders]
-    rivals = _Rivals(finalists, logs, right, level, limits.names)
+    rivals = Rivals(
+        numbers=[finalist.number for finalist in finalists],
+        logs={
+            "latency": np.array(session.log_ratios),
+            "cpu": np.log(np.maximum(session.cpu_ms, LEAST_MS)),
+            "memory": np.log(session.peak_rss_bytes),
+        },
+        right=[recognised(contender.test) for contender in contenders],
+        sizes=[finalist.deployable.model.size_bytes for finalist in finalists],
+        level=level,
+        objectives=limits.names,
+    )
     original_accuracy = next((f.test_accuracy for f in finalists if f.number == 0), None)
-    order = sorted(range(len(finalists)), key=lambda i: (finalists[i].figures.latency_ms, i))
-    standing: list[int] = []
-    for index in order:
-        one = finalists[index]
-        drop = None if original_accuracy is None else original_accuracy - one.test_accuracy
-        reason = ", ".join(broken_limits(one.figures, drop, limits))
-        winner = next((other for other in standing if rivals.beats(other, index)), None)
-        if not reason and winner is not None:
-            reason = f"{finalists[winner].number} is faster and not measurably less accurate"
-        if reason:
-            finalists[index] = replace(one, stands=False, reason=reason)
-        else:
-            standing.append(index)
+    order = sorted(
+        range(len(finalists)), key=lambda i: (finalists[i].figures.latency_ms, finalists[i].number)
+    )
+    reasons = {
+        i: ", ".join(broken_limits(f.figures, f.test_accuracy, original_accuracy, lab))
+        for i, f in enumerate(finalists)
+    }
+    reasons |= rivals.standing([index for index in order if not reasons[index]])
+    standing = [index for index in order if not reasons[index]]
     ties, arranged = itertools.count(1), []
-    for group in _group(standing, rivals.are_alike):
+    for group in rivals.ties(standing):
         tie = next(ties) if len(group) > 1 else None
-        for index in sorted(group, key=rivals.rank):
+        for index in sorted(group, key=lambda i: _rank(finalists[i])):
             arranged.append(replace(finalists[index], tie=tie))
-    return (*arranged, *(finalists[i] for i in order if i not in standing))
+    left = [
+        replace(finalists[i], stands=False, reason=reasons[i]) for i in order if i not in standing
+    ]
+    return (*arranged, *left)
 
 
-def _group(order: Sequence[int], alike: Callable[[int, int], bool]) -> list[list[int]]:
-    """Puts each index into the first group all of whose members it is like."""
-    groups: list[list[int]] = []
-    for index in order:
-        home = next((g for g in groups if all(alike(index, other) for other in g)), None)
-        if home is None:
-            groups.append([index])
-        else:
-            home.append(index)
-    return groups
-
-
-@dataclass(frozen=True)
-class _Rivals:
-    """Finalists with what tells them apart.
-
-    Attributes:
-        finalists: All of them.
-        logs: Log ratios ``[n, launches]`` to the reference.
-        right: Images of the test split that each recognised, ``[n][images]``.
-        level: Of an interval.
-        objectives: Names of what the front trades.
-    """
-
-    finalists: Sequence[Finalist]
-    logs: NDArray[np.float64]
-    right: Sequence[NDArray[np.bool_]]
-    level: float
-    objectives: Sequence[str]
-
-    def beats(self, one: int, other: int) -> bool:
-        """Whether ``one`` is faster, and nowhere worse."""
-        return (
-            self._slower(one, other)[1] < 0
-            and not self._is_less_accurate(one, other)
-            and all(a <= b for a, b in zip(self._rest(one), self._rest(other), strict=True))
-        )
-
-    def are_alike(self, one: int, other: int) -> bool:
-        """Whether neither latency nor accuracy tells the two apart."""
-        low, high = self._slower(one, other)
-        return (
-            low <= 0 <= high
-            and not self._is_less_accurate(one, other)
-            and not self._is_less_accurate(other, one)
-        )
-
-    def rank(self, index: int) -> tuple[float, int]:
-        """Sorts tied points by accuracy, then size."""
-        finalist = self.finalists[index]
-        return -finalist.test_accuracy, finalist.figures.size_bytes or 0
-
-    def _slower(self, one: int, other: int) -> tuple[float, float]:
-        return signed_rank_interval(self.logs[one] - self.logs[other], self.level)
-
-    def _is_less_accurate(self, one: int, other: int) -> bool:
-        here, there = self.right[one], self.right[other]
-        return worse_by_chance(int((here & ~there).sum()), int((there & ~here).sum())) < ERROR
-
-    def _rest(self, index: int) -> list[float]:
-        rest = [name for name in self.objectives if name not in ("accuracy", "latency")]
-        return losses(self.finalists[index].figures, rest) or []
+def _rank(finalist: Finalist) -> tuple[float, int, int]:
+    """Sorts tied points by accuracy, then size."""
+    return -finalist.test_accuracy, finalist.figures.size_bytes or 0, finalist.number
 
 
 def measurement_figures(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from search import pareto
+from search.pareto import Floats
 from search.records import Figures, TrialRecord
 
 
@@ -40,7 +41,25 @@ def losses(figures: Figures | Traded, objectives: Sequence[str]) -> list[float] 
     return None if None in values else [float(v) for v in values if v is not None]
 
 
-def loss_matrix(records: Sequence[TrialRecord], objectives: Sequence[str]) -> NDArray[np.float64]:
+def losses_at_worst(figures: Figures, objectives: Sequence[str]) -> list[float] | None:
+    """Returns the minimised values that a trial surely has, ``[m]``; None unless all are known.
+
+    A latency that was measured poorly counts at the upper end of its interval.
+    """
+    interval_ms = figures.latency_interval_ms
+    if figures.measuring == "poor" and interval_ms is not None and figures.latency_ms is not None:
+        # An end that is the centre itself may miss it by rounding.
+        figures = replace(figures, latency_ms=max(interval_ms[1], figures.latency_ms))
+    return losses(figures, objectives)
+
+
+def worst_matrix(records: Sequence[TrialRecord], objectives: Sequence[str]) -> Floats:
+    """Returns ``losses_at_worst`` of complete trials, ``[n, m]``."""
+    rows = [losses_at_worst(record.figures, objectives) for record in records]
+    return np.array(rows, dtype=np.float64).reshape(len(records), len(objectives))
+
+
+def loss_matrix(records: Sequence[TrialRecord], objectives: Sequence[str]) -> Floats:
     """Returns the losses ``[n, m]`` of complete trials."""
     rows = [losses(record.figures, objectives) for record in records]
     return np.array(rows, dtype=np.float64).reshape(len(records), len(objectives))
@@ -49,13 +68,17 @@ def loss_matrix(records: Sequence[TrialRecord], objectives: Sequence[str]) -> ND
 def front(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:
     """Returns the complete trials that no other complete trial dominates, by latency.
 
-    Of trials that deploy the same file with as many threads the earliest stands for all.
+    A trial dominates another with what it surely has (``losses_at_worst``), so that a lucky centre
+    of a wide interval pushes nobody off; it is itself judged by its centre. Of trials that deploy
+    the same file with as many threads the earliest stands for all.
     """
     distinct = {_deployment(r): r for r in reversed(records) if r.outcome == "complete"}
     complete = list(distinct.values())
     if not complete:
         return []
-    on_front = pareto.non_dominated(loss_matrix(complete, objectives))
+    on_front = pareto.surely_non_dominated(
+        loss_matrix(complete, objectives), worst_matrix(complete, objectives)
+    )
     members = [record for record, member in zip(complete, on_front, strict=True) if member]
     return sorted(members, key=lambda r: (r.figures.latency_ms or 0.0, r.number))
 
@@ -73,8 +96,8 @@ def hypervolume(records: Sequence[TrialRecord], objectives: Sequence[str]) -> fl
     """Returns the share, 0..1, of the box below the original that the front dominates.
 
     The box reaches from zero loss to the reference point: the original's own value of every
-    objective, and for accuracy its error plus ``ACCURACY_MARGIN``. Zero until trial 0, the
-    original, is complete.
+    objective, and for accuracy its error plus ``ACCURACY_MARGIN``. Trials count with what they
+    surely have. Zero until trial 0, the original, is known.
     """
     first = original(records)
     limits = None if first is None else losses(first.figures, objectives)
@@ -83,7 +106,7 @@ def hypervolume(records: Sequence[TrialRecord], objectives: Sequence[str]) -> fl
         return 0.0
     reference = np.array(limits)
     reference[[name == "accuracy" for name in objectives]] += ACCURACY_MARGIN
-    normal = loss_matrix(members, objectives) / reference
+    normal = worst_matrix(members, objectives) / reference
     return pareto.hypervolume(normal, np.ones(len(objectives)))
 
 

@@ -39,6 +39,73 @@ def non_dominated(losses: ArrayLike) -> NDArray[np.bool_]:
     return front
 
 
+def surely_non_dominated(losses: ArrayLike, at_worst: ArrayLike) -> NDArray[np.bool_]:
+    """Tells which points no other point dominates for sure.
+
+    For sure, a point dominates another when the losses that it may have at worst dominate the
+    other's losses. That is a strict order, because whatever dominates a point's losses dominates
+    those it has at worst: the answer is one, in whatever order points come, and holds a point
+    that dominates each of those left out. Where ``at_worst`` are the losses it is
+    ``non_dominated``.
+
+    Args:
+        losses: ``[n, m]``.
+        at_worst: ``[n, m]``, nowhere below ``losses``.
+
+    Returns:
+        ``[n]``, true on the front. A point with a NaN neither dominates nor is on the front.
+    """
+    points, worst = _as_points(losses), _as_points(at_worst)
+    # What a point dominates for sure, one of this front dominates too.
+    rivals = worst[non_dominated(np.where(np.isnan(points), np.nan, worst))]
+    front: NDArray[np.bool_] = ~np.isnan(points + worst).any(axis=1)
+    for rival in rivals:
+        front &= np.logical_not((rival <= points).all(axis=1) & (rival < points).any(axis=1))
+    return front
+
+
+def kernel(beats: ArrayLike) -> NDArray[np.bool_]:
+    """Tells who stands where some beat others.
+
+    Whoever is beaten by one that stands leaves, and one that has left drives nobody out. Without
+    circles of points that beat one another that decides all, in one way only: no two that stand
+    beat each other, and each that leaves is beaten by one that stands. In a circle that no point
+    outside of it decides, the last point leaves, and so on.
+
+    Args:
+        beats: ``[n, n]``, whether the row's point beats the column's; the earlier of two points
+            is the one to keep. Nobody beats itself.
+
+    Returns:
+        ``[n]``, true where a point stands; never empty where there are points.
+
+    Source:
+        von Neumann and Morgenstern, "Theory of Games and Economic Behavior", 1944: a relation
+        without circles has exactly one such set (their solution, a kernel of the graph).
+    """
+    edges = np.asarray(beats, dtype=bool)
+    left = np.ones(len(edges), dtype=bool)
+    stands = np.zeros(len(edges), dtype=bool)
+    while left.any():
+        unbeaten = left & ~edges[left].any(axis=0)
+        if unbeaten.any():
+            stands |= unbeaten
+            left &= ~unbeaten & ~edges[unbeaten].any(axis=0)
+        else:
+            left[_last_in_a_circle(edges & left & left[:, None])] = False
+    return stands
+
+
+def _last_in_a_circle(edges: NDArray[np.bool_]) -> int:
+    """Returns the last point of the circles that are beaten from within alone; there is one."""
+    reaches = edges.copy()
+    for middle in range(len(reaches)):
+        reaches |= reaches[:, [middle]] & reaches[[middle]]
+    # Whoever reaches such a point, by however many beaten ones, is reached by it.
+    inside = reaches.any(axis=0) & (~reaches | reaches.T).all(axis=0)
+    return int(np.flatnonzero(inside)[-1])
+
+
 def _sieve_two(points: Floats) -> NDArray[np.bool_]:
     """Finds the front of distinct points ``[n, 2]`` in lexicographic order."""
     best = np.minimum.accumulate(points[:, 1])

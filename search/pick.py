@@ -76,6 +76,7 @@ def pick(config: PickConfig) -> int:
 
 
 def _nothing_to_pick(archive: Archive) -> str:
+    from search.report import describe_no_gain
     from search.report.formats import format_outcomes
 
     finalists = [] if archive.closing is None else archive.closing.finalists
@@ -83,12 +84,9 @@ def _nothing_to_pick(archive: Archive) -> str:
         reasons = "; ".join(f"{one.number}: {one.reason}" for one in finalists)
         return f"no point of the closing round keeps the study's limits ({reasons})"
     infeasible = [record.reason for record in archive.records if record.outcome == "infeasible"]
-    if infeasible:
-        return (
-            f"none is complete of {format_outcomes(archive.records)}; the latest "
-            f"infeasible one {infeasible[-1]}: search again with objective limits that can be kept"
-        )
-    return f"none is complete of {format_outcomes(archive.records)}; search on"
+    latest = f"; the latest infeasible one {infeasible[-1]}" if infeasible else ""
+    remedy = describe_no_gain(archive.records, ()) or "Search on."
+    return f"none is complete of {format_outcomes(archive.records)}{latest}. {remedy}"
 
 
 def _check(config: PickConfig) -> None:
@@ -165,13 +163,15 @@ def _heading(archive: Archive) -> str:
 def _remarks(archive: Archive) -> list[str]:
     """Returns what should be known before one relies on the figures."""
     from search.front import front
-    from search.report import describe_later, describe_noise
+    from search.report import describe_later, describe_no_gain, describe_noise
 
     closing = archive.closing
     numbers = [record.number for record in front(archive.records, archive.objectives)]
+    finalists = () if closing is None else closing.finalists
+    nothing = describe_no_gain(archive.records, numbers, finalists)
     later = describe_later(closing, len(archive.records), numbers)
     noise = describe_noise(() if closing is None else closing.canaries, archive.records)
-    return [remark for remark in (later, noise) if remark]
+    return [remark for remark in (nothing, later, noise) if remark]
 
 
 def _show(console: Console, archive: Archive, offered: Offer, chosen: Candidate) -> None:
@@ -326,8 +326,8 @@ def _promote(
         console.print("Champion:   it is already")
         return
     first = facts.original
-    drop = None if first is None else first.accuracy - candidate.accuracy
-    against = broken_limits(candidate.figures, drop, bench.limits)
+    original = None if first is None else first.accuracy
+    against = broken_limits(candidate.figures, candidate.accuracy, original, facts.lab)
     against += objections(
         candidate,
         recognised(score),

@@ -58,6 +58,8 @@ class Dataset:
         mean: Per-channel mean of the training pixels in 0..1, ``[channels]``.
         std: Per-channel standard deviation of the same, ``[channels]``.
         sizes: Number of images in train, validation and test.
+        chances: Accuracy of guessing in train, validation and test, 0..1: the largest class's
+            share, which is got without a look at the images.
     """
 
     config: DataConfig = field(compare=False)
@@ -67,6 +69,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sizes: tuple[int, int, int]
+    chances: tuple[float, float, float] = field(compare=False)
 
     @property
     def classes(self) -> int:
@@ -301,10 +304,14 @@ class Session:
         measurements: Of each model, against the reference.
         log_ratios: Of each model the logarithm of its latency over the reference's in every
             round of launches; those of one round belong together.
+        cpu_ms: Likewise its processor time of one inference.
+        peak_rss_bytes: Likewise its peak resident memory.
     """
 
     measurements: tuple[Measurement, ...]
     log_ratios: tuple[tuple[float, ...], ...]
+    cpu_ms: tuple[tuple[float, ...], ...]
+    peak_rss_bytes: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)

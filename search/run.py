@@ -75,7 +75,7 @@ def search(config: SearchConfig, settings: str) -> int:
                 f"study.n_trials=0: holds the closing round of a study, and {config.study.name} "
                 "has no trials yet; give study.n_trials above 0, or study.name of one that has"
             )
-        earlier = earlier_points(ledgers, config.study.warm_start, objectives)
+        earlier = earlier_points(ledgers, config.study.warm_start, config.objective)
         bench, space = make_bench(config, store, engine)
         is_silent = _check(config, bench, store)
         settings_kept = settings_of(config, bench, space)
@@ -279,7 +279,7 @@ def _greet(lab: Lab, seconds: float) -> None:
     formats = describe_formats(lab.bench.device)
     if formats:
         log.info("the device: %s", formats)
-    chance = 1 / lab.bench.data.classes
+    chance = lab.bench.data.chances[1]
     if lab.reference_accuracy < chance + (1 - chance) / 4:
         log.warning(
             "that is little better than guessing (%s): a front found from it is worth nothing; "
@@ -300,7 +300,13 @@ def _show_front(
 ) -> None:
     """Prints the front and what can be done with it."""
     from search.front import front, original
-    from search.report import describe_later, describe_noise, finalist_table, front_table
+    from search.report import (
+        describe_later,
+        describe_no_gain,
+        describe_noise,
+        finalist_table,
+        front_table,
+    )
 
     members = front(records, objectives)
     console.print()
@@ -308,8 +314,10 @@ def _show_front(
         console.print(finalist_table(closing.finalists))
     else:
         console.print(front_table(members, original(records)))
-    later = describe_later(closing, len(records), [record.number for record in members])
-    for remark in (later, describe_noise(canaries, records)):
+    numbers = [record.number for record in members]
+    nothing = describe_no_gain(records, numbers, () if closing is None else closing.finalists)
+    later = describe_later(closing, len(records), numbers)
+    for remark in (nothing, later, describe_noise(canaries, records)):
         if remark:
             console.print(f"\n{remark}", markup=False)
     hints = f"\nLook at it:   {page}\nPick from it: python -m search.pick {found_by}"

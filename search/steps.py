@@ -430,7 +430,7 @@ class Confirm(Step[Session]):
     """Times several models in one session; ``comparisons`` share their reference."""
 
     kind: ClassVar[str] = "confirm"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resource: ClassVar[Resource] = "device"
     result: ClassVar[type] = Session
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from search.config import DeviceConfig, ObjectiveConfig, TrainConfig
 from search.errors import StageFailed
-from search.figures import Yardstick, speed_figures
+from search.figures import Yardstick, least_accuracy, speed_figures
 from search.front import Traded
 from search.records import (
     Canary,
@@ -102,6 +102,12 @@ class Lab:
     yardstick: Yardstick
     cuts: tuple[Cut, ...] = ()
     rate: FoundRate | None = None
+
+    @property
+    def least_accuracy(self) -> float:
+        """Below this on validation a network is little better than guessing."""
+        chance, share = self.bench.data.chances[1], self.bench.limits.min_accuracy_share
+        return least_accuracy(chance, self.reference_accuracy, share)
 
 
 @dataclass(frozen=True)
@@ -281,7 +287,7 @@ def trial(point: Point, lab: Lab, referee: Referee) -> Recipe[Ending]:
     if pruned.channels_removed > 0:  # an untouched network has nothing to recover from
         violations = violated(figures, lab)
         if any(excess > 0 for excess in violations.values()):
-            return _infeasible(point, figures, violations, None, layers)
+            return _infeasible(point, figures, violations, None, layers, lab)
         reason = referee.before_training(point, figures)
         if reason is not None:
             return Ending(point, "stopped", reason, figures, violations, None, layers)
@@ -306,7 +312,7 @@ def trial(point: Point, lab: Lab, referee: Referee) -> Recipe[Ending]:
     )
     violations = violated(figures, lab)
     if any(excess > 0 for excess in violations.values()):
-        return _infeasible(point, figures, violations, deployable, layers)
+        return _infeasible(point, figures, violations, deployable, layers, lab)
     return Ending(point, "complete", remark, figures, violations, deployable, layers)
 
 
@@ -451,7 +457,9 @@ def violated(figures: Figures | Traded, lab: Lab) -> dict[str, float]:
     """Returns by how much each known figure exceeds its limit; at most 0 keeps it."""
     limits, accuracy = lab.bench.limits, figures.val_accuracy
     drop = None if accuracy is None else lab.reference_accuracy - accuracy
+    shortfall = None if accuracy is None else lab.least_accuracy - accuracy
     checks = {
+        "min_accuracy_share": (shortfall, 0.0),
         "max_accuracy_drop": (drop, limits.max_accuracy_drop),
         "max_latency_ms": (figures.latency_ms, limits.max_latency_ms),
         "max_size_bytes": (figures.size_bytes, limits.max_size_bytes),
@@ -470,10 +478,21 @@ def _infeasible(
     violations: Mapping[str, float],
     deployable: Deployable | None,
     layers: tuple[KeptLayer, ...],
+    lab: Lab,
 ) -> Ending:
-    broken = ", ".join(f"{name} by {v:.4g}" for name, v in violations.items() if v > 0)
-    reason = f"exceeds {broken}"
-    return Ending(point, "infeasible", reason, figures, violations, deployable, layers)
+    broken = {name: excess for name, excess in violations.items() if excess > 0}
+    reasons = []
+    if broken.pop("min_accuracy_share", None) is not None:
+        accuracy, chance = figures.val_accuracy or 0.0, lab.bench.data.chances[1]
+        reasons.append(
+            f"is little better than guessing: {accuracy:.2%} on validation, where guessing gives "
+            f"{chance:.2%} and the original has {lab.reference_accuracy:.2%}".replace("%", " %")
+        )
+    if broken:
+        reasons.append(f"exceeds {', '.join(f'{name} by {v:.4g}' for name, v in broken.items())}")
+    return Ending(
+        point, "infeasible", " and ".join(reasons), figures, violations, deployable, layers
+    )
 
 
 def measure(

@@ -112,6 +112,7 @@ DATA = Dataset(
     mean=(0.5,),
     std=(0.25,),
     sizes=(100, 20, 30),
+    chances=(0.5, 0.5, 0.5),
 )
 SPEC = NetworkSpec("cnn", 8, None, (), None, DATA.image_shape, DATA.classes)
 NETWORK = Network(SPEC, (("weight", (8, 1, 3, 3)),), file("teacher", ".safetensors"), 1000, 72)
@@ -168,6 +169,7 @@ def limits(**changes: Any) -> ObjectiveConfig:
     """The default objectives, without limits but for ``changes``."""
     given = {
         "names": ("accuracy", "latency"),
+        "min_accuracy_share": 0.5,
         "max_accuracy_drop": None,
         "max_latency_ms": None,
         "max_size_bytes": None,
@@ -286,7 +288,10 @@ class FakeEngine:
             case Confirm(comparisons=comparisons, launches=launches):
                 told = [self._answer(comparison) for comparison in comparisons]
                 return Session(
-                    tuple(told), tuple((math.log(one.ratio),) * launches for one in told)
+                    tuple(told),
+                    tuple((math.log(one.ratio),) * launches for one in told),
+                    tuple((one.cpu_ms,) * launches for one in told),
+                    tuple((one.peak_rss_bytes,) * launches for one in told),
                 )
         raise AssertionError(f"no answer for {step}")
 

@@ -69,6 +69,13 @@ def compare_together(
     return Session(
         measurements=tuple(found[index] for index in range(len(plans))),
         log_ratios=tuple(tuple(launch.estimate for launch in mine) for mine in told),
+        cpu_ms=tuple(
+            tuple(float(launch.single["candidate"]["cpu_ms"]) for launch in mine) for mine in told
+        ),
+        peak_rss_bytes=tuple(
+            tuple(int(launch.single["candidate"]["peak_rss_bytes"]) for launch in mine)
+            for mine in told
+        ),
     )
 
 

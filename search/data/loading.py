@@ -20,7 +20,7 @@ from search.config import (
 from search.data import custom, digits, fashion_mnist, image_folder
 from search.data.source import Images, Labels, Pixels, Shape, Source, check_source
 from search.data.splits import Split, Splits, View, stratify
-from search.data.statistics import channel_statistics, fingerprint
+from search.data.statistics import chance, channel_statistics, fingerprint
 from search.errors import ConfigError
 from search.records import Dataset
 
@@ -67,6 +67,7 @@ def describe(config: DataConfig) -> Dataset:
         mean=mean,
         std=std,
         sizes=(len(splits.train), len(splits.validation), len(splits.test)),
+        chances=(chance(splits.train), chance(splits.validation), chance(splits.test)),
     )
 
 

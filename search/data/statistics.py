@@ -43,6 +43,11 @@ def channel_statistics(split: Split, shape: Shape) -> tuple[tuple[float, ...], t
     return tuple(map(float, mean)), tuple(map(float, np.sqrt(variance)))
 
 
+def chance(split: Split) -> float:
+    """Returns the accuracy, 0..1, of answering with a split's largest class every time."""
+    return float(np.bincount(split.labels).max() / len(split))
+
+
 def fingerprint(splits: Splits, shape: Shape, names: tuple[str, ...]) -> str:
     """Returns a hash of names, images, labels and of how they are split.
 

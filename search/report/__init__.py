@@ -3,6 +3,7 @@
 In particular it imports neither MLflow nor Optuna nor torch.
 """
 
+from search.report.advice import describe_no_gain
 from search.report.description import describe_trial
 from search.report.page import front_page
 from search.report.plot import front_png, halved
@@ -16,6 +17,7 @@ from search.report.table import (
 
 __all__ = [
     "describe_later",
+    "describe_no_gain",
     "describe_noise",
     "describe_trial",
     "finalist_markdown",

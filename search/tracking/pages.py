@@ -120,7 +120,8 @@ def front_note(
         remarks: What must be known about it all.
     """
     if not front.members:
-        return markdown_table(front.members)
+        lines = [f"**{remarks}**"] if remarks else []
+        return "\n\n".join([*lines, markdown_table(front.members)])
     shown = front.members[:POINTS_DESCRIBED]
     numbers, file = [record.number for record in front.members], "model.onnx"
     if finalists:

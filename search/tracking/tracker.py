@@ -19,7 +19,14 @@ from search.config import TrackingConfig
 from search.errors import FileLost, hide_passwords
 from search.front import GrowingFront
 from search.records import Canary, Closing, Finalist, ReadFile, TrialRecord
-from search.report import describe_later, describe_noise, front_page, front_png, halved
+from search.report import (
+    describe_later,
+    describe_no_gain,
+    describe_noise,
+    front_page,
+    front_png,
+    halved,
+)
 from search.tracking.pages import (
     FINAL_VIEW_METRICS,
     VIEW_METRICS,
@@ -247,6 +254,16 @@ class Tracker:
             self._client.log_batch(run_id, metrics=metrics)
             self._client.set_tag(run_id, "finalist", "true")
             self._log_file(run_id, models[finalist.number], "model.onnx", "final")
+        self._log_front_size(Metric("front_size", -1, now_ms, closing.after_trials - 1))
+
+    def _log_front_size(self, earliest: Metric) -> None:
+        """Logs how many finalists stand, after what the search said."""
+        history = self._client.get_metric_history(self._runs.parent, "front_size")
+        last = max([earliest, *history], key=lambda metric: (metric.step, metric.timestamp))
+        if last.value != len(self._standing()):
+            # Of two values at one step the later one counts.
+            size = Metric("front_size", len(self._standing()), last.timestamp + 1, last.step)
+            self._client.log_batch(self._runs.parent, metrics=[size])
 
     def _log_trial(self, record: TrialRecord, model: ReadFile | None) -> str:
         end_ms = milliseconds(record.finished_at)
@@ -291,9 +308,11 @@ class Tracker:
 
     def _log_progress(self, latest: TrialRecord) -> None:
         now_ms = milliseconds(latest.finished_at)
+        # A closing round's front stands until the next one, as the tag pareto says.
+        is_closed = self._closing is not None and self._front.trials > self._closing.after_trials
         values = {
             "hypervolume": self._front.hypervolume,
-            "front_size": len(self._front.members),
+            "front_size": len(self._standing() if is_closed else self._front.members),
             "trials_finished": self._front.trials,
         }
         # Not its number: beside others a trial may end before those that began earlier.
@@ -361,7 +380,9 @@ class Tracker:
     def _remarks(self) -> str:
         numbers = [record.number for record in self._front.members]
         later = describe_later(self._closing, len(self._records), numbers)
-        return " ".join(filter(None, (later, describe_noise(self._canaries, self._records))))
+        nothing = describe_no_gain(self._records, numbers, self._finalists)
+        noise = describe_noise(self._canaries, self._records)
+        return " ".join(filter(None, (nothing, later, noise)))
 
     def _summarise(self, record: TrialRecord | Finalist) -> dict[str, Any]:
         return {**asdict(record), "run_id": self._runs.children[record.number]}

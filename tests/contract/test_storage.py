@@ -20,7 +20,7 @@ from search.errors import ConfigError
 from search.records import TrialRecord
 from search.steps import Step
 from search.storage import Ledger, Ledgers, open_ledgers
-from tests.fakes import FakeEngine, lab, trials_of
+from tests.fakes import FakeEngine, lab, limits, trials_of
 from tests.unit.test_study import open_study
 
 NAMES = ("accuracy", "latency")
@@ -93,7 +93,7 @@ def test_a_study_exists_once_it_is_begun(place: Place) -> None:
     assert (ledgers.names(), ledgers.of("s").exists()) == (["s"], True)
     assert not ledgers.of("t").exists()
     with pytest.raises(ConfigError, match=r"study\.warm_start=t: .*no such study; there are s$"):
-        earlier_points(ledgers, ["t"], NAMES)
+        earlier_points(ledgers, ["t"], limits())
 
 
 def test_the_place_makes_no_difference(place: Place, wanted: Any) -> None:

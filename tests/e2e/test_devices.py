@@ -25,6 +25,7 @@ SMOKE = (
     "train.precision=float32",
     "train.teacher_epochs=1",
     "train.epochs=0.3",
+    "objective.min_accuracy_share=0",
     "device.budget_s=0.3",
     "space.threads=1",
     "policy.latency_first=false",

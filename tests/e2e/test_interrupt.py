@@ -21,6 +21,7 @@ SMOKE = (
     f"study.n_trials={TRIALS}",
     "train.teacher_epochs=1",
     "train.epochs=0.5",
+    "objective.min_accuracy_share=0",
     "device.budget_s=0.2",
     "space.threads=1",
     "policy.deployments=0",

@@ -270,6 +270,7 @@ def test_the_closing_round_takes_the_front_over(
     tracker.log_finalists(CLOSING, models)
     tracker.end("FINISHED")
     assert on_front(client) == {1}
+    assert parent(client).data.metrics["front_size"] == 1
     metrics = children(client)[1].data.metrics
     assert metrics["test_accuracy"] == 0.87
     assert (metrics["test_accuracy_low"], metrics["test_accuracy_high"]) == (0.86, 0.88)
@@ -304,6 +305,7 @@ def test_the_closing_round_takes_the_front_over(
     again.log_finalists(CLOSING, models)
     again.end("FINISHED")
     assert {n: run.to_dictionary() for n, run in children(client).items()} == before
+    assert history(client, "front_size")[-2:] == [(5, 2), (5, 1)]
 
 
 def test_a_confirmed_front_stands_until_the_next_one(
@@ -397,6 +399,24 @@ def test_failed_and_infeasible_trials_say_why_and_have_no_model(
     for number in (4, 5):
         assert client.list_artifacts(runs[number].info.run_id) == []
         assert runs[number].data.metrics == {"wall_s": 5.0, "reused_steps": 2.0}
+
+
+def test_a_study_that_gains_nothing_says_so(
+    open_tracker: Open, client: MlflowClient, tmp_path: Path
+) -> None:
+    guessing = broken(1, "infeasible", "is little better than guessing: 9.73 %")
+    guessing = replace(guessing, violations={"min_accuracy_share": 0.4})
+    slow = broken(0, "infeasible", "exceeds max_latency_ms by 1")
+    tracker = open_tracker()
+    tracker.log_trials([slow, guessing], {})
+    tracker.end("FINISHED")
+    note = parent(client).data.tags[NOTE]
+    assert "1 is little better than guessing" in note
+    assert "train.epochs" in note
+    assert parent(client).data.metrics["front_size"] == 0
+    assert on_front(client) == set()
+    page = read(client, parent(client), "front.html", tmp_path).decode()
+    assert "1 is little better than guessing" in page
 
 
 def test_reason_of_any_length_is_logged(open_tracker: Open, client: MlflowClient) -> None:

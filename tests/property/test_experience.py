@@ -49,7 +49,11 @@ def drawn_trials(draw: st.DrawFn) -> list[TrialRecord]:
         )
         ratio = draw(st.sampled_from([0.0, 0.5, 0.6]))
         rate = draw(st.sampled_from([0.001, 0.01]))
-        limits = [{}, {"max_accuracy_drop": 0.1}, {"max_size_bytes": 1.0}]
+        limits = [
+            {"min_accuracy_share": 0.2},
+            {"max_accuracy_drop": 0.1},
+            {"max_size_bytes": 1.0},
+        ]
         records.append(
             replace(
                 record,

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from search.pareto import (
     bends,
     hypervolume,
+    kernel,
     non_dominated,
     non_dominated_ranks,
     spread_order,
+    surely_non_dominated,
 )
 
 Points = NDArray[np.float64]
@@ -139,3 +141,78 @@ def test_bends_do_not_depend_on_units(losses: Points, scale: float, shift: float
     losses = losses[:, :2]
     front = losses[non_dominated(losses)]
     assert np.allclose(bends(front * [scale, 1] + shift), bends(front), atol=1e-6)
+
+
+# ---- points that may be worse than they look
+
+
+@st.composite
+def uncertain(draw: st.DrawFn) -> tuple[Points, Points]:
+    """Losses, and those at worst: most points are as they look."""
+    losses = draw(points())
+    more = draw(hnp.arrays(np.float64, losses.shape, elements=st.sampled_from([0, 0, 0, 1, 3])))
+    return losses, losses + more
+
+
+@given(uncertain())
+def test_sure_front_agrees_with_every_pair(given: tuple[Points, Points]) -> None:
+    losses, worst = given
+    wanted = [not any(dominates(other, one) for other in worst) for one in losses]
+    assert surely_non_dominated(losses, worst).tolist() == wanted
+    assert surely_non_dominated(losses, losses).tolist() == brute_front(losses)
+
+
+@given(uncertain(), st.data())
+def test_a_sure_front_can_grow_point_by_point(
+    given: tuple[Points, Points], data: st.DataObject
+) -> None:
+    losses, worst = given
+    whole = surely_non_dominated(losses, worst)
+    members: list[int] = []
+    for index in data.draw(st.permutations(range(len(losses)))):
+        asked = [*members, index]
+        kept = surely_non_dominated(losses[asked], worst[asked])
+        members = [one for one, stays in zip(asked, kept, strict=True) if stays]
+    assert sorted(members) == np.flatnonzero(whole).tolist()
+    assert len(members) > 0 or not len(losses)
+    # What was left out adds no volume, so the front's is that of all.
+    assert hypervolume(worst[whole], limit(losses)) == hypervolume(worst, limit(losses))
+
+
+# ---- who stands
+
+
+def relations(acyclic: bool) -> st.SearchStrategy[NDArray[np.bool_]]:
+    square = st.integers(0, 8).flatmap(lambda n: hnp.arrays(np.bool_, (n, n)))
+    return square.map(
+        lambda beats: np.triu(beats, 1) if acyclic else beats & ~np.eye(len(beats), dtype=bool)
+    )
+
+
+@given(relations(acyclic=False))
+def test_no_two_that_stand_beat_each_other_and_nobody_leaves_unbeaten(
+    beats: NDArray[np.bool_],
+) -> None:
+    stands = kernel(beats)
+    assert stands.any() or not len(beats)
+    assert not beats[np.ix_(stands, stands)].any()
+    assert beats[:, ~stands].any(axis=0).all()
+
+
+@given(relations(acyclic=True), st.data())
+def test_without_circles_the_order_does_not_matter(
+    beats: NDArray[np.bool_], data: st.DataObject
+) -> None:
+    stands = kernel(beats)
+    assert beats[np.ix_(stands, ~stands)].any(axis=0).all()  # by one that stands
+    order = np.array(data.draw(st.permutations(range(len(beats)))), dtype=int)
+    assert (kernel(beats[np.ix_(order, order)]) == stands[order]).all()
+
+
+def test_of_a_circle_the_last_leaves() -> None:
+    circle = np.zeros((4, 4), dtype=bool)
+    circle[0, 1] = circle[1, 2] = circle[2, 0] = True
+    circle[2, 3] = True  # beaten by one that leaves
+    assert kernel(circle).tolist() == [True, False, False, True]
+    both = np.array([[False, True], [True, False]])
+    assert kernel(both).tolist() == [True, False]

@@ -103,6 +103,7 @@ def test_no_section_takes_another_key(group: str, option: str) -> None:
 
 
 PROGRAMS = {("", path.stem) for path in cli.CONF.glob("*.yaml")} - {("", "config")}
+BELOW = re.compile(r"([\d.]+) or more and below ([\d.]+)")
 LEAST = re.compile(r"(?:at least ([\d.]+)|([\d.]+) or more)")
 ABOVE = re.compile(r"\babove ([\d.]+)(?: and below ([\d.]+))?")
 BETWEEN = re.compile(r"(?<![\d.])([\d.]+) to ([\d.]+)\b")
@@ -119,6 +120,9 @@ def limits(remark: str) -> tuple[list[float], list[float]]:
     if match := BETWEEN.search(remark):
         low, high = float(match[1]), float(match[2])
         return [low, high], [low - 1, high + 1]
+    if match := BELOW.search(remark):
+        low, high = float(match[1]), float(match[2])
+        return [low, (low + high) / 2], [low - 1, high]
     if match := LEAST.search(remark):
         low = float(match[1] or match[2])
         return [low, low + 1], [low - 1]

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from search.config import FinalistsConfig, RandomConfig, StudyConfig
 from search.errors import StageFailed
-from search.finalists import FURTHER_RATE, Contender, choose, close, joint_level, judge
+from search.finalists import FURTHER_RATE, Contender, choose, close, judge
 from search.front import front
 from search.records import Deployable, Finalist, Session, Student, TrialRecord
 from search.space import parse_space
+from search.standing import joint_level
 from search.steps import Confirm, Evaluate, Finetune, Prune, Score, Step
 from search.storage.journal import Journal
 from search.study import Study
-from tests.fakes import PLAIN, FakeEngine, file, lab, limits, measurement, score, trials_of
+from tests.fakes import PLAIN, FakeEngine, file, lab, measurement, score, trials_of
 from tests.unit.test_study import SPACE
 
 OBJECTIVES = ("accuracy", "latency")
@@ -183,13 +186,20 @@ def verdict(records: list[TrialRecord]) -> Judge:
     def give(*models: tuple[float, Score, int], **changes: Any) -> Any:
         rng = np.random.default_rng(0)
         logs = [tuple(math.log(r) + rng.normal(0, 0.004, LAUNCHES)) for r, _, _ in models]
-        session = Session(tuple(measurement(r) for r, _, _ in models), tuple(logs))
+        told = tuple(measurement(r) for r, _, _ in models)
+        session = Session(
+            told,
+            tuple(logs),
+            tuple((one.cpu_ms,) * LAUNCHES for one in told),
+            tuple((one.peak_rss_bytes,) * LAUNCHES for one in told),
+        )
         contenders = [
             contender(number, records[0], test, size)
             for number, (_, test, size) in enumerate(models)
         ]
-        level = joint_level(len(models))
-        return judge(contenders, session, level, 0.8, limits(**changes))
+        where = lab(**changes)
+        level = joint_level(len(models), where.bench.limits.names)
+        return judge(contenders, session, level, where)
 
     return give
 
@@ -268,3 +278,56 @@ def test_intervals_widen_with_the_number_of_finalists(verdict: Judge) -> None:
 
 def test_without_a_front_there_is_no_round() -> None:
     assert held([], FakeEngine()) == ()
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
+def test_the_verdict_does_not_depend_on_the_order_of_the_contenders(
+    records: list[TrialRecord], data: st.DataObject
+) -> None:
+    count = data.draw(st.integers(1, 6))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    noise = data.draw(st.sampled_from([0.002, 0.05]))
+    names = data.draw(st.sampled_from([OBJECTIVES, (*OBJECTIVES, "size", "cpu", "memory")]))
+    told = [measurement(float(ratio)) for ratio in rng.integers(4, 7, count) / 5]
+    logs = [math.log(one.ratio) + rng.normal(0, noise, LAUNCHES) for one in told]
+    loads = np.exp(rng.normal(0, noise, (count, LAUNCHES)))
+    contenders = []
+    for number in range(count):
+        right = rng.random(IMAGES) < 0.9
+        test = Score(float(right.mean()), IMAGES, np.packbits(right).tobytes().hex())
+        contenders.append(contender(number, records[0], test, int(rng.integers(1, 3))))
+    where = lab(names=names)
+
+    def judged(order: Sequence[int]) -> tuple[Finalist, ...]:
+        session = Session(
+            tuple(told[i] for i in order),
+            tuple(tuple(logs[i].tolist()) for i in order),
+            tuple(tuple(loads[i].tolist()) for i in order),
+            tuple(tuple((1e6 * loads[i]).astype(int).tolist()) for i in order),
+        )
+        level = joint_level(count, names)
+        return judge([contenders[i] for i in order], session, level, where)
+
+    found = judged(range(count))
+    assert any(finalist.stands for finalist in found)
+    assert judged(data.draw(st.permutations(range(count)))) == found
+
+
+def test_what_is_little_better_than_guessing_on_test_leaves_and_drives_nobody_out(
+    verdict: Judge,
+) -> None:
+    # Two classes: half of the way from 0.5 to the original's 0.92 is 0.71.
+    found = verdict((1.0, accuracy(0.92), 10), (0.2, accuracy(0.70), 10), (0.3, accuracy(0.72), 10))
+    assert {f.number: f.stands for f in found} == {2: True, 0: True, 1: False}
+    assert found[-1].reason == (
+        "it is little better than guessing: 70.00 % on test, where at least 71.00 % is wanted"
+    )
+
+
+def test_a_point_leaves_where_another_is_more_accurate_and_as_fast(verdict: Judge) -> None:
+    found = verdict((1.0, accuracy(0.95), 10), (0.5, accuracy(0.88), 10), (0.5, accuracy(0.91), 10))
+    assert {f.number: f.stands for f in found} == {2: True, 0: True, 1: False}
+    assert found[-1].reason == "2 is more accurate and not measurably slower"

@@ -7,8 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from search.front import GrowingFront, front, hypervolume, hypervolumes, original
-from search.records import Deployable, File, Outcome, TrialRecord
+from search.front import (
+    GrowingFront,
+    front,
+    hypervolume,
+    hypervolumes,
+    losses,
+    losses_at_worst,
+    original,
+)
+from search.records import Deployable, Figures, File, Outcome, TrialRecord
 from tests.plants import plant
 
 OBJECTIVES = ("accuracy", "latency")
@@ -25,6 +33,8 @@ def _search(seed: int, trials: int = 40) -> list[TrialRecord]:
             val_accuracy=draw.uniform(0.85, 0.95),
             latency_ms=1.0 if number == 0 else draw.uniform(0.1, 1.2),
         )
+        if draw.random() < 0.3:  # the plant's intervals are wide
+            record = replace(record, figures=replace(record.figures, measuring="poor"))
         if draw.random() < 0.3:  # some deploy the same file again
             model = File(f"{draw.randrange(4):064x}", ".onnx", 1)
             record = replace(record, deployable=Deployable(model, 8, ()))
@@ -57,3 +67,42 @@ def test_growth_is_the_hypervolume_after_every_trial(seed: int) -> None:
 def test_nothing_has_grown_before_the_original_is_known() -> None:
     assert hypervolumes([], OBJECTIVES) == []
     assert hypervolumes([plant(1), plant(2)], OBJECTIVES) == [0.0, 0.0]
+
+
+def test_a_poor_measurement_pushes_nobody_off_by_the_centre_of_its_interval() -> None:
+    # 0.5 ms, or up to 0.7.
+    first, lucky = plant(0, latency_ms=1.0, val_accuracy=0.95), plant(1, val_accuracy=0.92)
+    poor = replace(lucky, figures=replace(lucky.figures, measuring="poor"))
+    between, beyond = (
+        plant(2, latency_ms=0.6, val_accuracy=0.91),
+        plant(3, latency_ms=0.9, val_accuracy=0.91),
+    )
+
+    def numbers(*records: TrialRecord) -> list[int]:
+        found = front(records, OBJECTIVES)
+        assert found == front(records[::-1], OBJECTIVES)
+        return [record.number for record in found]
+
+    assert numbers(first, lucky, between, beyond) == [1, 0]
+    assert numbers(first, poor, between) == [1, 2, 0]
+    assert numbers(first, poor, beyond) == [1, 0]  # slower than all that the poor one may be
+    better = plant(4, latency_ms=0.49, val_accuracy=0.92)
+    assert numbers(first, poor, better) == [4, 0]  # it is judged by its centre itself
+
+
+def test_a_poor_measurement_fills_only_what_it_surely_reaches() -> None:
+    first = plant(0, latency_ms=1.0, val_accuracy=0.95)
+    lucky = plant(1, latency_ms=0.5, val_accuracy=0.95)
+    poor = replace(lucky, figures=replace(lucky.figures, measuring="poor"))
+    sure = plant(2, latency_ms=0.7, val_accuracy=0.95)
+    found = [hypervolume([first, one], OBJECTIVES) for one in (lucky, poor, sure)]
+    assert found[0] > found[1] == pytest.approx(found[2])
+
+
+def test_an_interval_of_no_width_is_its_centre() -> None:
+    exact = plant(
+        1, latency_ms=0.3, latency_ratio=0.1, latency_ratio_low=0.1, latency_ratio_high=0.1
+    )
+    exact = replace(exact, figures=replace(exact.figures, measuring="poor"))
+    assert losses_at_worst(exact.figures, OBJECTIVES) == losses(exact.figures, OBJECTIVES)
+    assert losses_at_worst(Figures(), OBJECTIVES) is None

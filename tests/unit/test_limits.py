@@ -8,7 +8,7 @@ import pytest
 
 from search.limits import broken_limits
 from search.records import Figures
-from tests.fakes import limits
+from tests.fakes import lab
 
 FIGURES = Figures(latency_ms=1.0, size_bytes=1000, peak_rss_bytes=5000)
 
@@ -25,13 +25,24 @@ FIGURES = Figures(latency_ms=1.0, size_bytes=1000, peak_rss_bytes=5000)
     ],
 )
 def test_limits_are_kept_on_test(changes: dict[str, Any], fault: list[str]) -> None:
-    assert broken_limits(FIGURES, 0.92 - 0.90, limits(**changes)) == fault
+    assert broken_limits(FIGURES, 0.90, 0.92, lab(**changes)) == fault
 
 
 def test_what_is_not_known_keeps_no_limit() -> None:
-    narrow = limits(max_memory_bytes=4000, max_accuracy_drop=0.01)
-    assert broken_limits(Figures(), None, narrow) == [
+    narrow = lab(max_memory_bytes=4000, max_accuracy_drop=0.01)
+    assert broken_limits(Figures(), 0.9, None, narrow) == [
         "its accuracy drop is not known, at most 1.00 % is allowed",
         "its memory is not known, at most 3.91 KiB is allowed",
     ]
-    assert broken_limits(Figures(), None, limits()) == []
+    assert broken_limits(Figures(), 0.9, None, lab()) == []
+
+
+def test_little_better_than_guessing_is_told_on_test() -> None:
+    even = lab()  # two classes; the original has 0.95 on validation
+    (fault,) = broken_limits(FIGURES, 0.70, 0.92, even)
+    assert fault == (
+        "it is little better than guessing: 70.00 % on test, where at least 71.00 % is wanted"
+    )
+    assert broken_limits(FIGURES, 0.71, 0.92, even) == []
+    assert broken_limits(FIGURES, 0.72, None, even) != []  # half of the way to 0.95
+    assert broken_limits(FIGURES, 0.70, 0.92, lab(min_accuracy_share=0.4)) == []

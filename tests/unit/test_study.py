@@ -13,7 +13,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.archive import earlier_points, read_archive
+from search.archive import OWN_FORMAT, earlier_points, read_archive
 from search.config import (
     GpConfig,
     NsgaConfig,
@@ -32,7 +32,7 @@ from search.storage import Ledger
 from search.storage.journal import Journal, Journals
 from search.study import RUNGS, Study
 from search.trial import Lab
-from tests.fakes import CUTS, PLAIN, POLICY, TPE, FakeEngine, lab, measurement, trials_of
+from tests.fakes import CUTS, PLAIN, POLICY, TPE, FakeEngine, lab, limits, measurement, trials_of
 
 SPACE: dict[str, Any] = {
     "prune_ratio": {"low": 0.0, "high": 0.9},
@@ -296,7 +296,7 @@ def test_a_limit_known_before_training_ends_a_trial_untrained(journal: Journal) 
     engine = FakeEngine()
     records = list(trials_of(open_study(journal, n_trials=3), lab(max_latency_ms=0.5), engine))
     assert [r.outcome for r in records[:3]] == ["infeasible", "complete", "complete"]
-    assert records[0].violations == {"max_latency_ms": pytest.approx(0.3)}
+    assert records[0].violations["max_latency_ms"] == pytest.approx(0.3)
     assert records[0].reason == "exceeds max_latency_ms by 0.3"
     scored = [s for s in engine.computed if isinstance(s, Evaluate)]
     assert len(scored) == 3, "the original is scored, for it costs no training"
@@ -388,7 +388,13 @@ def test_a_damaged_constraint_is_refused_by_name(journal: Journal, damage: str) 
 
 
 @pytest.mark.parametrize(
-    ("format_number", "said"), [(None, "one without a number"), (1, "1"), (3, "3"), ("2", "2")]
+    ("format_number", "said"),
+    [
+        (None, "one without a number"),
+        (OWN_FORMAT - 1, f"{OWN_FORMAT - 1}"),
+        (OWN_FORMAT + 1, f"{OWN_FORMAT + 1}"),
+        (f"{OWN_FORMAT}", f"{OWN_FORMAT}"),
+    ],
 )
 def test_a_study_in_another_versions_format_is_refused(
     journal: Journal, format_number: object, said: str
@@ -399,14 +405,15 @@ def test_a_study_in_another_versions_format_is_refused(
     kept = optuna.load_study(study_name="s", storage=journal.storage())
     kept.set_user_attr("format", format_number)
     journals = Journals(journal.path.parent)
-    refused = rf"s\.journal: another version .* \(its format is {said}, this version's 2\)"
+    told = rf"\(its format is {said}, this version's {OWN_FORMAT}\)"
+    refused = rf"s\.journal: another version .* {told}"
     with pytest.raises(ConfigError, match=refused):
         open_study(journal, n_trials=4)
     with pytest.raises(ConfigError, match=refused):
         read_archive(journals, "s", "study")
     with pytest.raises(ConfigError, match=refused):
-        earlier_points(journals, ["s"], ("accuracy", "latency"))
-    kept.set_user_attr("format", 2)
+        earlier_points(journals, ["s"], limits())
+    kept.set_user_attr("format", OWN_FORMAT)
     assert open_study(journal, n_trials=4).records == study.records
 
 
@@ -591,10 +598,17 @@ def test_early_stopping_has_a_switch(journal: Journal) -> None:
 
 def test_other_studies_fronts_are_tried_early(tmp_path: Path) -> None:
     with Journal(tmp_path, "s") as journal:
-        first = list(trials_of(open_study(journal, 25), lab(), FakeEngine()))
-    earlier = earlier_points(Journals(tmp_path), ["s"], ("accuracy", "latency"))
+        begun = open_study(journal, 25)
+        begun.keep_lab(lab(), "")
+        first = list(trials_of(begun, lab(), FakeEngine()))
+    earlier = earlier_points(Journals(tmp_path), ["s"], limits())
     assert earlier
     assert set(earlier) <= {record.point for record in first}
+    # The original's 0.95 of two classes: from 0.9185 on.
+    picky = earlier_points(Journals(tmp_path), ["s"], limits(min_accuracy_share=0.93))
+    good = {r.point for r in first if (r.figures.val_accuracy or 0.0) >= 0.9185}
+    assert set(picky) <= good
+    assert 0 < len(picky) < len(earlier)
     with Journal(tmp_path / "later", "s") as journal:
         config = StudyConfig(name="s", n_trials=40, timeout_s=None, warm_start=("s",), seed=99)
         narrow = space(bits=[32], threads=[1])
@@ -616,7 +630,7 @@ def warmed(
 
 def test_a_study_that_was_killed_before_its_first_line_has_no_points(tmp_path: Path) -> None:
     (tmp_path / "s.journal").touch()
-    assert earlier_points(Journals(tmp_path), ["s"], ("accuracy", "latency")) == []
+    assert earlier_points(Journals(tmp_path), ["s"], limits()) == []
 
 
 def test_earlier_points_are_tried_as_they_are_also_when_they_come_late(journal: Journal) -> None:
@@ -655,7 +669,7 @@ def test_a_study_that_is_not_there_cannot_warm_another(tmp_path: Path) -> None:
     with Journal(tmp_path, "s") as journal:
         open_study(journal, 1)
     with pytest.raises(ConfigError, match=r"study\.warm_start=t: .*no such study; there are s"):
-        earlier_points(Journals(tmp_path), ["t"], ("accuracy", "latency"))
+        earlier_points(Journals(tmp_path), ["t"], limits())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,152 @@
+"""Says why nothing beats the original, and which settings may change that; knows no page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+
+from search.records import Finalist, TrialRecord
+from search.report.points import ORIGINAL
+
+TRAIN = "train longer (a larger train.epochs) or prune less (a smaller space.prune_ratio.high)"
+SAVE = (
+    "prune more (a larger space.prune_ratio.high) or allow other space.bits and space.threads; "
+    "python -m search.explain says where the time goes"
+)
+MEASURE = "measure longer (a larger device.budget_s) or on a quieter machine"
+# What befell a trial, for one and for several, and what to do about it.
+CAUSES: Mapping[str, tuple[str, str, str]] = {
+    "min_accuracy_share": (
+        "is little better than guessing",
+        "are little better than guessing",
+        TRAIN,
+    ),
+    "max_accuracy_drop": (
+        "loses more than objective.max_accuracy_drop",
+        "lose more than objective.max_accuracy_drop",
+        f"{TRAIN}, or allow a larger objective.max_accuracy_drop",
+    ),
+    "max_latency_ms": (
+        "takes longer than objective.max_latency_ms",
+        "take longer than objective.max_latency_ms",
+        f"{SAVE}; or allow a larger objective.max_latency_ms",
+    ),
+    "max_size_bytes": (
+        "is larger than objective.max_size_bytes",
+        "are larger than objective.max_size_bytes",
+        "prune more (a larger space.prune_ratio.high) or allow fewer space.bits; or allow a larger "
+        "objective.max_size_bytes",
+    ),
+    "max_memory_bytes": (
+        "takes more than objective.max_memory_bytes",
+        "take more than objective.max_memory_bytes",
+        "prune more (a larger space.prune_ratio.high); or allow a larger "
+        "objective.max_memory_bytes",
+    ),
+    "poor": (
+        "was measured too poorly to tell",
+        "were measured too poorly to tell",
+        MEASURE,
+    ),
+    "slow": (
+        "is no faster than the original",
+        "are no faster than the original",
+        SAVE,
+    ),
+    "worse": (
+        "is better than the original in nothing that counts",
+        "are better than the original in nothing that counts",
+        f"{TRAIN}; or {SAVE}",
+    ),
+    "untrained": (
+        "was not trained, because it saves too little time",
+        "were not trained, because they save too little time",
+        SAVE,
+    ),
+    "stopped": (
+        "was stopped before the end of its training",
+        "were stopped before the end of their training",
+        "let all train to their end (policy.eta=null)",
+    ),
+    "closing": (
+        "did not keep its advantage in the closing round",
+        "did not keep their advantage in the closing round",
+        "train finalists on for longer (a larger finalists.epochs) or measure them longer (a "
+        "larger finalists.budget_s)",
+    ),
+    "impossible": (
+        "cannot be built",
+        "cannot be built",
+        "see the reasons of these trials",
+    ),
+    "failed": (
+        "failed",
+        "failed",
+        "see the reasons of these trials",
+    ),
+}
+ADVISED = 2  # causes, the most frequent first
+
+
+def describe_no_gain(
+    records: Sequence[TrialRecord], front: Collection[int], finalists: Sequence[Finalist] = ()
+) -> str:
+    """Says in a few sentences why nothing beats the original, and what to change; else empty.
+
+    Args:
+        records: Finished trials.
+        front: Numbers of those on the search's front.
+        finalists: The closing round's; with some, its front is what counts.
+    """
+    others = [record for record in records if record.number != ORIGINAL]
+    original = next((record for record in records if record.number == ORIGINAL), None)
+    if original is None or _is_gain(front, finalists):
+        return ""
+    if original.violations.get("min_accuracy_share", 0.0) > 0:
+        return (
+            "The original itself is no better than guessing, and a front found from it would be "
+            "worth nothing: check data.mean, data.std and the order of the classes against the "
+            "training of model.checkpoint, or give a larger train.teacher_epochs."
+        )
+    if not others:
+        return "Only the original was tried so far: a larger study.n_trials tries more."
+    closed = {finalist.number for finalist in finalists}
+    causes = Counter(_cause(record, original, record.number in closed) for record in others)
+    told = ", ".join(
+        f"{many} {CAUSES[cause][0 if many == 1 else 1]}" for cause, many in causes.most_common()
+    )
+    advice = list(dict.fromkeys(CAUSES[cause][2] for cause, _ in causes.most_common(ADVISED)))
+    what = "Nothing beats the original so far"
+    if original.outcome == "infeasible":
+        what = "Nothing keeps the limits of the study so far, nor does the original"
+    return f"{what}: of the other trials {told}. What may change that: {'; '.join(advice)}."
+
+
+def _is_gain(front: Collection[int], finalists: Sequence[Finalist]) -> bool:
+    """Whether a point other than the original is on the front, and not only tied with it."""
+    if not finalists:
+        return any(number != ORIGINAL for number in front)
+    standing = [finalist for finalist in finalists if finalist.stands]
+    tie = next((f.tie for f in standing if f.number == ORIGINAL), None)
+    return any(f.number != ORIGINAL and (f.tie is None or f.tie != tie) for f in standing)
+
+
+def _cause(record: TrialRecord, original: TrialRecord, closed: bool) -> str:
+    """Returns the key in ``CAUSES`` of what kept a trial from beating the original."""
+    figures = record.figures
+    match record.outcome:
+        case "failed":
+            return "failed"
+        case "stopped":
+            return "untrained" if figures.float_accuracy is None else "stopped"
+        case "infeasible":
+            broken = (name for name, excess in record.violations.items() if excess > 0)
+            return next(broken, "impossible")
+    if closed:
+        return "closing"
+    latency_ms, whole_ms = figures.latency_ms, original.figures.latency_ms
+    if latency_ms is None or whole_ms is None or latency_ms < whole_ms:
+        return "worse"
+    interval_ms = figures.latency_interval_ms
+    is_open = figures.measuring == "poor" and interval_ms is not None and interval_ms[0] < whole_ms
+    return "poor" if is_open else "slow"

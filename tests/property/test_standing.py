@@ -1,0 +1,139 @@
+"""Who stands in the closing round, on planted finalists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search.standing import Rivals, joint_level
+
+LAUNCHES, IMAGES = 14, 400
+NAMES = ("accuracy", "latency", "size", "cpu", "memory")
+
+
+@st.composite
+def rivals(draw: st.DrawFn) -> Rivals:
+    """Finalists near one another, whose figures are as noisy as their differences are large."""
+    count = draw(st.integers(1, 7))
+    names = draw(st.sampled_from([NAMES[:2], NAMES[:3], NAMES, ("size", "latency")]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    noise = draw(st.sampled_from([0.001, 0.02, 0.1]))
+
+    def logs() -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        centres = rng.integers(0, 4, (count, 1)) * 0.02
+        found: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+        found = centres + rng.normal(0, noise, (count, LAUNCHES))
+        return found
+
+    # Answers differ by a share of the images, as those of students of one teacher do.
+    teacher = rng.random(IMAGES) < 0.9
+    share = draw(st.sampled_from([0.02, 0.1]))
+    right = [teacher ^ (rng.random(IMAGES) < share * rng.random()) for _ in range(count)]
+    return Rivals(
+        numbers=list(range(count)),
+        logs={name: logs() for name in ("latency", "cpu", "memory")},
+        right=right,
+        sizes=[int(size) for size in rng.integers(1, 4, count)],
+        level=joint_level(count, names),
+        objectives=names,
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(rivals())
+def test_nobody_stands_beside_one_that_beats_it(found: Rivals) -> None:
+    everyone = list(range(len(found.numbers)))
+    reasons = found.standing(everyone)
+    standing = [index for index in everyone if not reasons[index]]
+    assert standing
+    for one in standing:
+        assert not any(found.beats(other, one) for other in standing)
+    for one in set(everyone) - set(standing):
+        assert any(found.beats(other, one) for other in everyone)
+    for group in found.ties(standing):
+        assert all(found.are_alike(one, other) for one in group for other in group)
+
+
+def _rivals(
+    latencies: Sequence[float],
+    right: Sequence[float],
+    names: Sequence[str],
+    **more: Sequence[float],
+) -> Rivals:
+    rng = np.random.default_rng(0)
+
+    def logs(values: Sequence[float]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        found: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+        found = np.log(np.array(values))[:, None] + rng.normal(0, 0.002, (len(values), LAUNCHES))
+        return found
+
+    count = len(latencies)
+    level = joint_level(count, names)
+    even = [1.0] * count
+    return Rivals(
+        numbers=list(range(count)),
+        logs={
+            "latency": logs(latencies),
+            "cpu": logs(more.get("cpu", even)),
+            "memory": logs(more.get("memory", even)),
+        },
+        right=[np.arange(10_000) < 10_000 * share for share in right],
+        sizes=[int(size) for size in more.get("size", even)],
+        level=level,
+        objectives=names,
+    )
+
+
+def test_a_more_accurate_point_that_is_as_fast_takes_the_other_away() -> None:
+    # Trials 1 and 28 of a default study stood side by side.
+    found = _rivals([0.0174, 0.0174], [0.9149, 0.9079], ("accuracy", "latency"))
+    assert found.standing([0, 1]) == {
+        0: "",
+        1: "the original is more accurate and not measurably slower",
+    }
+
+
+def test_what_is_traded_counts_and_nothing_else() -> None:
+    alike: dict[str, Sequence[float]] = {"size": [2, 1], "cpu": [1.0, 0.9], "memory": [1.0, 0.9]}
+    for name, word in {
+        "size": "smaller",
+        "cpu": "lighter on the processor",
+        "memory": "lighter on memory",
+    }.items():
+        found = _rivals([1.0, 1.0], [0.9, 0.9], ("accuracy", "latency", name), **alike)
+        assert found.standing([0, 1])[0].startswith(f"1 is {word} and not measurably")
+        assert not found.are_alike(0, 1)
+    plain = _rivals([1.0, 1.0], [0.9, 0.9], ("accuracy", "latency"), **alike)
+    assert plain.standing([0, 1]) == {0: "", 1: ""}
+    assert plain.are_alike(0, 1)
+    only = _rivals([1.0, 0.9], [0.99, 0.9], ("size", "latency"), **alike)
+    assert only.standing([0, 1]) == {0: "1 is smaller and faster", 1: ""}
+
+
+def test_of_three_points_in_a_circle_the_last_leaves() -> None:
+    rng = np.random.default_rng(0)
+    sure, vague = (rng.normal(0, scale, (3, LAUNCHES)) for scale in (0.001, 0.1))
+    images = np.arange(10_000)
+    found = Rivals(
+        numbers=[4, 5, 6],
+        logs={
+            "latency": np.array([sure[0], sure[1] + 0.02, vague[2]]),
+            "cpu": np.array([vague[0], sure[1], sure[2] + 0.02]),
+        },
+        right=[images < 9000, images >= 990, images < 9020],
+        sizes=[1, 1, 1],
+        level=joint_level(3, ("latency", "cpu")),
+        objectives=("accuracy", "latency", "cpu"),
+    )
+    beats = [[found.beats(one, other) for other in range(3)] for one in range(3)]
+    assert np.argwhere(beats).tolist() == [[0, 1], [1, 2], [2, 0]]
+    # 6 leaves as the last, then nobody beats 4, which beats 5.
+    assert found.standing([0, 1, 2]) == {
+        0: "",
+        1: "4 is faster and not measurably less accurate or heavier on the processor",
+        2: "5 is lighter on the processor and not measurably less accurate or slower",
+    }
+    assert [i for i, why in found.standing([1, 2, 0]).items() if not why] == [1]
