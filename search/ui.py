@@ -130,7 +130,7 @@ def command(host: str, port: int, state: Path, has_accounts: bool) -> list[str]:
 def environment(accounts: Path | None, given: Mapping[str, str]) -> dict[str, str]:
     """Returns what the server's environment has beside ``given``."""
     # MLflow's workers for language models, which nothing here needs, are eight processes.
-    added = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    added = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     if accounts is not None:
         added["MLFLOW_AUTH_CONFIG_PATH"] = str(accounts)
         key = "MLFLOW_FLASK_SERVER_SECRET_KEY"  # signs sessions, which end with the server
