@@ -85,7 +85,9 @@ class Tracker:
         self._study = study
         self._objectives = objectives
         self._importances = importances
-        artifacts = None if config.uri else (state.resolve() / "artifacts" / study).as_uri()
+        # By itself MLflow would write beside a database into a folder as an address spells it.
+        is_server = config.uri is not None and config.uri.startswith("http")
+        artifacts = None if is_server else (state.resolve() / "artifacts" / study).as_uri()
         self._searched_front: frozenset[int] | None = None
         self._records: Sequence[TrialRecord] = ()
         self._front = GrowingFront(objectives)
