@@ -19,6 +19,7 @@ from search.report.formats import (
     format_outcomes,
     format_share,
     format_speedup,
+    format_us,
 )
 
 
