@@ -16,7 +16,7 @@ from search.errors import ConfigError, SearchError, StudyNotReady
 from search.figures import least_accuracy
 from search.front import front
 from search.records import Closing, Point, TrialRecord
-from search.storage import Ledger, Ledgers
+from search.storage import Damaged, Ledger, Ledgers
 from search.trial import Lab
 
 # User attributes of Optuna's study, and of its trials.
@@ -234,7 +234,7 @@ def explained(ledger: Ledger, remedy: str = BEGIN_ANEW) -> Iterator[None]:
     except (SearchError, OSError):
         raise
     except Exception as error:  # what Optuna makes of damage has no other base
+        reason = str(error) if isinstance(error, Damaged) else type(error).__name__
         raise ConfigError(
-            f"{ledger.where}: is damaged, or another version wrote it "
-            f"({type(error).__name__}); {remedy}"
+            f"{ledger.where}: is damaged, or another version wrote it ({reason}); {remedy}"
         ) from error

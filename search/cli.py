@@ -57,6 +57,8 @@ def main(
         the first with one line on standard error.
     """
     _stop_like_ctrl_c()
+    # Where matplotlib keeps its list of fonts, by default in the user's home.
+    os.environ.setdefault("MPLCONFIGDIR", str(STATE / "matplotlib"))
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
         return _compose(job, given, config_name)

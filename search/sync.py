@@ -92,7 +92,8 @@ def _bring_up(archive: Archive, tracking: TrackingConfig, storage: str) -> None:
     tracker.end(archive.ending, snapshot.ended_at)
     there = len(archive.records) - len(tracker.logged - before)
     new = format_counted(len(tracker.logged - before), "trial")
-    log.info("%s: %s delivered, %d %s there", archive.name, new, there, _were(there))
+    restored = f", {format_counted(tracker.restored, 'file')} restored" if tracker.restored else ""
+    log.info("%s: %s delivered, %d %s there%s", archive.name, new, there, _were(there), restored)
 
 
 def _were(count: int) -> str:

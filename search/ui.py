@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = f"[{given.host}]" if ":" in given.host else given.host
     print(f"open http://{shown}:{given.port}/ in a browser; Ctrl-C ends it", flush=True)
     words = command(given.host, given.port, given.state.resolve(), accounts is not None)
+    os.chdir(given.state)  # a folder of any name: see command
     return _become(words, {**os.environ, **environment(accounts, os.environ)})
 
 
@@ -116,13 +117,16 @@ def _check_accounts(path: Path) -> None:
 
 
 def command(host: str, port: int, state: Path, has_accounts: bool) -> list[str]:
-    """Returns the words that start the server."""
+    """Returns the words that start the server, in the folder of the searches.
+
+    The database is named as from there: MLflow would make folders of what an address may spell.
+    """
     accounts = ["--app-name", "basic-auth"] if has_accounts else []
     return [
         *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
         *("--host", host, "--port", str(port)),
-        *("--backend-store-uri", f"sqlite:///{state / DATABASE}"),
-        *("--artifacts-destination", str(state / "artifacts")),
+        *("--backend-store-uri", f"sqlite:///{DATABASE}"),
+        *("--artifacts-destination", (state / "artifacts").as_uri()),
         *accounts,
     ]
 
@@ -130,7 +134,7 @@ def command(host: str, port: int, state: Path, has_accounts: bool) -> list[str]:
 def environment(accounts: Path | None, given: Mapping[str, str]) -> dict[str, str]:
     """Returns what the server's environment has beside ``given``."""
     # MLflow's workers for language models, which nothing here needs, are eight processes.
-    added = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    added = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     if accounts is not None:
         added["MLFLOW_AUTH_CONFIG_PATH"] = str(accounts)
         key = "MLFLOW_FLASK_SERVER_SECRET_KEY"  # signs sessions, which end with the server

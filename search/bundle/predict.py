@@ -18,6 +18,8 @@ import sys
 if __name__ == "__main__":  # a numpy.py that was put beside this file is not numpy
     _beside = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120 - pathlib may be shadowed
     sys.path[:] = [place for place in sys.path if os.path.realpath(place) != _beside]
+# Or onnxruntime, once imported, keeps a diary of what it runs and sends it to its makers.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import argparse
 import hashlib

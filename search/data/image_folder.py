@@ -100,6 +100,14 @@ def _classes(folder: Path, origin: str) -> tuple[str, ...]:
             f"{origin}: {str(folder)!r} has no class folders; put the images into one folder a "
             "class, named by it"
         )
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"{origin}: the name of class folder {os.fsencode(name)!r} is not UTF-8, as the "
+                "model's labels must be; rename it in train/ and test/"
+            ) from None
     return tuple(names)
 
 
@@ -153,7 +161,7 @@ def _stamp(root: Path, files: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for file in files:
         status = (root / file).stat()
-        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n"))
     return digest.hexdigest()
 
 

@@ -233,7 +233,6 @@ def _connect(config: RayEngineConfig) -> None:
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns of itself
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if config.address is None:
         try:
             ray.init(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
+from typing import TypeGuard
 
 from search.records import Figures, Outcome, TrialRecord
 
@@ -16,31 +18,37 @@ OUTCOMES: tuple[Outcome, ...] = ("complete", "stopped", "infeasible", "failed")
 
 def format_share(share: float | None, decimals: int = 2) -> str:
     """Writes a share of 0..1 in per cent, such as ``91.42 %``."""
-    return DASH if share is None else f"{100 * share:.{decimals}f} %"
+    return f"{100 * share:.{decimals}f} %" if _is_known(share) else DASH
 
 
 def format_ms(value_ms: float | None) -> str:
     """Writes milliseconds with three significant digits, whole ones all kept."""
-    return DASH if value_ms is None else f"{value_ms:.{_decimals(value_ms)}f} ms"
+    return f"{value_ms:.{_decimals(value_ms)}f} ms" if _is_known(value_ms) else DASH
 
 
 def format_us(value_us: float) -> str:
     """Writes microseconds with two significant digits, whole ones all kept; for under a heading."""
+    if not _is_known(value_us):
+        return DASH
     return f"{value_us:.{max(0, _decimals(value_us) - 1)}f}" if value_us >= 0.05 else "0"
 
 
 def format_ms_interval(value_ms: float, low_ms: float, high_ms: float) -> str:
     """Writes milliseconds and their interval with the digits of the value."""
+    if not _is_known(value_ms):
+        return DASH
     return f"{format_ms(value_ms)} {_interval(value_ms, low_ms, high_ms)}"
 
 
 def format_speedup(figures: Figures) -> str:
     """Writes the speed-up and, where known, its interval in brackets."""
     value, low, high = figures.speedup, figures.speedup_low, figures.speedup_high
-    if value is None:
+    if not _is_known(value):
         return DASH
     shown = f"{value:.2f}{TIMES}"
-    return shown if low is None or high is None else f"{shown} [{low:.2f}{DASH}{high:.2f}]"
+    if not _is_known(low) or not _is_known(high):
+        return shown
+    return f"{shown} [{low:.2f}{DASH}{high:.2f}]"
 
 
 def format_bytes(size_bytes: int | None) -> str:
@@ -82,6 +90,11 @@ def format_outcomes(records: Iterable[TrialRecord]) -> str:
     total = counts.total()
     ends = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES)
     return f"{format_counted(total, 'trial')}: {ends}"
+
+
+def _is_known(value: float | None) -> TypeGuard[float]:
+    """Whether there is a number to write: what is none must not look like one."""
+    return value is not None and math.isfinite(value)
 
 
 def _interval(value: float, low: float, high: float) -> str:

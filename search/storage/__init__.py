@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 
+class Damaged(ValueError):  # noqa: N818 - what was found, as in the message
+    """A ledger is not as it was written; says in few words where."""
+
+
 class Ledger(Protocol):
     """What a study is written in; entered, it is held by this process alone.
 

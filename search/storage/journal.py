@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
+import zlib
+from collections.abc import Generator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import IO, Any, Self
@@ -13,7 +16,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from search.errors import StudyNotReady
+from search.storage import Damaged
 
+# What every line says of itself, beside what Optuna wrote.
+LINE, SUM = "line", "crc32"
 log = logging.getLogger(__name__)
 
 
@@ -116,24 +122,60 @@ class Journals:
 
 
 class _WholeLines(JournalFileBackend):
-    """Optuna's file, in which a write that fails leaves nothing.
+    """Optuna's file, in which a write that fails leaves nothing, and a line that is lost is missed.
 
-    Half a line, which a full disk may leave, would spoil whatever is written behind it.
+    Half a line, which a full disk may leave, would spoil whatever is written behind it. A line that
+    is gone would have every later trial take the number of another one: so lines have numbers, and
+    a sum of what is in them. Lines of earlier versions have neither, and are read as they are.
     """
 
     def __init__(self, path: str, lock: JournalFileOpenLock) -> None:
         super().__init__(path, lock)
         self._path = Path(path)
+        self._counted = 0, 0  # lines in so many bytes
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Writes all of ``logs`` or none."""
         before_bytes = self._path.stat().st_size
+        lines, in_bytes = self._counted
+        if in_bytes != before_bytes:
+            lines = self._path.read_bytes().count(b"\n")
+        numbered = [{**log, LINE: n} for n, log in enumerate(logs, start=lines + 1)]
         try:
-            super().append_logs(logs)
+            super().append_logs([{**log, SUM: _sum_of(log)} for log in numbered])
         except OSError:
             with suppress(OSError):
                 os.truncate(self._path, before_bytes)
             raise
+        self._counted = lines + len(logs), self._path.stat().st_size
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """Yields what was written, from one line on.
+
+        Raises:
+            Damaged: When a line is lost, stands twice or was changed.
+        """
+        found = super().read_logs(log_number_from)
+        for number, log in enumerate(found, start=log_number_from + 1):
+            kept = log.pop(SUM, None) if isinstance(log, dict) else None
+            if kept is not None:
+                _check(log, kept, number)
+            yield log
+
+
+def _check(log: dict[str, Any], kept: object, number: int) -> None:
+    if kept != _sum_of(log):
+        raise Damaged(f"line {number} was changed")
+    written = log.pop(LINE)
+    if written > number:
+        lost = "line" if written == number + 1 else f"{written - number} lines"
+        raise Damaged(f"the {lost} before line {number} got lost")
+    if written < number:
+        raise Damaged(f"line {number} does not belong there")
+
+
+def _sum_of(log: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(log).encode())
 
 
 class _AlreadyHeld(JournalFileOpenLock):

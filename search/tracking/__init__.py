@@ -3,9 +3,8 @@
 import logging
 import os
 
-# MLflow reads these when it is imported.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# Or it prints two lines a trial, with the server's password in them.
+# MLflow reads these when it is imported. Or it prints two lines a trial, with the server's password
+# in them.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 

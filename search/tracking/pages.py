@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from search.front import GrowingFront
@@ -156,9 +158,10 @@ def front_note(
 def trial_metrics(record: TrialRecord) -> dict[str, float]:
     """Returns the known figures of a trial and the seconds of its stages."""
     figures = {name: getattr(record.figures, name) for name in FIGURES_AS_METRICS}
-    known = {name: float(value) for name, value in figures.items() if value is not None}
     stages = {f"{stage}_s": seconds for stage, seconds in record.stage_s.items()}
-    return {**known, **stages, "wall_s": record.wall_s, "reused_steps": record.reused_steps}
+    return known(
+        {**figures, **stages, "wall_s": record.wall_s, "reused_steps": record.reused_steps}
+    )
 
 
 def confirmed_metrics(finalist: Finalist) -> dict[str, float]:
@@ -170,4 +173,37 @@ def confirmed_metrics(finalist: Finalist) -> dict[str, float]:
         "test_accuracy_high": finalist.test_high,
         **{f"final_{name}": getattr(figures, name) for name in FINAL_FIGURES},
     }
-    return {name: float(value) for name, value in found.items() if value is not None}
+    return known(found)
+
+
+def known(figures: Mapping[str, float | None]) -> dict[str, float]:
+    """Leaves out what is missing and what is no number, which MLflow would show as one."""
+    there = {name: float(value) for name, value in figures.items() if value is not None}
+    return {name: value for name, value in there.items() if math.isfinite(value)}
+
+
+def trial_params(record: TrialRecord) -> dict[str, str]:
+    """Returns the point of a trial, by dimension."""
+    return {name: str(value) for name, value in asdict(record.point).items()}
+
+
+def is_of(
+    record: TrialRecord,
+    outcome: str | None,
+    metrics: Mapping[str, float],
+    params: Mapping[str, str],
+) -> bool:
+    """Tells whether a run shows a record, whichever version of this program logged it.
+
+    Args:
+        record: A trial as the study holds it.
+        outcome: Of the trial that the run shows.
+        metrics: Of the run, by name; those that no trial has are no matter.
+        params: Likewise.
+    """
+    own_metrics, own_params = trial_metrics(record), trial_params(record)
+    return (
+        outcome == record.outcome
+        and all(own_metrics[name] == metrics[name] for name in own_metrics.keys() & metrics.keys())
+        and all(own_params[name] == params[name] for name in own_params.keys() & params.keys())
+    )

@@ -34,6 +34,7 @@ class Runs:
         parent: Number of the study's own run.
         is_new: Whether that was made just now.
         children: Number of every trial's run, by trial number.
+        found: Those runs that were there before, as they were then, by trial number.
         on_front: Numbers of the trials that are tagged as the front.
         ended: How the study's run ended; None while it is running.
     """
@@ -70,6 +71,7 @@ class Runs:
             self.ended = None
         self.set_tags(tags)
         self.children: dict[int, str] = {}
+        self.found: dict[int, Run] = {}
         self.on_front: frozenset[int] = frozenset()
         self._find_children()
 
@@ -100,6 +102,7 @@ class Runs:
                 self.client.delete_run(run.info.run_id)
                 continue
             self.children[number] = run.info.run_id
+            self.found[number] = run
             if run.data.tags.get("pareto") == "true":
                 on_front.add(number)
         self.on_front = frozenset(on_front)
@@ -175,6 +178,17 @@ class Runs:
                 on_front = str(number in numbers).lower()
                 self.client.set_tag(self.children[number], "pareto", on_front)
         self.on_front = numbers
+
+    def forget(self, number: int) -> None:
+        """Removes a trial's run, which shows something else."""
+        self.client.delete_run(self.children.pop(number))
+        self.on_front -= {number}
+
+    def has_file(self, number: int, name: str, folder: str | None = None) -> bool:
+        """Tells whether a trial's run has a file."""
+        path = name if folder is None else f"{folder}/{name}"
+        there = self.client.list_artifacts(self.children[number], folder)
+        return any(file.path == path for file in there)
 
     def remove_strays(self) -> None:
         """Removes second runs of trials, which a slow server made when nobody waited any more."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from requests import RequestException
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -37,8 +37,23 @@ def check_tracking(config: TrackingConfig, state: Path, study: str) -> None:
 
 
 def address(config: TrackingConfig, state: Path) -> str:
-    """Returns the address of the server or database, with its password."""
-    return with_driver(config.uri) if config.uri else f"sqlite:///{state.resolve() / DATABASE}"
+    """Returns the address of the server or database, with its password.
+
+    Raises:
+        ConfigError: When the folder's name cannot be part of an address.
+    """
+    return with_driver(config.uri) if config.uri else _file_address(state.resolve() / DATABASE)
+
+
+def _file_address(path: Path) -> str:
+    try:
+        # Written so that whatever is in a folder's name stays a part of it.
+        return URL.create("sqlite", database=str(path)).render_as_string()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{path}: MLflow keeps no file in a folder whose name is not UTF-8; rename it, or work "
+            "in another one"
+        ) from None
 
 
 def database_file(config: TrackingConfig, state: Path) -> Path | None:
@@ -69,7 +84,7 @@ def _make_database(state: Path) -> None:
             part = state / f"{DATABASE}.part"
             for left in state.glob(f"{part.name}*"):  # with SQLite's journal, or it were replayed
                 left.unlink()
-            MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)
+            MlflowClient(_file_address(part)).search_experiments(max_results=1)
             part.rename(state / DATABASE)
     finally:
         os.close(folder)
@@ -177,6 +192,7 @@ def bounded(config: TrackingConfig) -> Iterator[None]:
     """
     if config.uri is None or not config.uri.startswith("http"):
         with _database_opened_once():
+            _mend_folders()
             yield
         return
     bounds = {
@@ -212,6 +228,22 @@ def _database_opened_once() -> Iterator[None]:
         yield
     finally:
         utils.MAX_RETRY_COUNT = tries
+
+
+def _mend_folders() -> None:
+    """Has MLflow make a database's folder by its name.
+
+    By itself it makes one that is called as the address spells it: ``a%20b`` beside ``a b``.
+    """
+    from mlflow.store.db import utils
+
+    utils._make_parent_dirs_if_sqlite = _make_folder  # type: ignore[assignment]
+
+
+def _make_folder(uri: str) -> None:
+    name = make_url(uri).database if uri.startswith("sqlite:///") else None
+    if name and name != ":memory:":
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _first_line(text: str) -> str:

@@ -32,8 +32,11 @@ from search.tracking.pages import (
     VIEW_METRICS,
     confirmed_metrics,
     front_note,
+    is_of,
+    known,
     trial_metrics,
     trial_note,
+    trial_params,
 )
 from search.tracking.runs import IDENTITY, NOTE, PARENT, Runs, milliseconds, trial_number
 from search.tracking.server import answering, connect, database_file, explained
@@ -65,8 +68,12 @@ class Tracker:
         began_at: Seconds since the epoch when the study began; None for now.
         claim: Entered for what takes this machine's processors, such as drawing; not for waiting
             until a server answers.
-        is_running: Whether the study is being searched; if not, its status stays as it is.
+        is_running: Whether the study is being searched; if not, its status stays as it is, and
+            files that were removed are restored.
         storage: Overrides by which commands find where the study is kept, after a space.
+
+    Attributes:
+        restored: How many files were.
 
     Raises:
         ConfigError: When the server does not answer or the database cannot be opened.
@@ -92,7 +99,9 @@ class Tracker:
         self._study = study
         self._objectives = objectives
         self._importances = importances
-        artifacts = None if config.uri else (state.resolve() / "artifacts" / study).as_uri()
+        # By itself MLflow would write beside a database into a folder as an address spells it.
+        is_server = config.uri is not None and config.uri.startswith("http")
+        artifacts = None if is_server else (state.resolve() / "artifacts" / study).as_uri()
         self._searched_front: frozenset[int] | None = None
         self._records: Sequence[TrialRecord] = ()
         self._front = GrowingFront(objectives)
@@ -104,6 +113,8 @@ class Tracker:
         self._device = f"{tags['device']} ({tags['device.cpu']})" if "device.cpu" in tags else ""
         self._storage = storage
         self._claim = claim
+        self._restores = not is_running
+        self.restored = 0
         # Writing a database takes processors here; a server's answer does not.
         self._share: Claim = nullcontext if database_file(config, state) is None else claim
         with self._share(), explained(config, state):
@@ -161,7 +172,7 @@ class Tracker:
             if told not in self._canaries_logged:
                 metrics = [
                     Metric(f"canary_{name}", value, now_ms, canary.after_trials)
-                    for name, value in asdict(canary.interval).items()
+                    for name, value in known(asdict(canary.interval)).items()
                 ]
                 self._client.log_batch(self._runs.parent, metrics=metrics)
                 self._canaries_logged.add(told)
@@ -188,6 +199,7 @@ class Tracker:
         """
         self._records = list(records)
         with answering(self._config, self._state):
+            self._forget_others()
             missing = [
                 r for r in records[self._front.trials :] if r.number not in self._runs.children
             ]
@@ -203,7 +215,9 @@ class Tracker:
                         self._client.set_terminated(run_id, status, ended_ms)
                     self._runs.children[record.number] = run_id
                     if any(finalist.number == record.number for finalist in self._finalists):
-                        self._runs.forget_tag(CLOSING)  # somebody deleted the run that had it
+                        self._runs.forget_tag(CLOSING)  # the run that had it is gone
+                elif self._restores:
+                    self._restore(record.number, models.get(record.number))
             if missing and missing[-1] != records[-1]:
                 self._log_progress(records[-1])  # what counts is how it is at the end
             numbers = frozenset(record.number for record in self._front.members)
@@ -212,6 +226,41 @@ class Tracker:
                     self._log_front()
                     self._runs.tag_front(self._standing() if self._closing else numbers)
                 self._searched_front = numbers
+
+    def _forget_others(self) -> None:
+        """Removes runs that show other trials than the study holds under their numbers.
+
+        They stay behind where the study's ledger lost what it held, and was gone on with.
+        """
+        held = {record.number: record for record in self._records}
+        others = [
+            number
+            for number, run in self._runs.found.items()
+            if number in held
+            and not is_of(
+                held[number], run.data.tags.get("outcome"), run.data.metrics, run.data.params
+            )
+        ]
+        self._runs.found = {n: run for n, run in self._runs.found.items() if n not in held}
+        if others:
+            log.warning(
+                "MLflow showed another trial than the study holds as number %s: it is logged anew",
+                ", ".join(map(str, sorted(others))),
+            )
+        for number in others:
+            self._runs.forget(number)
+
+    def _restore(
+        self,
+        number: int,
+        read: ReadFile | None,
+        name: str = "model.onnx",
+        folder: str | None = None,
+    ) -> None:
+        """Keeps a file with a trial's run again that somebody removed."""
+        if read is not None and not self._runs.has_file(number, name, folder):
+            self._log_file(self._runs.children[number], read, name, folder)
+            self.restored += self._runs.has_file(number, name, folder)
 
     def log_finalists(
         self, closing: Closing, models: Mapping[int, ReadFile], explanations: str = ""
@@ -229,6 +278,9 @@ class Tracker:
         with self._share(), answering(self._config, self._state):
             if not is_logged:
                 self._confirm(closing, models)
+            elif self._restores:
+                for finalist in closing.finalists:
+                    self._restore(finalist.number, models[finalist.number], folder="final")
             if self._drawn != self._picture():
                 self._log_front()
             self._runs.tag_front(self._standing())
@@ -285,7 +337,7 @@ class Tracker:
         )
         run_id: str = run.info.run_id
         metrics = [Metric(name, value, end_ms, 0) for name, value in trial_metrics(record).items()]
-        params = [Param(name, str(value)) for name, value in asdict(record.point).items()]
+        params = [Param(name, value) for name, value in trial_params(record).items()]
         self._client.log_batch(run_id, metrics=metrics, params=params)
         if model is not None:
             self._log_file(run_id, model, "model.onnx")
@@ -317,7 +369,7 @@ class Tracker:
         }
         # Not its number: beside others a trial may end before those that began earlier.
         step = self._front.trials - 1
-        metrics = [Metric(name, v, now_ms, step) for name, v in values.items()]
+        metrics = [Metric(name, v, now_ms, step) for name, v in known(values).items()]
         self._client.log_batch(self._runs.parent, metrics=metrics)
 
     def _log_front(self) -> None:
@@ -404,6 +456,12 @@ class Tracker:
         with self._share(), answering(self._config, self._state):
             if self._records and self._drawn != self._picture():
                 self._log_front()
+            if self._records and (unheld := sorted(self._runs.found)):
+                numbers = ", ".join(map(str, unheld))
+                log.warning("MLflow showed trial %s, which the study does not hold", numbers)
+                for number in unheld:
+                    self._runs.forget(number)
+                self._runs.found.clear()
             self._runs.remove_strays()
             self._runs.end(status, ended_at)
 

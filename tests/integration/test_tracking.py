@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from functools import partial
@@ -581,6 +581,95 @@ def test_what_was_left_running_counts_as_killed(
     config = TrackingConfig(uri=None, timeout_s=10.0)
     Tracker(config, state, STUDY, "mine", OBJECTIVES, {}, "", is_running=False).end(None)
     assert parent(client).info.status == "KILLED"
+
+
+def bring_up_to_date(state: Path, models: Mapping[int, ReadFile]) -> int:
+    """Shows all again as ``search.sync`` does; returns how many files were restored."""
+    config = TrackingConfig(uri=None, timeout_s=10.0)
+    facts, settings = {"device": "local"}, "study: {}\n"
+    tracker = Tracker(config, state, STUDY, "mine", OBJECTIVES, facts, settings, is_running=False)
+    tracker.keep_front(CLOSING, "")
+    tracker.log_trials(RECORDS, models)
+    tracker.log_finalists(CLOSING, {0: models[0], 1: models[1]})
+    tracker.end(None)
+    return tracker.restored
+
+
+@pytest.mark.parametrize("what", ["models", "all", "one"])
+def test_removed_artifacts_are_restored(
+    what: str,
+    open_tracker: Open,
+    client: MlflowClient,
+    state: Path,
+    models: dict[int, ReadFile],
+    tmp_path: Path,
+) -> None:
+    with ended(open_tracker()) as tracker:
+        tracker.log_trials(RECORDS, models)
+        tracker.log_finalists(CLOSING, {0: models[0], 1: models[1]})
+    root = state / "artifacts" / STUDY
+    before = {path.relative_to(root): path.stat().st_size for path in root.rglob("*.*")}
+    there = len(models) + len(CLOSING.finalists)
+    lost = {"models": there, "all": there, "one": 1}[what]
+    assert bring_up_to_date(state, models) == 0
+    if what == "all":
+        shutil.rmtree(root)
+    elif what == "models":
+        for path in root.rglob("model.onnx"):
+            path.unlink()
+    else:
+        (root / children(client)[1].info.run_id / "artifacts" / "final" / "model.onnx").unlink()
+    assert bring_up_to_date(state, models) == lost
+    assert {path.relative_to(root): path.stat().st_size for path in root.rglob("*.*")} == before
+    assert read(client, children(client)[2], "model.onnx", tmp_path) == models[2]()
+
+
+def test_another_trial_under_a_number_is_logged_anew(
+    open_tracker: Open,
+    client: MlflowClient,
+    state: Path,
+    models: dict[int, ReadFile],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A ledger that lost a line and was gone on with holds other trials than MLflow."""
+    with ended(open_tracker()) as tracker:
+        tracker.log_trials(RECORDS, models)
+    before = children(client)
+    latency_ms = 0.75
+    others = [
+        replace(r, figures=replace(r.figures, latency_ms=latency_ms)) if r.number == 1 else r
+        for r in RECORDS[:-1]
+    ]
+    with ended(open_tracker()) as tracker:
+        tracker.log_trials(others, models)
+    after = children(client)
+    assert after.keys() == before.keys() - {RECORDS[-1].number}
+    assert {n for n in after if after[n].info.run_id != before[n].info.run_id} == {1}
+    assert after[1].data.metrics["latency_ms"] == latency_ms
+    assert "another trial than the study holds as number 1: it is logged anew" in caplog.text
+    assert f"showed trial {RECORDS[-1].number}, which the study does not hold" in caplog.text
+    caplog.clear()
+    with ended(open_tracker()) as tracker:
+        tracker.log_trials(others, models)
+    assert children(client).keys() == after.keys()
+    assert "MLflow showed" not in caplog.text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), None])
+def test_what_is_no_number_is_not_shown_as_one(
+    value: float | None, open_tracker: Open, client: MlflowClient, state: Path
+) -> None:
+    odd = replace(FASTER, figures=replace(FASTER.figures, p99_ms=value, cpu_ms=value))
+    for _ in range(2):  # it is not taken for another trial either
+        open_tracker().log_trials([ORIGINAL, odd], {})
+    shown = children(client)[1].data.metrics
+    assert {"p99_ms", "cpu_ms"}.isdisjoint(shown)
+    assert shown["latency_ms"] == FASTER.figures.latency_ms
+    summary = state / "artifacts" / STUDY / parent(client).info.run_id / "artifacts" / "front.json"
+    assert any(
+        p["number"] == 1 and not p["figures"]["cpu_ms"]
+        for p in json.loads(summary.read_text(), parse_constant=lambda name: None)["searched_front"]
+    )
 
 
 @pytest.mark.parametrize("how", ["gone", "damaged"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -33,6 +34,7 @@ from search.storage.journal import Journal, Journals
 from search.study import RUNGS, Study
 from search.trial import Lab
 from tests.fakes import CUTS, PLAIN, POLICY, TPE, FakeEngine, lab, limits, measurement, trials_of
+from tests.journals import without_sums
 
 SPACE: dict[str, Any] = {
     "prune_ratio": {"low": 0.0, "high": 0.9},
@@ -342,6 +344,63 @@ def test_a_damaged_journal_is_refused_by_name(journal: Journal, damage: str) -> 
         open_study(journal)
 
 
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The lines of a whole study."""
+    with Journal(tmp_path_factory.mktemp("study"), "s") as journal:
+        list(trials_of(open_study(journal, n_trials=2), lab(), FakeEngine()))
+        return journal.path.read_text().splitlines(keepends=True)
+
+
+HARMS: dict[str, tuple[Callable[[list[str], int], list[str]], str]] = {
+    "lost": (lambda lines, n: lines[:n] + lines[n + 1 :], "the line before line {next} got lost"),
+    "two lost": (lambda lines, n: lines[:n] + lines[n + 2 :], "the 2 lines before line {next}"),
+    "twice": (lambda lines, n: lines[: n + 1] + lines[n:], "line {after} does not belong there"),
+    "changed": (
+        lambda lines, n: [*lines[:n], other_digit(lines[n]), *lines[n + 1 :]],
+        "line {next} was changed",
+    ),
+}
+
+
+def other_digit(line: str) -> str:
+    return re.sub(r"\d", lambda digit: str((int(digit[0]) + 1) % 10), line, count=1)
+
+
+@pytest.mark.parametrize("how", HARMS)
+def test_a_line_that_is_lost_or_changed_is_missed(
+    lines: list[str], how: str, tmp_path: Path
+) -> None:
+    harm, said = HARMS[how]
+    journal = Journal(tmp_path, "s")
+    for n in range(0, len(lines) - 2, 3):
+        harmed = harm(lines, n)
+        assert harmed != lines
+        journal.path.write_text("".join(harmed))
+        found = said.format(next=n + 1, after=n + 2)
+        with pytest.raises(ConfigError, match=re.escape(found)):
+            read_archive(Journals(tmp_path), "s", "study")
+        with pytest.raises(ConfigError, match=re.escape(found)), journal:
+            open_study(journal, n_trials=2)
+
+
+def test_a_study_of_an_earlier_version_goes_on_and_is_watched_from_there(journal: Journal) -> None:
+    first = list(trials_of(open_study(journal, n_trials=2), lab(), FakeEngine()))
+    plain = without_sums(journal.path)
+    assert "crc32" not in plain
+    journal.path.write_text(plain)
+    assert list(trials_of(open_study(journal, n_trials=4), lab(), FakeEngine()))
+    assert open_study(journal, n_trials=4).records[: len(first)] == first
+    numbers = [json.loads(line).get("line") for line in journal.path.read_text().splitlines()]
+    old = plain.count("\n")
+    assert numbers == [None] * old + list(range(old + 1, len(numbers) + 1))
+    lost = journal.path.read_text().splitlines(keepends=True)
+    del lost[old + 3]
+    journal.path.write_text("".join(lost))
+    with pytest.raises(ConfigError, match=f"the line before line {old + 4} got lost"):
+        open_study(journal, n_trials=4)
+
+
 def test_importances_come_from_the_complete_trials(journal: Journal) -> None:
     study = open_study(journal, n_trials=30)
     objectives = ("accuracy", "latency")
@@ -354,7 +413,7 @@ def test_importances_come_from_the_complete_trials(journal: Journal) -> None:
 
 def test_a_record_of_another_version_is_refused_by_name(journal: Journal) -> None:
     list(trials_of(open_study(journal, n_trials=2), lab(), FakeEngine()))
-    journal.path.write_text(journal.path.read_text().replace("outcome", "result"))
+    journal.path.write_text(without_sums(journal.path).replace("outcome", "result"))
     with pytest.raises(ConfigError, match=r"another version wrote it \(ValidationError\)"):
         open_study(journal)
 
@@ -365,7 +424,7 @@ def test_a_deployment_of_no_network_is_damage(journal: Journal, other: str) -> N
     deployed = [record for record in records if record.student_of is not None]
     first, last = deployed[0], deployed[-1]
     wrong = {"nobody": 77, "another deployment": first.number, "a later trial": last.number + 1}
-    lines = journal.path.read_text().splitlines(keepends=True)
+    lines = without_sums(journal.path).splitlines(keepends=True)
     right = f'student_of\\":{last.student_of},'
     (at,) = [n for n, line in enumerate(lines) if f'number\\":{last.number},' in line]
     assert right in lines[at]
@@ -379,7 +438,7 @@ def test_a_deployment_of_no_network_is_damage(journal: Journal, other: str) -> N
 def test_a_damaged_constraint_is_refused_by_name(journal: Journal, damage: str) -> None:
     limited = lab(max_accuracy_drop=0.06)
     list(trials_of(open_study(journal, n_trials=4), limited, FakeEngine()))
-    text = journal.path.read_text()
+    text = without_sums(journal.path)
     harmed = re.sub(r'("constraints:max_accuracy_drop": ?)[-\d.e]+', rf"\g<1>{damage}", text)
     assert harmed != text
     journal.path.write_text(harmed)

@@ -284,3 +284,21 @@ def test_images_all_the_same(root: Path) -> None:
         "data.std=null: channel 0 is the same in all training pixels, so its deviation is 0; "
         "correct the images, or set data.std"
     )
+
+
+def test_a_class_whose_name_is_not_utf8(root: Path) -> None:
+    odd = os.fsdecode(b"ni\xf1o")
+    for split in ("train", "test"):
+        (root / split / "dog").rename(root / split / odd)
+    said = refused(config(root))
+    assert said.startswith(f"data.root={str(root)!r}: the name of class folder b'ni\\xf1o' is not")
+    said.encode()
+
+
+def test_an_image_whose_name_is_not_utf8(root: Path) -> None:
+    place = root / "train" / "dog" / "0.png"
+    known = describe(config(root))
+    place.rename(place.with_name(os.fsdecode(b"ni\xf1o.png")))
+    dataset = describe(config(root))
+    assert dataset.sizes == known.sizes
+    assert load(dataset).test.labels.tolist() == [0, 0, 0, 1, 1, 1]

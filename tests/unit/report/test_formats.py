@@ -19,6 +19,7 @@ from search.report.formats import (
     format_outcomes,
     format_share,
     format_speedup,
+    format_us,
 )
 
 
@@ -100,3 +101,11 @@ def test_outcomes_are_counted_the_absent_too(plant: Callable[..., TrialRecord]) 
     records = [plant(0), plant(1, outcome="stopped"), plant(2, outcome="stopped")]
     assert format_outcomes(records) == "3 trials: 1 complete, 2 stopped, 0 infeasible, 0 failed"
     assert format_outcomes(records[:1]).startswith("1 trial: 1 complete")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_does_not_look_like_one(value: float) -> None:
+    assert {format_ms(value), format_us(value), format_share(value)} == {DASH}
+    assert format_ms_interval(value, 1.0, 2.0) == DASH
+    assert format_speedup(Figures(speedup=value, speedup_low=1.0, speedup_high=2.0)) == DASH
+    assert format_speedup(Figures(speedup=2.0, speedup_low=value, speedup_high=2.0)) == "2.00×"
