@@ -11,12 +11,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from search import __version__, home, terminal
 from search.errors import (
     ConfigError,
     DeviceLost,
@@ -27,7 +28,7 @@ from search.errors import (
     printable,
 )
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = home.own_folder("conf")
 STATE = Path("mlruns")
 FAILURE, USAGE_ERROR, NOT_MET = 1, 2, 3
 INTERRUPTED = 130
@@ -42,7 +43,10 @@ KEY_LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_][\w.]*):(?: |$)")
 
 
 def main(
-    job: Callable[[Any, str], int], arguments: Sequence[str] | None, config_name: str = "config"
+    job: Callable[[Any, str], int],
+    arguments: Sequence[str] | None,
+    config_name: str = "config",
+    check: Callable[[Any], object] | None = None,
 ) -> int:
     """Runs one command line from its overrides to its exit status.
 
@@ -50,16 +54,43 @@ def main(
         job: Takes the composed configuration as nested containers and as YAML.
         arguments: Hydra's overrides and flags; None for those of the process.
         config_name: File of ``conf/``, without its ending, that the overrides are applied to.
+        check: Raises what is wrong with a composed configuration, which ``--cfg`` only shows.
 
     Returns:
-        What ``job`` returned; 2 for a configuration or an input that cannot work, 3 when what the
-        user demands is not met, 1 when the work broke off, 130 when it was interrupted. Each but
-        the first with one line on standard error.
+        What ``job`` returned, or as ``reported`` says.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if "--version" in given:
+        print(version_line())
+        return 0
+    return reported(lambda: _compose(job, given, config_name, check))
+
+
+def reported(work: Callable[[], int]) -> int:
+    """Does a command's work, and reports what ended it in one line on standard error.
+
+    Returns:
+        What ``work`` returned; 2 for a configuration or an input that cannot work, 3 when what the
+        user demands is not met, 1 when the work broke off, 130 when it was interrupted. What is
+        refused leaves no folder behind that was not there before.
+    """
+    terminal.write_anything()
     _stop_like_ctrl_c()
     try:
-        given = list(sys.argv[1:] if arguments is None else arguments)
-        return _compose(job, given, config_name)
+        home.check_working_directory()
+    except ConfigError as error:
+        return _complain(error, USAGE_ERROR)
+    home.find_modules_first_in()
+    is_first = not os.path.lexists(STATE)
+    status = _reported(work)
+    if is_first and status in (USAGE_ERROR, NOT_MET):
+        _remove_empty(STATE)
+    return status
+
+
+def _reported(work: Callable[[], int]) -> int:
+    try:
+        return work()
     except ConfigError as error:
         return _complain(error, USAGE_ERROR)
     except NotMet as error:
@@ -72,6 +103,18 @@ def main(
         return _complain(_explain_os_error(error), USAGE_ERROR)
     except KeyboardInterrupt:
         return _complain("interrupted; the same command goes on from here", INTERRUPTED)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Removes the folders that were made for what was then refused, and no file."""
+    for path, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):  # it holds something, perhaps of another command
+            Path(path).rmdir()
+
+
+def version_line() -> str:
+    """Returns what ``--version`` prints."""
+    return f"{home.SCRIPT} {__version__}"
 
 
 def _stop_like_ctrl_c() -> None:
@@ -92,48 +135,39 @@ def _complain(error: object, status: int) -> int:
 def _explain_os_error(error: OSError) -> str:
     """Stages report what they cannot read: what is left is what cannot be kept."""
     named = f"{error.filename}: " if error.filename else ""
+    state = STATE
+    with suppress(OSError):  # the working directory may be gone
+        state = STATE.resolve()
     return (
-        f"{named}{error.strerror or error}; the search keeps its state in {STATE.resolve()} and "
+        f"{named}{error.strerror or error}; the search keeps its state in {state} and "
         f"what it needs for a moment in {tempfile.gettempdir()}, which must be folders it can "
         "write to with space left: mend that, and the same command goes on from here"
     )
 
 
-def _compose(job: Callable[[Any, str], int], arguments: list[str], config_name: str) -> int:
+def _compose(
+    job: Callable[[Any, str], int],
+    arguments: list[str],
+    config_name: str,
+    check: Callable[[Any], object] | None,
+) -> int:
     """Lets Hydra compose the configuration and hands it to ``job``."""
-    import hydra
     from hydra.errors import HydraException
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import OmegaConf
 
-    for argument in arguments:
-        if HYDRAS_OWN.match(argument):
-            raise ConfigError(
-                f"{argument}: there is no such key or flag here; what Hydra does is fixed"
-            )
+    _refuse(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra reports errors itself, in many lines
-    composed: list[DictConfig] = []
-
-    @hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
-    def keep(config: DictConfig) -> None:
-        composed.append(config)
-
-    passed = [passed for given in arguments for passed in _let_pass(given)]
+    shown = {"--help", "-h", "--cfg", "-c"} & set(arguments)
     printed, said = io.StringIO(), io.StringIO()
     try:
         # Hydra adds lines of its own to errors raised inside of it: the job runs afterwards.
-        with (
-            tempfile.TemporaryDirectory() as aside,
-            redirect_stdout(printed),
-            redirect_stderr(said),
-        ):
-            # For several jobs Hydra writes what was given into a file, passwords too.
-            if {"-m", "--multirun"} & set(arguments):
-                STATE.mkdir(exist_ok=True)  # as Hydra does for one
-                passed.append(f"hydra.sweep.dir={aside}")
-            # Overrides last: argparse takes none that come after a flag that came after others.
-            passed.sort(key=lambda one: "=" in one and not one.startswith("-"))
-            sys.argv = [sys.argv[0], *passed]
-            keep()
+        with redirect_stdout(printed), redirect_stderr(said):
+            composed = _run_hydra(arguments, config_name)
+            if check is not None and shown & {"--cfg", "-c"}:  # shows whatever keys it is given
+                overrides = [one for one in arguments if one[0] != "-" and set(one) & set("=~")]
+                for config in _run_hydra(overrides, config_name):
+                    if not OmegaConf.missing_keys(config):
+                        check(_plain(config))
         checked = [(_plain(config), OmegaConf.to_yaml(config, resolve=True)) for config in composed]
     except SystemExit as stop:
         if stop.code:
@@ -144,10 +178,52 @@ def _compose(job: Callable[[Any, str], int], arguments: list[str], config_name: 
             raise
         raise ConfigError(explain(error, arguments, config_name)) from error
     print(said.getvalue(), end="", file=sys.stderr)
-    shows_config = {"--help", "-h", "--cfg", "-c"} & set(arguments)
     text = hide_passwords(printed.getvalue())
-    print(annotate(text, config_name) if shows_config else text, end="")
+    print(annotate(text, config_name) if shown else text, end="")
     return max((job(raw, settings) for raw, settings in checked), default=0)
+
+
+def _run_hydra(arguments: Sequence[str], config_name: str) -> list[Any]:
+    """Returns what Hydra composes, once for each job; nothing where a flag has it only print."""
+    import hydra
+
+    composed: list[Any] = []
+
+    @hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
+    def keep(config: Any) -> None:
+        composed.append(config)
+
+    passed = [passed for given in arguments for passed in _let_pass(given)]
+    with tempfile.TemporaryDirectory() as aside:
+        # For several jobs Hydra writes what was given into a file, passwords too.
+        if {"-m", "--multirun"} & set(arguments):
+            passed.append(f"hydra.sweep.dir={aside}")
+        # Overrides last: argparse takes none that come after a flag that came after others.
+        passed.sort(key=lambda one: "=" in one and not one.startswith("-"))
+        sys.argv = [sys.argv[0], *passed]
+        keep()
+    return composed
+
+
+def _refuse(arguments: Sequence[str]) -> None:
+    """Refuses what Hydra would obey, and what it would pass over in silence.
+
+    Raises:
+        ConfigError: About flags of Hydra's own, and keys that are given twice.
+    """
+    given: dict[str, str] = {}
+    for argument in arguments:
+        if HYDRAS_OWN.match(argument):
+            raise ConfigError(
+                f"{argument}: there is no such key or flag here; what Hydra does is fixed"
+            )
+        key, equals, _ = argument.lstrip("+").partition("=")
+        if equals and not key.startswith("-"):
+            if key in given:
+                raise ConfigError(
+                    f"{argument}: there is {given[key]} too, and only one can count; leave one out"
+                )
+            given[key] = argument
 
 
 def _let_pass(argument: str) -> list[str]:

@@ -11,11 +11,14 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import models
+from search import home
 from search.errors import ConfigError, SearchError, one_line
 from search.factory import load_factory
 from search.records import Network, NetworkSpec, Shapes
 from search.steps import Shelf
+
+
+models = home.own_models()
 
 
 class Preprocessed(nn.Module):
@@ -52,7 +55,9 @@ def build(spec: NetworkSpec) -> nn.Module:
     """
     if spec.factory is None:
         try:
-            module = models.build(spec.name, spec.image_shape, spec.classes, width=spec.width or 1)
+            module: nn.Module = models.build(
+                spec.name, spec.image_shape, spec.classes, width=spec.width or 1
+            )
         except ValueError as error:
             raise ConfigError(f"model={spec.name}: {error}") from error
         return module

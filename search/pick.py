@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -36,7 +37,8 @@ TARGETS = ("out", "promote", "dry_run", "force", "reason")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs ``search.pick`` and returns its exit status."""
-    return cli.main(lambda raw, _: pick(parse(raw, PickConfig)), arguments, "pick")
+    check = partial(parse, shape=PickConfig)
+    return cli.main(lambda raw, _: pick(check(raw)), arguments, "pick", check)
 
 
 def pick(config: PickConfig) -> int:
