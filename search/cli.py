@@ -39,6 +39,7 @@ KEY_OVERRIDE = re.compile(r"(?!hydra\.)\w+(\.\w+)+=")
 OPTION_NOT_FOUND = re.compile(r"Could not find '([^']+)/([^'/]+)'")
 KEY_NOT_FOUND = re.compile(r"Could not (?:override|load) '([^']+)'")
 REFERENCE_NOT_FOUND = re.compile(r"Interpolation key '([^']+)' not found")
+COMMAND = re.compile(r"python -m search\.(\w+)")
 KEY_LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_][\w.]*):(?: |$)")
 
 
@@ -179,6 +180,7 @@ def _compose(
         raise ConfigError(explain(error, arguments, config_name)) from error
     print(said.getvalue(), end="", file=sys.stderr)
     text = hide_passwords(printed.getvalue())
+    text = COMMAND.sub(lambda match: home.command(match[1]), text)
     print(annotate(text, config_name) if shown else text, end="")
     return max((job(raw, settings) for raw, settings in checked), default=0)
 

@@ -46,7 +46,8 @@ def _help() -> str:
     listed = "".join(f"  {name:<9}{purpose}\n" for name, purpose in COMMANDS.items())
     return (
         f"{home.SCRIPT} COMMAND [key=value ...]\n\n{listed}\n"
-        f"{home.SCRIPT} COMMAND --help shows a command's keys, {home.SCRIPT} --version the version.\n"
+        f"{home.SCRIPT} COMMAND --help shows what a command takes, {home.SCRIPT} --version which "
+        "version this is.\n"
     )
 
 

@@ -15,7 +15,6 @@ from search.errors import ConfigError, one_line
 from search.home import NAME
 
 
-
 def load_factory(reference: str, key: str) -> Callable[..., Any]:
     """Imports the function that ``package.module:function`` names.
 

@@ -17,7 +17,6 @@ from search.factory import load_factory
 from search.records import Network, NetworkSpec, Shapes
 from search.steps import Shelf
 
-
 models = home.own_models()
 
 

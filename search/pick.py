@@ -10,7 +10,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from search import cli
+from search import cli, home
 from search.config import PickConfig
 from search.errors import ConfigError, FileLost, NotMet, StageFailed
 from search.parsing import parse
@@ -147,8 +147,8 @@ def _list(console: Console, archive: Archive, offered: Offer, found_by: str) -> 
         table.add_row(*map(Text, cells))
     console.print(table)
     console.print(
-        f"\nPick one:    python -m search.pick {found_by} trial=NUMBER\n"
-        f"or by rules: python -m search.pick {found_by} max_latency_ms=... prefer=...",
+        f"\nPick one:    {home.command('pick')} {found_by} trial=NUMBER\n"
+        f"or by rules: {home.command('pick')} {found_by} max_latency_ms=... prefer=...",
         soft_wrap=True,
         markup=False,
     )
