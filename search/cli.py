@@ -6,11 +6,12 @@ import difflib
 import io
 import os
 import re
+import resource
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,15 @@ from search.errors import (
     SearchError,
     StorageLost,
     hide_passwords,
+    one_line,
     printable,
 )
+from search.remarks import annotate, comments
 
 CONF = home.own_folder("conf")
 STATE = Path("mlruns")
 FAILURE, USAGE_ERROR, NOT_MET = 1, 2, 3
 INTERRUPTED = 130
-COMMENT_COLUMN = 44
 # What Hydra itself is told here could have it call, or unpickle, anything.
 HYDRAS_OWN = re.compile(r"[+~]*hydra[./@=]|--e")
 KEY_OVERRIDE = re.compile(r"(?!hydra\.)\w+(\.\w+)+=")
@@ -40,7 +42,11 @@ OPTION_NOT_FOUND = re.compile(r"Could not find '([^']+)/([^'/]+)'")
 KEY_NOT_FOUND = re.compile(r"Could not (?:override|load) '([^']+)'")
 REFERENCE_NOT_FOUND = re.compile(r"Interpolation key '([^']+)' not found")
 COMMAND = re.compile(r"python -m search\.(\w+)")
-KEY_LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_][\w.]*):(?: |$)")
+# How the dynamic linker says it.
+NO_MEMORY = re.compile("failed to map segment|cannot allocate memory", re.IGNORECASE)
+MORE = "free some, or raise a limit such as ulimit -v"
+# With less PyTorch aborts the process while it is imported, which nothing can catch.
+LEAST_ADDRESS_BYTES = 2_000_000_000
 
 
 def main(
@@ -102,6 +108,10 @@ def _reported(work: Callable[[], int]) -> int:
         return _complain(error, FAILURE)
     except OSError as error:
         return _complain(_explain_os_error(error), USAGE_ERROR)
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and not NO_MEMORY.search(str(error)):
+            raise
+        return _complain(f"there is not enough memory ({one_line(error)}); {MORE}", USAGE_ERROR)
     except KeyboardInterrupt:
         return _complain("interrupted; the same command goes on from here", INTERRUPTED)
 
@@ -182,6 +192,8 @@ def _compose(
     text = hide_passwords(printed.getvalue())
     text = COMMAND.sub(lambda match: home.command(match[1]), text)
     print(annotate(text, config_name) if shown else text, end="")
+    if checked:
+        _check_address_space()
     return max((job(raw, settings) for raw, settings in checked), default=0)
 
 
@@ -205,6 +217,20 @@ def _run_hydra(arguments: Sequence[str], config_name: str) -> list[Any]:
         sys.argv = [sys.argv[0], *passed]
         keep()
     return composed
+
+
+def _check_address_space() -> None:
+    """Refuses to begin where a process may have too little memory to load its libraries.
+
+    Raises:
+        ConfigError: If so.
+    """
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY and most < LEAST_ADDRESS_BYTES:
+        raise ConfigError(
+            f"a process may have {most / 1e9:.1f} GB of address space here, and needs "
+            f"{LEAST_ADDRESS_BYTES / 1e9:g} GB at least; {MORE}"
+        )
 
 
 def _refuse(arguments: Sequence[str]) -> None:
@@ -335,60 +361,3 @@ def _sections(config_name: str) -> list[str]:
 def _near(given: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(given, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
-
-
-def annotate(text: str, config_name: str) -> str:
-    """Puts the comments of ``conf/`` behind the keys of a configuration printed from one file."""
-    known = comments()
-    chosen: dict[str, str] = {}
-    lines: list[str] = []
-    path: list[str] = []
-    for line in text.splitlines():
-        match = KEY_LINE.match(line)
-        if match is None:
-            lines.append(line)
-            continue
-        path = [*path[: len(match["indent"]) // 2], match["key"]]
-        if len(path) == 2 and path[1] == "name":
-            chosen[path[0]] = line.split(":", 1)[1].strip()
-        key = ".".join(path)
-        group = path[0]
-        # An option may take keys over from another one of its group.
-        others = sorted(o for g, o in known if g == group and o != chosen.get(group))
-        options = [chosen[group], *others] if group in chosen else others
-        remark = next(
-            (known[group, o][key] for o in options if key in known.get((group, o), {})), ""
-        )
-        remark = remark or known["", config_name].get(key, "")
-        lines.append(f"{line:<{COMMENT_COLUMN}}  # {remark}" if remark else line)
-    return "".join(f"{line}\n" for line in lines)
-
-
-def comments() -> dict[tuple[str, str], dict[str, str]]:
-    """Reads ``conf/``: group and option to the comment behind every dotted key.
-
-    The files that command lines begin with have the group ``""``.
-    """
-    found = {("", path.stem): dict(_comments_in(path, "")) for path in CONF.glob("*.yaml")}
-    for path in sorted(CONF.glob("*/*.yaml")):
-        if path.parent.name != "experiment":
-            prefix = f"{path.parent.name}."
-            found[path.parent.name, path.stem] = dict(_comments_in(path, prefix))
-    return found
-
-
-def _comments_in(path: Path, prefix: str) -> Iterator[tuple[str, str]]:
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
-
-    def walk(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, str]]:
-        if not isinstance(node, yaml.MappingNode):
-            return
-        for key, value in node.value:
-            line = lines[key.start_mark.line]
-            _, mark, remark = line.partition("  # ")
-            if mark:
-                yield f"{prefix}{key.value}", remark.strip()
-            yield from walk(value, f"{prefix}{key.value}.")
-
-    yield from walk(yaml.compose(text), prefix)

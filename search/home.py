@@ -68,7 +68,7 @@ class _HereFirst:
 
     ``python -m`` does so with all names, the working directory first; a script and a worker must
     not, or they would import the user's ``search`` in place of this one. A mere folder without
-    ``__init__.py``, which may hold anything, keeps Python's own order: whole modules go first.
+    ``__init__.py``, which may hold anything, comes last, as it does with Python.
 
     Args:
         folder: Where users have their modules; "" for wherever this process works.
@@ -84,12 +84,13 @@ class _HereFirst:
         if path is not None or name == NAME:
             return None
         spec = PathFinder.find_spec(name, [self._folder], target)
-        return None if spec is None or spec.loader is None else spec
+        if spec is None or spec.loader is not None:
+            return spec
+        others = (finder for finder in sys.meta_path if finder is not self)
+        return None if any(one.find_spec(name, None, target) for one in others) else spec
 
 
 def find_modules_first_in(folder: str = "") -> None:
     """Has this process look for modules of users in a folder first; "" is where it works."""
-    if any(isinstance(finder, _HereFirst) for finder in sys.meta_path):
-        return
-    sys.meta_path.insert(sys.meta_path.index(PathFinder), _HereFirst(folder))
-    sys.path.append(folder)  # for mere folders, and for processes that the user's code starts
+    if not any(isinstance(finder, _HereFirst) for finder in sys.meta_path):
+        sys.meta_path.insert(sys.meta_path.index(PathFinder), _HereFirst(folder))
