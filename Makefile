@@ -21,9 +21,10 @@ $(READY): pyproject.toml constraints.txt requirements.lock
 run: $(READY)
 	$(BIN)/python -m search.run $(ARGS)
 
+# Without exec a shell would stay between, and a killed make leave the server running.
 # Another HOST than this machine needs AUTH, a file of accounts: docs/security.md.
 ui: $(READY)
-	@$(BIN)/python -m search.ui --host "$(HOST)" --port "$(PORT)" --state "$(STATE)" --auth "$(AUTH)"
+	@exec $(BIN)/python -m search.ui --host "$(HOST)" --port "$(PORT)" --state "$(STATE)" --auth "$(AUTH)"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

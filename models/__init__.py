@@ -1,4 +1,8 @@
-"""The project's own networks by name; knows how to build them and not what becomes of them."""
+"""The project's own networks by name; knows how to build them and not what becomes of them.
+
+Imports inside of this folder are relative: the search calls it ``search._models``, because
+``models`` is what users call a folder of their own.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,9 @@ from collections.abc import Callable
 
 from torch import nn
 
-from models.cnn import Cnn
-from models.ds_cnn import DsCnn
-from models.resnet8 import Resnet8
+from .cnn import Cnn
+from .ds_cnn import DsCnn
+from .resnet8 import Resnet8
 
 ImageShape = tuple[int, int, int]
 # To add a network: write its file, and name its class here.

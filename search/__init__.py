@@ -12,3 +12,5 @@ _SILENT = {
 }
 for _name, _value in _SILENT.items():
     os.environ.setdefault(_name, _value)
+
+__version__ = "0.1.0"

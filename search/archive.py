@@ -11,6 +11,7 @@ from typing import Literal
 import optuna
 from pydantic import TypeAdapter
 
+from search import home
 from search.config import ObjectiveConfig
 from search.errors import ConfigError, SearchError, StudyNotReady
 from search.figures import least_accuracy
@@ -85,7 +86,7 @@ def read_archive(ledgers: Ledgers, name: str | None, key: str) -> Archive:
     with explained(ledger, remedy):
         not_ready = StudyNotReady(
             f"{key}={name}: its uncompressed network is not measured yet; run "
-            f"python -m search.run study.name={name} with its settings again"
+            f"{home.command('run')} study.name={name} with its settings again"
         )
         storage = ledger.storage()
         if name not in optuna.get_all_study_names(storage):  # killed before its first line

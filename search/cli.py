@@ -6,17 +6,19 @@ import difflib
 import io
 import os
 import re
+import resource
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from search import __version__, home, terminal
 from search.errors import (
     ConfigError,
     DeviceLost,
@@ -24,25 +26,34 @@ from search.errors import (
     SearchError,
     StorageLost,
     hide_passwords,
+    one_line,
     printable,
 )
+from search.remarks import annotate, comments
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = home.own_folder("conf")
 STATE = Path("mlruns")
 FAILURE, USAGE_ERROR, NOT_MET = 1, 2, 3
 INTERRUPTED = 130
-COMMENT_COLUMN = 44
 # What Hydra itself is told here could have it call, or unpickle, anything.
 HYDRAS_OWN = re.compile(r"[+~]*hydra[./@=]|--e")
 KEY_OVERRIDE = re.compile(r"(?!hydra\.)\w+(\.\w+)+=")
 OPTION_NOT_FOUND = re.compile(r"Could not find '([^']+)/([^'/]+)'")
 KEY_NOT_FOUND = re.compile(r"Could not (?:override|load) '([^']+)'")
 REFERENCE_NOT_FOUND = re.compile(r"Interpolation key '([^']+)' not found")
-KEY_LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_][\w.]*):(?: |$)")
+COMMAND = re.compile(r"python -m search\.(\w+)")
+# How the dynamic linker says it.
+NO_MEMORY = re.compile("failed to map segment|cannot allocate memory", re.IGNORECASE)
+MORE = "free some, or raise a limit such as ulimit -v"
+# With less PyTorch aborts the process while it is imported, which nothing can catch.
+LEAST_ADDRESS_BYTES = 2_000_000_000
 
 
 def main(
-    job: Callable[[Any, str], int], arguments: Sequence[str] | None, config_name: str = "config"
+    job: Callable[[Any, str], int],
+    arguments: Sequence[str] | None,
+    config_name: str = "config",
+    check: Callable[[Any], object] | None = None,
 ) -> int:
     """Runs one command line from its overrides to its exit status.
 
@@ -50,18 +61,45 @@ def main(
         job: Takes the composed configuration as nested containers and as YAML.
         arguments: Hydra's overrides and flags; None for those of the process.
         config_name: File of ``conf/``, without its ending, that the overrides are applied to.
+        check: Raises what is wrong with a composed configuration, which ``--cfg`` only shows.
 
     Returns:
-        What ``job`` returned; 2 for a configuration or an input that cannot work, 3 when what the
-        user demands is not met, 1 when the work broke off, 130 when it was interrupted. Each but
-        the first with one line on standard error.
+        What ``job`` returned, or as ``reported`` says.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if "--version" in given:
+        print(version_line())
+        return 0
+    return reported(lambda: _compose(job, given, config_name, check))
+
+
+def reported(work: Callable[[], int]) -> int:
+    """Does a command's work, and reports what ended it in one line on standard error.
+
+    Returns:
+        What ``work`` returned; 2 for a configuration or an input that cannot work, 3 when what the
+        user demands is not met, 1 when the work broke off, 130 when it was interrupted. What is
+        refused leaves no folder behind that was not there before.
+    """
+    terminal.write_anything()
     _stop_like_ctrl_c()
     # Where matplotlib keeps its list of fonts, by default in the user's home.
     os.environ.setdefault("MPLCONFIGDIR", str(STATE / "matplotlib"))
     try:
-        given = list(sys.argv[1:] if arguments is None else arguments)
-        return _compose(job, given, config_name)
+        home.check_working_directory()
+    except ConfigError as error:
+        return _complain(error, USAGE_ERROR)
+    home.find_modules_first_in()
+    is_first = not os.path.lexists(STATE)
+    status = _reported(work)
+    if is_first and status in (USAGE_ERROR, NOT_MET):
+        _remove_empty(STATE)
+    return status
+
+
+def _reported(work: Callable[[], int]) -> int:
+    try:
+        return work()
     except ConfigError as error:
         return _complain(error, USAGE_ERROR)
     except NotMet as error:
@@ -72,8 +110,24 @@ def main(
         return _complain(error, FAILURE)
     except OSError as error:
         return _complain(_explain_os_error(error), USAGE_ERROR)
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and not NO_MEMORY.search(str(error)):
+            raise
+        return _complain(f"there is not enough memory ({one_line(error)}); {MORE}", USAGE_ERROR)
     except KeyboardInterrupt:
         return _complain("interrupted; the same command goes on from here", INTERRUPTED)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Removes the folders that were made for what was then refused, and no file."""
+    for path, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):  # it holds something, perhaps of another command
+            Path(path).rmdir()
+
+
+def version_line() -> str:
+    """Returns what ``--version`` prints."""
+    return f"{home.SCRIPT} {__version__}"
 
 
 def _stop_like_ctrl_c() -> None:
@@ -94,48 +148,39 @@ def _complain(error: object, status: int) -> int:
 def _explain_os_error(error: OSError) -> str:
     """Stages report what they cannot read: what is left is what cannot be kept."""
     named = f"{error.filename}: " if error.filename else ""
+    state = STATE
+    with suppress(OSError):  # the working directory may be gone
+        state = STATE.resolve()
     return (
-        f"{named}{error.strerror or error}; the search keeps its state in {STATE.resolve()} and "
+        f"{named}{error.strerror or error}; the search keeps its state in {state} and "
         f"what it needs for a moment in {tempfile.gettempdir()}, which must be folders it can "
         "write to with space left: mend that, and the same command goes on from here"
     )
 
 
-def _compose(job: Callable[[Any, str], int], arguments: list[str], config_name: str) -> int:
+def _compose(
+    job: Callable[[Any, str], int],
+    arguments: list[str],
+    config_name: str,
+    check: Callable[[Any], object] | None,
+) -> int:
     """Lets Hydra compose the configuration and hands it to ``job``."""
-    import hydra
     from hydra.errors import HydraException
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import OmegaConf
 
-    for argument in arguments:
-        if HYDRAS_OWN.match(argument):
-            raise ConfigError(
-                f"{argument}: there is no such key or flag here; what Hydra does is fixed"
-            )
+    _refuse(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra reports errors itself, in many lines
-    composed: list[DictConfig] = []
-
-    @hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
-    def keep(config: DictConfig) -> None:
-        composed.append(config)
-
-    passed = [passed for given in arguments for passed in _let_pass(given)]
+    shown = {"--help", "-h", "--cfg", "-c"} & set(arguments)
     printed, said = io.StringIO(), io.StringIO()
     try:
         # Hydra adds lines of its own to errors raised inside of it: the job runs afterwards.
-        with (
-            tempfile.TemporaryDirectory() as aside,
-            redirect_stdout(printed),
-            redirect_stderr(said),
-        ):
-            # For several jobs Hydra writes what was given into a file, passwords too.
-            if {"-m", "--multirun"} & set(arguments):
-                STATE.mkdir(exist_ok=True)  # as Hydra does for one
-                passed.append(f"hydra.sweep.dir={aside}")
-            # Overrides last: argparse takes none that come after a flag that came after others.
-            passed.sort(key=lambda one: "=" in one and not one.startswith("-"))
-            sys.argv = [sys.argv[0], *passed]
-            keep()
+        with redirect_stdout(printed), redirect_stderr(said):
+            composed = _run_hydra(arguments, config_name)
+            if check is not None and shown & {"--cfg", "-c"}:  # shows whatever keys it is given
+                overrides = [one for one in arguments if one[0] != "-" and set(one) & set("=~")]
+                for config in _run_hydra(overrides, config_name):
+                    if not OmegaConf.missing_keys(config):
+                        check(_plain(config))
         checked = [(_plain(config), OmegaConf.to_yaml(config, resolve=True)) for config in composed]
     except SystemExit as stop:
         if stop.code:
@@ -146,10 +191,69 @@ def _compose(job: Callable[[Any, str], int], arguments: list[str], config_name: 
             raise
         raise ConfigError(explain(error, arguments, config_name)) from error
     print(said.getvalue(), end="", file=sys.stderr)
-    shows_config = {"--help", "-h", "--cfg", "-c"} & set(arguments)
     text = hide_passwords(printed.getvalue())
-    print(annotate(text, config_name) if shows_config else text, end="")
+    text = COMMAND.sub(lambda match: home.command(match[1]), text)
+    print(annotate(text, config_name) if shown else text, end="")
+    if checked:
+        _check_address_space()
     return max((job(raw, settings) for raw, settings in checked), default=0)
+
+
+def _run_hydra(arguments: Sequence[str], config_name: str) -> list[Any]:
+    """Returns what Hydra composes, once for each job; nothing where a flag has it only print."""
+    import hydra
+
+    composed: list[Any] = []
+
+    @hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
+    def keep(config: Any) -> None:
+        composed.append(config)
+
+    passed = [passed for given in arguments for passed in _let_pass(given)]
+    with tempfile.TemporaryDirectory() as aside:
+        # For several jobs Hydra writes what was given into a file, passwords too.
+        if {"-m", "--multirun"} & set(arguments):
+            passed.append(f"hydra.sweep.dir={aside}")
+        # Overrides last: argparse takes none that come after a flag that came after others.
+        passed.sort(key=lambda one: "=" in one and not one.startswith("-"))
+        sys.argv = [sys.argv[0], *passed]
+        keep()
+    return composed
+
+
+def _check_address_space() -> None:
+    """Refuses to begin where a process may have too little memory to load its libraries.
+
+    Raises:
+        ConfigError: If so.
+    """
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY and most < LEAST_ADDRESS_BYTES:
+        raise ConfigError(
+            f"a process may have {most / 1e9:.1f} GB of address space here, and needs "
+            f"{LEAST_ADDRESS_BYTES / 1e9:g} GB at least; {MORE}"
+        )
+
+
+def _refuse(arguments: Sequence[str]) -> None:
+    """Refuses what Hydra would obey, and what it would pass over in silence.
+
+    Raises:
+        ConfigError: About flags of Hydra's own, and keys that are given twice.
+    """
+    given: dict[str, str] = {}
+    for argument in arguments:
+        if HYDRAS_OWN.match(argument):
+            raise ConfigError(
+                f"{argument}: there is no such key or flag here; what Hydra does is fixed"
+            )
+        key, equals, _ = argument.lstrip("+").partition("=")
+        if equals and not key.startswith("-"):
+            if key in given:
+                raise ConfigError(
+                    f"{argument}: there is {given[key]} too, and only one can count; leave one out"
+                )
+            given[key] = argument
 
 
 def _let_pass(argument: str) -> list[str]:
@@ -259,60 +363,3 @@ def _sections(config_name: str) -> list[str]:
 def _near(given: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(given, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
-
-
-def annotate(text: str, config_name: str) -> str:
-    """Puts the comments of ``conf/`` behind the keys of a configuration printed from one file."""
-    known = comments()
-    chosen: dict[str, str] = {}
-    lines: list[str] = []
-    path: list[str] = []
-    for line in text.splitlines():
-        match = KEY_LINE.match(line)
-        if match is None:
-            lines.append(line)
-            continue
-        path = [*path[: len(match["indent"]) // 2], match["key"]]
-        if len(path) == 2 and path[1] == "name":
-            chosen[path[0]] = line.split(":", 1)[1].strip()
-        key = ".".join(path)
-        group = path[0]
-        # An option may take keys over from another one of its group.
-        others = sorted(o for g, o in known if g == group and o != chosen.get(group))
-        options = [chosen[group], *others] if group in chosen else others
-        remark = next(
-            (known[group, o][key] for o in options if key in known.get((group, o), {})), ""
-        )
-        remark = remark or known["", config_name].get(key, "")
-        lines.append(f"{line:<{COMMENT_COLUMN}}  # {remark}" if remark else line)
-    return "".join(f"{line}\n" for line in lines)
-
-
-def comments() -> dict[tuple[str, str], dict[str, str]]:
-    """Reads ``conf/``: group and option to the comment behind every dotted key.
-
-    The files that command lines begin with have the group ``""``.
-    """
-    found = {("", path.stem): dict(_comments_in(path, "")) for path in CONF.glob("*.yaml")}
-    for path in sorted(CONF.glob("*/*.yaml")):
-        if path.parent.name != "experiment":
-            prefix = f"{path.parent.name}."
-            found[path.parent.name, path.stem] = dict(_comments_in(path, prefix))
-    return found
-
-
-def _comments_in(path: Path, prefix: str) -> Iterator[tuple[str, str]]:
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
-
-    def walk(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, str]]:
-        if not isinstance(node, yaml.MappingNode):
-            return
-        for key, value in node.value:
-            line = lines[key.start_mark.line]
-            _, mark, remark = line.partition("  # ")
-            if mark:
-                yield f"{prefix}{key.value}", remark.strip()
-            yield from walk(value, f"{prefix}{key.value}.")
-
-    yield from walk(yaml.compose(text), prefix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from search import cli
 from search.config import RegistrationConfig
@@ -13,7 +14,8 @@ from search.parsing import parse
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs ``search.device`` and returns its exit status."""
-    return cli.main(lambda raw, _: register(parse(raw, RegistrationConfig)), arguments, "register")
+    check = partial(parse, shape=RegistrationConfig)
+    return cli.main(lambda raw, _: register(check(raw)), arguments, "register", check)
 
 
 def register(config: RegistrationConfig) -> int:

@@ -11,9 +11,10 @@ PASSWORD_WITH_SPACES = re.compile(r"(?s)(?<=://)([^/:@]*):.*@")
 # Endings of names whose values are nobody's business.
 SECRET = r"password|passwd|pwd|secret|token|(?:api|access|private|secret)_?key|credentials?"
 # As YAML, Python, a shell or an address writes it; whether there is none may be known.
+# A quote that ends behind the name must have begun as the name does, or it ends some value.
 NAMED_SECRET = re.compile(
-    rf"(?i)((?:{SECRET})['\"]?[ \t]*[:=][ \t]*)(?!(?:null|none|true|false)\b|\*\*\*)"
-    r"('[^']*'|\"[^\"]*\"|[^\s,;&}\])'\"]+)"
+    rf"(?i)((?:['\"][\w .-]*(?:{SECRET})['\"]|(?:{SECRET}))[ \t]*[:=][ \t]*)"
+    r"(?!(?:null|none|true|false)\b|\*\*\*)('[^']*'|\"[^\"]*\"|[^\s,;&}\])'\"]+)"
 )
 # A line of YAML: its value may hold spaces, and ends with it.
 SECRET_LINE = re.compile(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search import cli
@@ -29,7 +30,8 @@ class Subject(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs ``search.explain`` and returns its exit status."""
-    return cli.main(lambda raw, _: explain(parse(raw, ExplainConfig)), arguments, "explain")
+    check = partial(parse, shape=ExplainConfig)
+    return cli.main(lambda raw, _: explain(check(raw)), arguments, "explain", check)
 
 
 def explain(config: ExplainConfig) -> int:

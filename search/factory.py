@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from search.errors import ConfigError, one_line, printable
+from search.home import NAME
 
 log = logging.getLogger(__name__)
-
-# The search's own code may change without changing what a user's function builds.
-OWN_PACKAGES = {"search", "models"}
 
 
 def load_factory(reference: str, key: str) -> Callable[..., Any]:
@@ -46,6 +44,8 @@ def load_factory(reference: str, key: str) -> Callable[..., Any]:
         )
     module = _import(module_name, origin)
     if not hasattr(module, name):
+        if module_name.partition(".")[0] == NAME:
+            raise _taken(origin, f"{module_name}:{name}")
         raise ConfigError(f"{origin}: module {module_name} has no {name!r}; define it there")
     function = getattr(module, name)
     if not callable(function):
@@ -54,6 +54,13 @@ def load_factory(reference: str, key: str) -> Callable[..., Any]:
             "name a function"
         )
     return function  # type: ignore[no-any-return]  # callable() narrows Any to nothing better
+
+
+def _taken(origin: str, missing: str) -> ConfigError:
+    return ConfigError(
+        f"{origin}: {NAME} is this program's own package, in which there is no {missing}; give "
+        f"your own {NAME} another name"
+    )
 
 
 def source_sha256(function: Callable[..., Any]) -> str:
@@ -97,7 +104,8 @@ def _neighbours(module_name: str) -> Iterator[Path]:
     for name, module in tuple(sys.modules.items()):
         path = getattr(module, "__file__", None)
         top = name.partition(".")[0]
-        if path is None or not path.endswith(".py") or top in OWN_PACKAGES - {family}:
+        # The search's own code may change without changing what a user's function builds.
+        if path is None or not path.endswith(".py") or top == NAME:
             continue
         if top == family or (not shared and _home(top) == home):
             yield Path(path)
@@ -119,6 +127,8 @@ def _import(module_name: str, origin: str) -> Any:
         # Only a missing part of the reference itself is a wrong reference; otherwise the module
         # is there, and something that it needs is missing.
         if error.name and f"{module_name}.".startswith(f"{error.name}."):
+            if module_name.partition(".")[0] == NAME:
+                raise _taken(origin, error.name) from None
             raise ConfigError(
                 f"{origin}: found no module {error.name!r}; correct the name, put the file into "
                 "the working directory, or install its package"

@@ -11,11 +11,13 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import models
+from search import home
 from search.custom import build_custom
 from search.errors import ConfigError, one_line
 from search.records import Network, NetworkSpec, Shapes
 from search.steps import Shelf
+
+models = home.own_models()
 
 
 class Preprocessed(nn.Module):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from search import cli
+from search import cli, home
 from search.config import PickConfig
 from search.errors import ConfigError, FileLost, NotMet, StageFailed
 from search.leaving import leave_after
@@ -36,7 +37,8 @@ TARGETS = ("out", "promote", "dry_run", "force", "reason")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs ``search.pick`` and returns its exit status."""
-    return cli.main(lambda raw, _: pick(parse(raw, PickConfig)), arguments, "pick")
+    check = partial(parse, shape=PickConfig)
+    return cli.main(lambda raw, _: pick(check(raw)), arguments, "pick", check)
 
 
 def pick(config: PickConfig) -> int:
@@ -143,8 +145,8 @@ def _list(console: Console, archive: Archive, offered: Offer, found_by: str) -> 
         table.add_row(*map(Text, cells))
     console.print(table)
     console.print(
-        f"\nPick one:    python -m search.pick {found_by} trial=NUMBER\n"
-        f"or by rules: python -m search.pick {found_by} max_latency_ms=... prefer=...",
+        f"\nPick one:    {home.command('pick')} {found_by} trial=NUMBER\n"
+        f"or by rules: {home.command('pick')} {found_by} max_latency_ms=... prefer=...",
         soft_wrap=True,
         markup=False,
     )

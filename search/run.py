@@ -6,11 +6,12 @@ import importlib
 import logging
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from search import cli
+from search import cli, home
 from search.config import SearchConfig
 from search.errors import ConfigError, StageFailed, TrackingSilent, hide_passwords
 from search.leaving import leave_after
@@ -20,17 +21,38 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.engine.base import Engine
-    from search.engine.store import Store
-    from search.records import Canary, Closing, TrialRecord
+    from search.records import Canary, Closing, Dataset, NetworkSpec, TrialRecord
     from search.study import Study
     from search.trial import Bench, Lab
 
 log = logging.getLogger("search.run")  # started with -m its own name is __main__
+MOST_CORES = 1 << 16  # more than any device has
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs ``search.run`` and returns its exit status."""
-    return cli.main(lambda raw, settings: search(parse(raw, SearchConfig), settings), arguments)
+    return cli.main(lambda raw, settings: search(_parse(raw), settings), arguments, check=_parse)
+
+
+def _parse(raw: Any) -> SearchConfig:
+    """Checks a composed configuration, its space too.
+
+    Raises:
+        ConfigError: With every fault; how many threads there may be only the device tells.
+    """
+    try:
+        return parse(raw, SearchConfig)
+    except ConfigError as error:
+        from search.space import parse_space
+
+        faults = [str(error)]
+        space = raw.get("space")
+        if isinstance(space, Mapping):
+            try:
+                parse_space(space, MOST_CORES)
+            except ConfigError as other:
+                faults.append(str(other))
+        raise ConfigError("; ".join(faults)) from None
 
 
 def search(config: SearchConfig, settings: str) -> int:
@@ -60,7 +82,7 @@ def search(config: SearchConfig, settings: str) -> int:
 
     console = Console()
     configure_logging(console)
-    cli.STATE.mkdir(exist_ok=True)
+    is_silent = _check_places(config)
     store = Store(cli.STATE / "store")
     store.clear_leftovers()
     objectives = config.objective.names
@@ -76,9 +98,9 @@ def search(config: SearchConfig, settings: str) -> int:
                 "has no trials yet; give study.n_trials above 0, or study.name of one that has"
             )
         earlier = earlier_points(ledgers, config.study.warm_start, config.objective)
-        bench, space = make_bench(config, store, engine)
-        is_silent = _check(config, bench, store)
+        bench, space = make_bench(config, store, engine, partial(_check_network, config))
         settings_kept = settings_of(config, bench, space)
+        cli.STATE.mkdir(exist_ok=True)
         study = Study(ledger, config.study, space, objectives, settings_kept)
         log.info(
             "study %s: %s on %s, measured on %s (%s, %s)",
@@ -157,30 +179,37 @@ def search(config: SearchConfig, settings: str) -> int:
     return 0
 
 
-def _check(config: SearchConfig, bench: Bench, store: Store) -> bool:
-    """Refuses what cannot work before a study is begun, because that fixes its settings.
+def _check_places(config: SearchConfig) -> bool:
+    """Refuses places that are not there, before anything is looked for or begun elsewhere.
 
     Returns:
         Whether the tracking server does not answer, which is told and no reason to stop.
 
     Raises:
-        ConfigError: When the database cannot be opened, there is no such processor, or network,
-            checkpoint and data do not suit one another.
+        ConfigError: When the tracking database cannot be opened, or there is no such processor.
     """
-    silent = _find_silence(config)
     # Found by name, as engines find stages: the coordinator itself does not know torch.
     if config.engine.name != "ray":  # whose nodes have other processors
         placement = importlib.import_module("search.stages.placement")
         placement.choose_device(config.train.device)
-    teacher = importlib.import_module("search.stages.teacher")
-    path = None if bench.checkpoint is None else store.path(bench.checkpoint)
-    origin = f"model.checkpoint={config.model.checkpoint!r}"
-    teacher.check(bench.spec, path, origin, bench.data)
+    silent = _find_silence(config)
     if silent is not None:
         from search.tracking.delivery import describe_outage
 
         log.warning("%s", describe_outage(silent.what))
     return silent is not None
+
+
+def _check_network(config: SearchConfig, spec: NetworkSpec, dataset: Dataset | None) -> None:
+    """Refuses what cannot work before a study is begun, because that fixes its settings.
+
+    Raises:
+        ConfigError: When network, checkpoint and data do not suit one another.
+    """
+    teacher = importlib.import_module("search.stages.teacher")
+    name = config.model.checkpoint
+    path = None if name is None else Path(name).expanduser()
+    teacher.check(spec, path, f"model.checkpoint={name!r}", dataset)
 
 
 def _find_silence(config: SearchConfig) -> TrackingSilent | None:
@@ -257,9 +286,11 @@ def _server(uri: str | None) -> str:
         return hide_passwords(uri)
     if uri is not None:
         start = f"mlflow ui --backend-store-uri {shlex.quote(hide_passwords(uri))}"
-    else:  # shortest within the project itself
-        project, state = cli.CONF.parent, cli.STATE.resolve()
-        start = "make ui" if state.parent == project else f"make -C {project} STATE={state} ui"
+    else:
+        state = cli.STATE.resolve()
+        start = f"{home.command('ui')} --state {shlex.quote(str(state))}"
+        if (state.parent / "Makefile").exists() and cli.CONF.parent == state.parent:
+            start = "make ui"  # shortest within the project itself
     return f"{start}  # then open this:\n              http://127.0.0.1:5000"
 
 
@@ -320,7 +351,7 @@ def _show_front(
     for remark in (nothing, later, describe_noise(canaries, records)):
         if remark:
             console.print(f"\n{remark}", markup=False)
-    hints = f"\nLook at it:   {page}\nPick from it: python -m search.pick {found_by}"
+    hints = f"\nLook at it:   {page}\nPick from it: {home.command('pick')} {found_by}"
     console.print(hints, soft_wrap=True, markup=False)  # a broken link could not be clicked
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +11,13 @@ from typing import Any
 
 from search import data
 from search.benchmark.protocol import PROTOCOL_VERSION
-from search.config import BuiltInModelConfig, CustomModelConfig, ModelConfig, SearchConfig
+from search.config import (
+    BuiltInModelConfig,
+    CustomDataConfig,
+    CustomModelConfig,
+    ModelConfig,
+    SearchConfig,
+)
 from search.engine.base import Engine
 from search.errors import ConfigError
 from search.factory import load_factory, source_sha256
@@ -23,21 +29,42 @@ from search.trial import Bench
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 
 
-def make_bench(config: SearchConfig, shelf: Shelf, engine: Engine) -> tuple[Bench, Space]:
+def make_bench(
+    config: SearchConfig,
+    shelf: Shelf,
+    engine: Engine,
+    check: Callable[[NetworkSpec, Dataset | None], None] = lambda spec, dataset: None,
+) -> tuple[Bench, Space]:
     """Looks at the device, the data and the user's files; trains and measures nothing.
 
+    Args:
+        config: Checked by itself.
+        shelf: Keeps the user's weights, when nothing is wrong with anything.
+        engine: Asks the device.
+        check: Raises ConfigError when the network, or the user's weights for it, cannot be used;
+            called again when the data are there.
+
     Raises:
-        ConfigError: When one of them cannot work.
+        ConfigError: When one of them cannot work; before data are fetched, where that shows.
     """
-    device = engine.describe(config.device)
-    space = parse_space(config.space, device.usable_cores)
-    checkpoint = _keep_checkpoint(config.model.checkpoint, shelf)
+    weights = config.model.checkpoint
+    if weights is not None:
+        _read_checkpoint(weights)
     if isinstance(config.model, CustomModelConfig):  # before the data, which may take minutes
         load_factory(config.model.factory, "model.factory")
+    if isinstance(config.data, CustomDataConfig):
+        load_factory(config.data.factory, "data.factory")
+    device = engine.describe(config.device)
+    space = parse_space(config.space, device.usable_cores)
+    known = data.outline(config.data)
+    if known is not None:
+        check(_network_spec(config.model, *known), None)
     dataset = data.describe(config.data)
+    spec = _network_spec(config.model, dataset.image_shape, dataset.classes)
+    check(spec, dataset)
     bench = Bench(
-        spec=_network_spec(config.model, dataset),
-        checkpoint=checkpoint,
+        spec=spec,
+        checkpoint=None if weights is None else shelf.put(*_read_checkpoint(weights)),
         data=dataset,
         device=device,
         thread_counts=space.thread_counts(),
@@ -51,9 +78,8 @@ def make_bench(config: SearchConfig, shelf: Shelf, engine: Engine) -> tuple[Benc
     return bench, space
 
 
-def _keep_checkpoint(name: str | None, shelf: Shelf) -> File | None:
-    if name is None:
-        return None
+def _read_checkpoint(name: str) -> tuple[bytes, str]:
+    """Returns the content of the user's weights, and the suffix that says what they are."""
     path = Path(name).expanduser()
     remedy = "give a .safetensors file, or what torch.save(network.state_dict(), 'file.pt') wrote"
     if path.exists() and not path.is_file() and not path.is_dir():  # reading it may never end
@@ -68,14 +94,14 @@ def _keep_checkpoint(name: str | None, shelf: Shelf) -> File | None:
         raise ConfigError(
             f"model.checkpoint={name!r}: the suffix is {path.suffix or 'missing'}; {remedy}"
         )
-    return shelf.put(content, path.suffix)
+    return content, path.suffix
 
 
-def _network_spec(model: ModelConfig, dataset: Dataset) -> NetworkSpec:
+def _network_spec(
+    model: ModelConfig, image_shape: tuple[int, int, int], classes: int
+) -> NetworkSpec:
     if isinstance(model, BuiltInModelConfig):
-        return NetworkSpec(
-            model.name, model.width, None, (), None, dataset.image_shape, dataset.classes
-        )
+        return NetworkSpec(model.name, model.width, None, (), None, image_shape, classes)
     function = load_factory(model.factory, "model.factory")
     return NetworkSpec(
         name=model.name,
@@ -83,8 +109,8 @@ def _network_spec(model: ModelConfig, dataset: Dataset) -> NetworkSpec:
         factory=model.factory,
         arguments=tuple(sorted(model.arguments.items())),
         source_sha256=source_sha256(function),
-        image_shape=dataset.image_shape,
-        classes=dataset.classes,
+        image_shape=image_shape,
+        classes=classes,
     )
 
 

@@ -11,18 +11,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, product, repeat
-from typing import Any, TypeAlias
-
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from search.errors import ConfigError
 from search.records import Point
 from search.steps import SOUND_TEMPERATURE, SOUND_WEIGHT
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 Value: TypeAlias = float | int | str
 CORES = "cores"  # in a configuration: as many threads as the device has usable cores
@@ -63,6 +59,9 @@ class Range:
 
     def distribution(self) -> BaseDistribution:
         """Returns the same in Optuna's terms."""
+        # Imported here, because a mistyped space is refused in less time than this takes.
+        from optuna.distributions import FloatDistribution, IntDistribution
+
         if self.whole:
             return IntDistribution(int(self.low), int(self.high), log=self.log)
         return FloatDistribution(self.low, self.high, log=self.log)
@@ -96,6 +95,8 @@ class Choice:
 
     def distribution(self) -> BaseDistribution:
         """Returns the same in Optuna's terms."""
+        from optuna.distributions import CategoricalDistribution
+
         return CategoricalDistribution(self.values)
 
     def describe(self) -> Value | list[Value]:

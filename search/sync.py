@@ -26,7 +26,8 @@ log = logging.getLogger("search.sync")  # started with -m its own name is __main
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs ``search.sync`` and returns its exit status."""
-    return cli.main(lambda raw, _: sync(parse(raw, SyncConfig)), arguments, "sync")
+    check = partial(parse, shape=SyncConfig)
+    return cli.main(lambda raw, _: sync(check(raw)), arguments, "sync", check)
 
 
 def sync(config: SyncConfig) -> int:

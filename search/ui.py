@@ -16,9 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-from search.cli import USAGE_ERROR
+from search.cli import reported, version_line
 from search.config import is_loopback
 from search.errors import ConfigError
+from search.home import command
 
 DATABASE = "mlflow.db"
 ACCOUNTS = ("default_permission", "database_uri", "admin_username", "admin_password")
@@ -26,26 +27,36 @@ LEAST_PASSWORD = 12
 REMEDY = "see docs/security.md, or use ssh -L 5000:127.0.0.1:5000 and leave HOST out"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line, as all commands do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuses what was given."""
+        raise ConfigError(f"{message}; --help shows what there is")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Becomes the server; returns only where that is refused."""
-    parser = argparse.ArgumentParser(description="Shows what was searched.", allow_abbrev=False)
+    parser = _Parser(
+        command("ui"), description="Shows what was searched in a browser.", allow_abbrev=False
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
     parser.add_argument("--port", type=int, default=5000, help="port there (%(default)s)")
     folder = "folder of the searches (%(default)s)"
     parser.add_argument("--state", type=Path, default=Path("mlruns"), help=folder)
     parser.add_argument("--auth", help="file of accounts; needed for any other host")
-    given = parser.parse_args(arguments)
-    try:
-        accounts = check_reach(given.host, given.auth or None)
-        _check_state(given.state)
-        _check_port(given.host, given.port)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE_ERROR
+    parser.add_argument("--version", action="version", version=version_line())
+    return reported(lambda: _show(parser.parse_args(arguments)))
+
+
+def _show(given: argparse.Namespace) -> int:
+    accounts = check_reach(given.host, given.auth or None)
+    _check_state(given.state)
+    _check_port(given.host, given.port)
     shown = f"[{given.host}]" if ":" in given.host else given.host
     print(f"open http://{shown}:{given.port}/ in a browser; Ctrl-C ends it", flush=True)
-    words = command(given.host, given.port, given.state.resolve(), accounts is not None)
-    os.chdir(given.state)  # a folder of any name: see command
+    words = server_command(given.host, given.port, given.state.resolve(), accounts is not None)
+    os.chdir(given.state)  # a folder of any name: see server_command
     return _become(words, {**os.environ, **environment(accounts, os.environ)})
 
 
@@ -116,7 +127,7 @@ def _check_accounts(path: Path) -> None:
         raise ConfigError(f"AUTH={path}: others may read it; chmod 600 {path}")
 
 
-def command(host: str, port: int, state: Path, has_accounts: bool) -> list[str]:
+def server_command(host: str, port: int, state: Path, has_accounts: bool) -> list[str]:
     """Returns the words that start the server, in the folder of the searches.
 
     The database is named as from there: MLflow would make folders of what an address may spell.
@@ -133,8 +144,12 @@ def command(host: str, port: int, state: Path, has_accounts: bool) -> list[str]:
 
 def environment(accounts: Path | None, given: Mapping[str, str]) -> dict[str, str]:
     """Returns what the server's environment has beside ``given``."""
-    # MLflow's workers for language models, which nothing here needs, are eight processes.
-    added = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    added = {
+        # MLflow's workers for language models, which nothing here needs, are eight processes.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # Modules in the working directory, whatever their names, are none of the server's.
+        "PYTHONSAFEPATH": "1",
+    }
     if accounts is not None:
         added["MLFLOW_AUTH_CONFIG_PATH"] = str(accounts)
         key = "MLFLOW_FLASK_SERVER_SECRET_KEY"  # signs sessions, which end with the server

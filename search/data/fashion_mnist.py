@@ -40,6 +40,7 @@ SHA256 = {
         "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05"
     ),
 }
+IMAGE_SHAPE = (1, 28, 28)
 LABELS = (
     "T-shirt/top",
     "Trouser",

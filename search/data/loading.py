@@ -71,6 +71,13 @@ def describe(config: DataConfig) -> Dataset:
     )
 
 
+def outline(config: DataConfig) -> tuple[Shape, int] | None:
+    """Returns shape and number of classes where they are known before anything is fetched."""
+    if isinstance(config, FashionMnistConfig):
+        return fashion_mnist.IMAGE_SHAPE, len(fashion_mnist.LABELS)
+    return None
+
+
 def load(dataset: Dataset) -> Splits:
     """Returns the splits of a described data set; this process loads them only once.
 
@@ -155,6 +162,9 @@ def _origin(config: DataConfig) -> str:
 
 def _check_given(config: DataConfig) -> None:
     """Checks what can be checked before minutes of loading."""
+    known = outline(config)
+    if known is not None:
+        _check_statistics(config.mean, config.std, known[0][0])
     for value in config.mean or ():
         # NaN fails this comparison too.
         if not 0 <= value <= 1:
@@ -170,15 +180,17 @@ def _check_given(config: DataConfig) -> None:
             )
 
 
-def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...], channels: int) -> None:
+def _check_statistics(
+    mean: tuple[float, ...] | None, std: tuple[float, ...] | None, channels: int
+) -> None:
     for key, values in (("data.mean", mean), ("data.std", std)):
-        if len(values) != channels:
+        if values is not None and len(values) != channels:
             raise ConfigError(
                 f"{key}={list(values)}: has {len(values)} value{'' if len(values) == 1 else 's'} "
                 f"but images have {channels} channel{'' if channels == 1 else 's'}; give one a "
                 "channel, or null to compute it"
             )
-    if 0.0 in std:
+    if std is not None and 0.0 in std:
         raise ConfigError(
             f"data.std=null: channel {std.index(0.0)} is the same in all training pixels, so its "
             "deviation is 0; correct the images, or set data.std"

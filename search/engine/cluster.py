@@ -26,7 +26,9 @@ from typing import Any, Self
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.job_config import JobConfig
 
+from search import home
 from search.benchmark.device import describe_device
 from search.config import DeviceConfig, LocalDeviceConfig, RayEngineConfig, is_loopback
 from search.engine.base import Done, Memory, compute
@@ -83,6 +85,7 @@ class RayEngine(AbstractContextManager["RayEngine"]):
         self._config = config
         self._on_start = on_start
         self._memory = Memory(store)
+        self._modules = str(Path.cwd())
         # A content is sent once for all steps that soon read it.
         self._sent: OrderedDict[File, ray.ObjectRef[bytes]] = OrderedDict()
         # Ray's own thread, which tells of an end, must not wait for Ray.
@@ -136,7 +139,7 @@ class RayEngine(AbstractContextManager["RayEngine"]):
                 with self._using:
                     if self._closed.is_set():
                         raise StageFailed(step.kind, "the search ended")
-                    arrival = sent.remote(step, files, *contents).future()
+                    arrival = sent.remote(step, self._modules, files, *contents).future()
             except RayError as error:
                 own.set_exception(StageFailed(step.kind, f"cannot be sent ({one_line(error)})"))
             except Exception as error:
@@ -231,7 +234,9 @@ def _connect(config: RayEngineConfig) -> None:
         ConfigError: When it does not answer, has no device, may be used by anybody, or would show
             a password.
     """
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    # Ray has workers look for modules in this process's folder, where there may be a ``search``.
+    own = JobConfig(_py_driver_sys_path=[str(home.PACKAGE.parent)])
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "job_config": own}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns of itself
     if config.address is None:
         try:
@@ -349,8 +354,16 @@ def _describe(config: DeviceConfig) -> DeviceProfile | SearchError:
     return replace(profile, name=platform.node()) if is_local else profile
 
 
-def _do(step: Step[Any], files: tuple[File, ...], *contents: bytes) -> Delivery:
-    """Does a step with the files that it reads."""
+def _do(step: Step[Any], modules: str, files: tuple[File, ...], *contents: bytes) -> Delivery:
+    """Does a step with the files that it reads.
+
+    Args:
+        step: To be done.
+        modules: Folder that the coordinator finds the user's modules in.
+        files: What the step reads.
+        contents: Of these, in their order.
+    """
+    home.find_modules_first_in(modules)
     try:
         store = Store(_own_folder())
         for file, content in zip(files, contents, strict=True):

@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from search import home, terminal
 from search.benchmark.device import describe_device
 from search.config import LEAST_WORKER_BYTES, DeviceConfig, LocalEngineConfig
 from search.engine.base import Done, Memory, compute
@@ -235,6 +236,8 @@ def serve(
     pipe: Connection, root: Path, cores: frozenset[int] | None, memory_limit_bytes: int | None
 ) -> None:
     """Computes what comes through the pipe, in a process of its own."""
+    terminal.write_anything()
+    home.find_modules_first_in()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator is told, and ends its workers
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an exception, which clears up

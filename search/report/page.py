@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
 
+from search import home
 from search.front import original
 from search.records import Finalist, TrialRecord
 from search.report.drawing import front_data, parallel_data, progress_data
@@ -68,7 +69,7 @@ def front_page(
     cuts = place_stopped(records)
     split = "Test" if finalists else "Validation"
     complete = sum(record.outcome == "complete" for record in records)
-    command = f"python -m search.pick {shlex.quote(f'study={study}')}{storage}"
+    command = f"{home.command('pick')} {shlex.quote(f'study={study}')}{storage}"
     data = {
         **front_data(command, dots, searched, cuts, split),
         "parallel": parallel_data(records, list(front)),

@@ -104,14 +104,14 @@ def _check_finite(loss: Tensor, step: Teach) -> None:
         )
 
 
-def check(spec: NetworkSpec, checkpoint: Path | None, origin: str, dataset: Dataset) -> None:
+def check(spec: NetworkSpec, checkpoint: Path | None, origin: str, dataset: Dataset | None) -> None:
     """Looks for what would stop ``run``, without training anything.
 
     Args:
         spec: The network, which must suit the data.
         checkpoint: The user's weights, which must suit the network.
         origin: Key and value that the checkpoint came from, for messages.
-        dataset: Whose images a network of the user's is tried on.
+        dataset: Whose images a network of the user's is tried on; None while they are not there.
 
     Raises:
         ConfigError: When one of them does not.
@@ -120,7 +120,7 @@ def check(spec: NetworkSpec, checkpoint: Path | None, origin: str, dataset: Data
         network = networks.build(spec)
     if checkpoint is not None:
         load_checkpoint(network, checkpoint, origin)
-    if checkpoint is not None or spec.factory is not None:
+    if dataset is not None and (checkpoint is not None or spec.factory is not None):
         owner = origin if spec.factory is None else f"model.factory={spec.factory!r}"
         _check_answers(network, owner, dataset)
 

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from search import home
 from search.benchmark.stillness import working
 from search.config import TrackingConfig
 from search.errors import (
@@ -260,7 +261,7 @@ class Delivery(AbstractContextManager["Delivery"]):
         bound = "up to " if self._tracker is None else ""
         verb = "is" if left == 1 else "are"
         what = f"{bound}{format_counted(left, 'trial')} {verb}" if left else "the study's end is"
-        command = f"python -m search.sync {self._arguments}"
+        command = f"{home.command('sync')} {self._arguments}"
         if self._config.uri is not None:
             command += f" {shlex.quote(f'tracking.uri={hide_passwords(self._config.uri)}')}"
         return f"{what} not in MLflow yet; when it answers again: {command}"

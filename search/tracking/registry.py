@@ -21,6 +21,7 @@ from mlflow.tracking import MlflowClient
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
+from search import home
 from search.bundle.predict import SUMS
 from search.config import TrackingConfig
 from search.errors import ConfigError, hide_passwords
@@ -81,7 +82,7 @@ class Registry:
         if file is not None and not file.exists():  # or an empty one would be made
             raise ConfigError(
                 f"tracking.uri={self.server!r}: there is no such database; give the one that the "
-                f"study was tracked in, or log it anew: python -m search.sync study={study} "
+                f"study was tracked in, or log it anew: {home.command('sync')} study={study} "
                 "with that tracking.uri"
             )
         with explained(config, state):
@@ -173,8 +174,8 @@ class Registry:
                     return run_id
         raise ConfigError(
             f"tracking.uri={self.server!r}: holds no trial {trial} of this study; give the "
-            "tracking.uri that it was searched with, or log it there: python -m search.sync "
-            f"study={self._study} with that tracking.uri"
+            "tracking.uri that it was searched with, or log it there: "
+            f"{home.command('sync')} study={self._study} with that tracking.uri"
         )
 
     def _log_model(self, bundle: Path, run_id: str) -> str:

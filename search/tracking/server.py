@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
@@ -32,8 +33,26 @@ def check_tracking(config: TrackingConfig, state: Path, study: str) -> None:
         TrackingSilent: When a server does not answer, or says that it cannot now.
         ConfigError: When the database cannot be opened, or the address is wrong.
     """
+    file = database_file(config, state)
     with explained(config, state):
-        connect(config, state).get_experiment_by_name(study)
+        if file is not None and not file.exists():
+            _try_making(file)
+        else:
+            connect(config, state).get_experiment_by_name(study)
+
+
+def _try_making(file: Path) -> None:
+    """Makes a database where there is none, and removes it: the study may yet be refused."""
+    made = [folder for folder in file.parents if not folder.exists()]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with closing(sqlite3.connect(file)) as database:
+            database.execute("BEGIN IMMEDIATE")
+    finally:
+        if file.exists() and file.stat().st_size == 0:  # nobody else's by now
+            file.unlink()
+        for folder in made:
+            folder.rmdir()
 
 
 def address(config: TrackingConfig, state: Path) -> str:
@@ -122,7 +141,7 @@ def explained(config: TrackingConfig, state: Path, remedy: str = "") -> Iterator
     try:
         with bounded(config), _patient(config, wait_s=0.0):
             yield
-    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, OSError) as error:
         if config.uri is None and isinstance(error, OSError):
             raise  # of the state's folder, not of a database in it
         uri = address(config, state)

@@ -21,13 +21,14 @@ from safetensors.torch import save_file
 import models
 from search import cli
 from search.config import SearchConfig
+from search.data import fashion_mnist
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.parsing import parse
 from search.setup import make_bench, settings_of
 from search.storage.journal import Journal
 from search.study import Study
-from tests import commands
+from tests import commands, foreign
 from tests.fakes import FakeEngine, lab, trials_of
 
 TIMEOUT_S = 120
@@ -147,11 +148,8 @@ def refusal(folder: Path, *arguments: str) -> str:
 
 
 def assert_nothing_begun(folder: Path) -> None:
-    state = folder / "mlruns"
-    assert not (state / "mlflow.db").exists(), "a database was made"
-    assert not list(state.glob("studies/*.journal")), "a study was begun"
-    assert not list(state.glob("store/steps/*")), "something was computed"
-    assert not (folder / "outputs").exists()
+    left = {path.name for path in folder.iterdir()}
+    assert left & {"mlruns", "outputs", "multirun"} == set()
 
 
 def refused(*arguments: str, says: Sequence[str], name: str | None = None) -> Any:
@@ -480,6 +478,130 @@ def test_images_of_two_sizes(here: Path) -> None:
     assert_nothing_begun(here)
 
 
+# ---- other commands, and what is refused before anything is fetched
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("search.pick",),
+        ("search.pick", "study=x"),
+        ("search.pick", "promote=true"),
+        ("search.explain",),
+        ("search.explain", "study=x", "trial=3"),
+        ("search.sync",),
+        ("search.sync", "study=x"),
+        ("search.sync", "tracking.uri=file:///tmp"),
+        ("search.device", "device=ssh", "device.host=127.0.0.1", "device.port=1"),
+        ("search.device", "device.budget=3"),
+        ("search.ui",),
+        ("search.ui", "--port", "none"),
+        ("search.run", "data=digits", "study.n_trials=0"),
+        ("search.run", "data=digits", "study.warm_start=[x]"),
+        ("search.run", "data=digits", "engine=local", "engine.workers=99999"),
+        ("search.run", "data=digits", "device=ssh", "device.host=127.0.0.1", "device.port=1"),
+        ("search.run", "--multirun", "study.seed=1,2", "data=image_folder", "data.root=none"),
+        ("search.run", "trial=3", "trial=5"),
+        ("search.run", "--cfg", "job", "model.wdith=3"),
+    ],
+    ids=" ".join,
+)
+def test_no_refusal_leaves_anything_behind(command: Sequence[str], tmp_path: Path) -> None:
+    done = commands.run(tmp_path, *command, timeout_s=TIMEOUT_S)
+    assert (done.returncode, done.stdout) == (2, ""), done
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["model.checkpoint=three.safetensors"], "belongs to another network"),
+        (["model.checkpoint=none.pt"], "cannot be read (No such file"),
+        (["model=custom", "model.factory=nets:three"], "gives [2, 3] for 2 images"),
+        (["model=custom", "model.factory=nets:none"], "has no 'none'"),
+        (["data.mean=[0.1,0.2,0.3]"], "has 3 values but images have 1 channel"),
+        (["data.std=[0]"], "must be above 0"),
+        (["space.bits=[7]"], "space.bits[0]=7: not one of the choices"),
+        (["tracking.uri=sqlite:////proc/none/x.db"], "'/proc/none'"),
+        (["study.n_trials=0"], "study.n_trials=0: holds the closing round"),
+        (["study.warm_start=[x]"], "study.warm_start=x: there is no such study"),
+        (["device=ssh", "device.host=127.0.0.1", "device.port=1"], "127.0.0.1:1"),
+        pytest.param(
+            ["train.device=cuda"],
+            "torch finds no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+    ],
+)
+def test_nothing_is_fetched_for_what_is_refused(
+    arguments: Sequence[str],
+    says: str,
+    here: Path,
+    at: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fetch(*places: object) -> fashion_mnist.Files:
+        raise AssertionError("it was fetched")
+
+    monkeypatch.setattr(fashion_mnist, "obtain", fetch)
+    database = here / "new" / "tracked.db"
+    tracking = [f"tracking.uri=sqlite:///{database}"]
+    given = [*arguments, *([] if "tracking" in arguments[0] else tracking)]
+    assert says in at(here, "data=fashion_mnist", *given)
+    assert_nothing_begun(here)
+    assert not database.parent.exists()
+
+
+def test_faults_of_types_and_of_the_space_come_together(here: Path) -> None:
+    said = refusal(here, "model.width=0", "space.bits=[7]", "space.kernel=3")
+    for fault in ("model.width=0: ", "; space.kernel: ", "; space.bits[0]=7: "):
+        assert fault in said
+
+
+def test_a_key_that_is_given_twice_is_refused(here: Path) -> None:
+    said = refusal(here, *TINY, "study.n_trials=3", "+study.n_trials=5")
+    assert "error: +study.n_trials=5: there is study.n_trials=3 too, and only one can" in said
+
+
+# ---- folders of the user's with the project's names
+
+
+@pytest.mark.parametrize("package", [True, False], ids=["package", "mere folder"])
+def test_built_in_networks_stand_beside_other_models(package: bool, tmp_path: Path) -> None:
+    save_file(models.build("cnn", (1, 8, 8), 3, 4).state_dict(), tmp_path / "three.safetensors")
+    foreign.fill(tmp_path, search=False, package=package)
+    said = refusal(tmp_path, "data=digits", "model.width=4", "model.checkpoint=three.safetensors")
+    assert "head.weight is [3, 8] in it and [10, 8] in the network" in said
+    assert_nothing_begun(tmp_path)
+
+
+def test_a_file_called_models_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(foreign.MINE.replace("models.layers", "layers"))
+    (tmp_path / "layers.py").write_text(foreign.LAYERS)
+    given = ("data=digits", "model=custom", "model.factory=models:build")
+    said = refusal(tmp_path, *given, "model.arguments.classes=3")
+    assert "model.factory='models:build': the network gives [2, 3] for 2 images" in said
+    assert "belongs to another" in refusal(
+        tmp_path, "data=digits", *_weights(tmp_path / "w.safetensors")
+    )
+
+
+def _weights(path: Path) -> tuple[str, ...]:
+    save_file({"none": torch.zeros(1)}, path)
+    return ("model.width=4", f"model.checkpoint={path.name}")
+
+
+# The repository is where modules are looked for in tests, and would come before a mere folder.
+def test_the_user_s_models_are_found(tmp_path: Path) -> None:
+    foreign.fill(tmp_path, search=False)
+    given = ("data=digits", "model=custom", f"model.factory={foreign.FACTORY}")
+    said = refusal(tmp_path, *given, "model.arguments.classes=3")
+    assert "model.factory='models.mine:build': the network gives [2, 3] for 2 images" in said
+    assert_nothing_begun(tmp_path)
+
+
 # ---- state that cannot be kept
 
 
@@ -607,4 +729,4 @@ def test_study_is_being_searched(here: Path) -> None:
     with Journal(here / "mlruns" / "studies", "pets"):
         said = refusal(here, *TINY, "study.name=pets")
     assert f"study.name=pets is being searched by process {os.getpid()}; wait for it, stop" in said
-    assert_nothing_begun(here)
+    assert [path.name for path in (here / "mlruns").rglob("*")] == ["studies"]

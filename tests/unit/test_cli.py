@@ -15,6 +15,7 @@ import yaml
 
 from search import cli
 from search.errors import ConfigError, DeviceLost, SearchError, StageFailed, StorageLost
+from search.run import main
 from tests import commands
 
 HEAVY = {"torch", "mlflow", "optuna", "onnx", "onnxruntime", "sklearn", "matplotlib", "numpy"}
@@ -149,9 +150,9 @@ def test_looking_leaves_nothing_behind(
     assert list(elsewhere.iterdir()) == []
 
 
-def test_composing_makes_nothing_but_mlruns(elsewhere: Path) -> None:
+def test_composing_makes_nothing(elsewhere: Path) -> None:
     compose()
-    assert [path.name for path in elsewhere.rglob("*")] == ["mlruns"]
+    assert list(elsewhere.iterdir()) == []
 
 
 # ---- what overrides do
@@ -191,7 +192,7 @@ def test_several_jobs(elsewhere: Path) -> None:
 
     assert cli.main(keep, ["-m", "study.n_trials=1,2"]) == 2
     assert seen == [1, 2]
-    assert [path.name for path in elsewhere.iterdir()] == ["mlruns"]
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_no_password_is_left_behind_by_several_jobs(elsewhere: Path) -> None:
@@ -252,7 +253,85 @@ def test_refusal(arguments: list[str], said: str, capsys: pytest.CaptureFixture[
     assert printed.out == ""
 
 
+def test_printed_configurations_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--cfg", "job", "model.wdith=3"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: model.wdith=3: there is no such key (did you mean ")
+    assert printed.out == ""
+    assert main(["--cfg", "job", "data=image_folder"]) == 0  # which cannot be checked yet
+    assert "  root: ???" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["trial=3", "trial=5"], ["study.seed=1", "+study.seed=1"], ["model=cnn", "model=resnet8"]],
+)
+def test_of_two_values_none_is_chosen(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(lambda raw, settings: 0, arguments) == 2
+    assert capsys.readouterr().err.startswith(f"error: {arguments[1]}: there is {arguments[0]} too")
+
+
+def test_a_value_may_end_as_secrets_are_called(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tracking.uri=file:///srv/token"]) == 2
+    assert capsys.readouterr().err.startswith("error: tracking.uri='file:///srv/token': input")
+
+
 # ---- how it ends
+
+
+@pytest.mark.parametrize("module", ["run", "pick", "sync", "explain", "device", "ui"])
+def test_a_working_directory_that_is_gone(module: str, elsewhere: Path) -> None:
+    folder = elsewhere / "gone"
+    folder.mkdir()
+    script = f'rmdir "$PWD" && exec "{sys.executable}" -m search.{module}'
+    done = subprocess.run(
+        ["/bin/sh", "-c", script],
+        cwd=folder,
+        env=commands.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: the working directory cannot be used (No such file or directory); cd to one that "
+        "exists\n"
+    )
+
+
+def test_too_little_address_space(elsewhere: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "search.run", "data=digits"],
+        cwd=elsewhere,
+        env=commands.environment(),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: a process may have 1.0 GB of address space here, and ")
+    assert done.stderr.count("\n") == 1
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+)
+def test_no_memory(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(raw: Any, settings: str) -> int:
+        raise error
+
+    assert cli.main(fail, []) == 2
+    assert capsys.readouterr().err.startswith("error: there is not enough memory (")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from search import cli, config
 from search.config import PickConfig, SearchConfig
 from search.errors import ConfigError
 from search.parsing import parse
+from search.remarks import comments
 from search.space import parse_space
 
 GIVEN = ("data.root=pets", "data.factory=a:b", "model.factory=a:b", "storage.url=postgresql://a/b")
@@ -144,7 +145,7 @@ def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def documented() -> Iterator[tuple[str, str, str]]:
     """Yields override, key and comment of every key of every option."""
-    for (group, option), remarks in cli.comments().items():
+    for (group, option), remarks in comments().items():
         if (group, option) in PROGRAMS:
             continue  # their files hold the keys of another command line
         override = f"{group}={option}" if group else "model=cnn"
@@ -177,7 +178,7 @@ def test_ranges_in_comments_are_those_of_the_types(override: str, key: str, rema
 
 @pytest.mark.parametrize(
     ("key", "remark"),
-    [row for row in cli.comments()["", "pick"].items() if any(limits(row[1]))],
+    [row for row in comments()["", "pick"].items() if any(limits(row[1]))],
 )
 def test_ranges_of_picking_are_those_of_the_types(key: str, remark: str) -> None:
     def accepted(value: float) -> bool:
@@ -226,7 +227,7 @@ def test_deep_networks_are_fine_tuned_longer(overrides: list[str], epochs: float
 
 def test_every_choice_of_a_comment_is_accepted() -> None:
     names = ["accuracy", "latency", "size", "cpu", "memory"]
-    remark = cli.comments()["objective", "default"]["objective.names"]
+    remark = comments()["objective", "default"]["objective.names"]
     assert remark.endswith("2 or more of " + ", ".join(names))
     tree = raw()
     put(tree, "objective.names", names)

@@ -12,7 +12,7 @@ import pytest
 from search import ui
 from search.config import is_loopback
 from search.errors import ConfigError
-from search.ui import check_reach, command, environment, main
+from search.ui import check_reach, environment, main, server_command
 
 ACCOUNTS = """[mlflow]
 default_permission = READ
@@ -53,7 +53,7 @@ def test_another_address_is_refused_without_accounts(
 @pytest.mark.parametrize("host", OTHERS)
 def test_another_address_is_served_with_accounts(host: str, accounts: Path) -> None:
     assert check_reach(host, str(accounts)) == accounts
-    words = command(host, 5000, Path("/state"), has_accounts=True)
+    words = server_command(host, 5000, Path("/state"), has_accounts=True)
     assert words[words.index("--app-name") + 1] == "basic-auth"
     assert words[words.index("--host") + 1] == host
     added = environment(accounts, {})

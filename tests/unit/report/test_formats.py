@@ -108,4 +108,4 @@ def test_what_is_no_number_does_not_look_like_one(value: float) -> None:
     assert {format_ms(value), format_us(value), format_share(value)} == {DASH}
     assert format_ms_interval(value, 1.0, 2.0) == DASH
     assert format_speedup(Figures(speedup=value, speedup_low=1.0, speedup_high=2.0)) == DASH
-    assert format_speedup(Figures(speedup=2.0, speedup_low=value, speedup_high=2.0)) == "2.00×"
+    assert format_speedup(Figures(speedup=2.0, speedup_low=value, speedup_high=2.0)) == "2.00\u00d7"
