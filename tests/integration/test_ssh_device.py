@@ -85,6 +85,7 @@ def config(server: Server, tmp_path: Path, keys: dict[str, asyncssh.SSHKey]) -> 
         known_hosts=str(tmp_path / "known_hosts"),
         python=sys.executable,
         folder="models/kept here",
+        retry_s=0.0,
     )
 
 
@@ -442,7 +443,9 @@ def test_stage_measures_there(step: tuple[Measure, Store]) -> None:
 def test_a_lost_connection_is_made_anew_and_the_trial_measured(
     step: tuple[Measure, Store], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_room, "RECONNECT_AFTER_S", (0.1, 0.1, 0.1))
+    measured, store = step
+    assert isinstance(measured.connection, SshDeviceConfig)
+    patient = replace(measured, connection=replace(measured.connection, retry_s=60.0))
     cut: list[int] = []
 
     def cut_once(device: Any, timeout_s: float) -> None:
@@ -452,7 +455,7 @@ def test_a_lost_connection_is_made_anew_and_the_trial_measured(
             threading.Timer(0.5, server.cut, ("abort",)).start()
 
     monkeypatch.setattr(device_room, "hold", cut_once)
-    found = measure.run(*step)
+    found = measure.run(patient, store)
     assert 0.3 < found.ratio < 3.0
     assert_empty(cut[0])
 
@@ -475,13 +478,15 @@ def test_a_killed_agent_is_started_anew_and_the_trial_measured(
 
 
 def test_a_device_that_stays_away_ends_the_search_but_no_trial(
-    step: tuple[Measure, Store], server: Server, monkeypatch: pytest.MonkeyPatch
+    step: tuple[Measure, Store],
 ) -> None:
-    monkeypatch.setattr(device_room, "RECONNECT_AFTER_S", (0.1, 0.1))
     measured, store = step
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
         assert isinstance(measured.connection, SshDeviceConfig)
-        nowhere = replace(measured.connection, port=unheard.getsockname()[1])
+        port = unheard.getsockname()[1]
+        nowhere = replace(measured.connection, port=port, retry_s=2.5)
+        begun = time.monotonic()
         with pytest.raises(DeviceLost, match="no ssh server can be reached"):
             measure.run(replace(measured, connection=nowhere), store)
+        assert time.monotonic() - begun >= 2.5
