@@ -442,7 +442,7 @@ def is_fine(clock: Callable[[], int] = time.process_time_ns) -> bool:
 
     Where processor time is counted in ticks, as some containers do, it stands still in between.
     """
-    steps = []
+    steps: list[int] = []
     last = clock()
     while len(steps) < TICKS:
         now = clock()

@@ -44,7 +44,7 @@ class AgentKilled(StageFailed):
 
 
 class LoginRefused(ConfigError):  # noqa: N818 - named by what happened
-    """The device lets nobody in with this configuration, or not yet: some do not while they start."""
+    """The device lets nobody in with this configuration, or not yet: it may be starting."""
 
 
 class Device(Protocol):

@@ -479,10 +479,10 @@ def test_work_is_begun_anew_once_where_the_agent_is_killed(kills: int) -> None:
         return device.ask({"request": "hello"}, START_S)["schema"]
 
     if kills == 1:
-        assert on_device(LOCAL, work, START_S) == SCHEMA
+        assert on_device(LOCAL, work) == SCHEMA
     else:
         with pytest.raises(StageFailed, match="agent died with status -9"):
-            on_device(LOCAL, work, START_S)
+            on_device(LOCAL, work)
     assert len(killed) == kills
     for group in killed:
         assert_empty(group)
