@@ -142,7 +142,7 @@ def on_device(config: DeviceConfig, work: Callable[[Device], T], size_bytes: int
         SearchError: As the device or ``work`` raised it.
     """
     hold_s = HOLDS * config.timeout_s + size_bytes / SLOWEST_BYTES_PER_S
-    patience = _Patience(config.retry_s if isinstance(config, SshDeviceConfig) else 0.0)
+    patience = Patience(config.retry_s if isinstance(config, SshDeviceConfig) else 0.0)
     was_killed = False
     while True:
         try:
@@ -159,15 +159,22 @@ def on_device(config: DeviceConfig, work: Callable[[Device], T], size_bytes: int
             patience.wait(error)
 
 
-class _Patience:
+class Patience:
     """How long a device that went away is waited for, counted anew whenever it was reached.
 
     Args:
         retry_s: Seconds without reaching it after which it is given up.
+        clock: Seconds that only rise.
+        sleep: Waits so many seconds.
     """
 
-    def __init__(self, retry_s: float) -> None:
-        self._retry_s = retry_s
+    def __init__(
+        self,
+        retry_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._retry_s, self._clock, self._sleep = retry_s, clock, sleep
         self._pause_s = FIRST_PAUSE_S
         self._gone_since: float | None = None
         self._breaks = 0
@@ -178,7 +185,7 @@ class _Patience:
 
     def wait(self, error: DeviceLost | LoginRefused) -> None:
         """Waits before the next try, or raises ``error`` where there is none."""
-        now = time.monotonic()
+        now = self._clock()
         if self._gone_since is None:
             self._gone_since = now
             self._breaks += 1
@@ -188,7 +195,7 @@ class _Patience:
         if tired or (isinstance(error, LoginRefused) and now == self._gone_since):
             raise error
         log.warning("%s; trying again in %g s", error, self._pause_s)
-        time.sleep(min(self._pause_s, self._gone_since + self._retry_s - now))
+        self._sleep(min(self._pause_s, self._gone_since + self._retry_s - now))
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
 

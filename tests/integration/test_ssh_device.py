@@ -26,7 +26,7 @@ from search.benchmark import device as device_room
 from search.benchmark import login
 from search.benchmark.device import AGENT, describe_device, hold, open_device
 from search.benchmark.protocol import Plan, Side, compare
-from search.benchmark.ssh import THREAD, SshDevice
+from search.benchmark.ssh import CHECK, THREAD, SshDevice
 from search.config import DigitsConfig, SshDeviceConfig
 from search.data import describe
 from search.engine.store import Store
@@ -318,6 +318,14 @@ def test_missing_packages_are_named_with_their_installation(
     assert "-m pip install numpy onnxruntime (where pip refuses: in a virtual environment" in text
 
 
+def test_looking_for_packages_reports_nothing_home(tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    environment.pop("XDG_CACHE_HOME", None)
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", CHECK], env=environment, check=True, timeout=START_S)
+    assert list(tmp_path.rglob("*")) == []
+
+
 def test_missing_python_is_reported(config: SshDeviceConfig) -> None:
     text = refuse(replace(config, python="no-such-python"))
     assert "not found" in text
@@ -458,6 +466,24 @@ def test_a_lost_connection_is_made_anew_and_the_trial_measured(
     found = measure.run(patient, store)
     assert 0.3 < found.ratio < 3.0
     assert_empty(cut[0])
+
+
+def test_a_device_that_restarts_is_waited_for_and_the_trial_measured(
+    step: tuple[Measure, Store], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured, store = step
+    assert isinstance(measured.connection, SshDeviceConfig)
+    patient = replace(measured, connection=replace(measured.connection, retry_s=60.0))
+    restarts: list[float] = [1.5, 2.5]
+
+    def restart(device: Any, timeout_s: float) -> None:
+        hold(device, timeout_s)
+        if restarts:
+            server.restart(restarts.pop())
+
+    monkeypatch.setattr(device_room, "hold", restart)
+    assert 0.3 < measure.run(patient, store).ratio < 3.0
+    assert not restarts
 
 
 def test_a_killed_agent_is_started_anew_and_the_trial_measured(
