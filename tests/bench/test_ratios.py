@@ -2,8 +2,8 @@
 
 The truth of a pair comes from plain wall clocks on an idle machine, in many fresh processes. Run
 this alone on the machine, with nothing else: ``pytest tests/bench/test_ratios.py -m bench -s``.
-``RATIO_RULES``, ``RATIO_SIZES``, ``RATIO_LOADS`` (names with commas) and ``RATIO_COMPARISONS``
-(of each pair under each load) choose a part of it.
+``RATIO_RULES``, ``RATIO_SIZES``, ``RATIO_LOADS``, ``RATIO_SLOW_MS`` (names with commas between)
+and ``RATIO_COMPARISONS`` (of each pair under each load) choose a part of it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TRUTH_PAIRS, TRUTH_LEVEL = 12, 0.95
 LAYERS = {"0.2": (2, 10), "0.5": (4, 8), "1": (6, 6), "3": (12, 4)}
 # Channels and pixels of a layer: about 0.02, 0.2 and 3 ms.
 SIZES = {"small": (16, 16), "medium": (32, 32), "large": (32, 128)}
-SLOW_MS = (60.0, 200.0, 1000.0, 2000.0)
+SLOW_MS = ("60", "200", "1000", "2000")
 SLOW_CHANNELS, SLOW_PIXELS = 32, 224
 COMMANDS = {
     "equal runs": (sys.executable, equal_runs.__file__),
@@ -157,7 +157,7 @@ def test_slow_models(tmp_path: Path) -> None:
     print(f"\na layer of {SLOW_CHANNELS} channels and {SLOW_PIXELS} pixels: {layer_ms:.1f} ms")
     print("\n| model | load | seconds | ratio | half-width | quality | warm | p50 ms | images/s |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for wanted_ms in SLOW_MS:
+    for wanted_ms in map(float, chosen("RATIO_SLOW_MS", SLOW_MS)):
         layers = max(2, round(wanted_ms / layer_ms))
         files = (tmp_path / f"{wanted_ms}-{n}.onnx" for n in (layers, layers // 2))
         half, whole = (
