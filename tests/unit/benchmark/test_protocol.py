@@ -22,6 +22,7 @@ from search.benchmark.estimates import (
 from search.benchmark.protocol import (
     LAUNCHES_FOR_SPREAD,
     LEVEL,
+    LOG_HALF_WIDTH,
     LOOK_LEVEL,
     LOOKS,
     MINIMUM_ROUNDS,
@@ -33,6 +34,7 @@ from search.benchmark.protocol import (
     Plan,
     Side,
     compare,
+    quality_of,
 )
 from search.steps import Measure
 
@@ -366,6 +368,23 @@ def test_what_stays_wide_is_poor() -> None:
     found = run(link, plan())
     assert math.log(found.ratio_high / found.ratio_low) / 2 > POOR_LOG_HALF_WIDTH
     assert (found.quality, found.launches) == ("poor", 2 * MOST_LAUNCHES)
+
+
+def test_the_label_is_that_of_the_interval_that_is_told() -> None:
+    """Launches that agree make a narrow interval together, however wide each one's own is."""
+    link = FakeLink(FakeClock(), wide_until(10**6), 0.005)
+    found = run(link, plan(budget_s=3.0))
+    assert LAUNCHES_FOR_SPREAD <= found.launches < 2 * MOST_LAUNCHES
+    half = math.log(found.ratio_high / found.ratio_low) / 2
+    assert half <= LOG_HALF_WIDTH
+    assert found.quality == "resolved"
+
+
+@pytest.mark.parametrize(
+    ("half", "quality"), [(0.015, "resolved"), (0.025, "unresolved"), (0.051, "poor")]
+)
+def test_labels_follow_the_width(half: float, quality: str) -> None:
+    assert quality_of(0.7 - half, 0.7 + half - 1e-9) == quality
 
 
 def test_no_second_attempt_where_its_time_could_run_out() -> None:
