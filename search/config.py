@@ -250,6 +250,7 @@ class SshDeviceConfig(_MeasuringConfig):
     known_hosts: str
     python: str
     folder: str
+    retry_s: NonNegative
 
 
 DeviceConfig = Annotated[LocalDeviceConfig | SshDeviceConfig, Field(discriminator="name")]

@@ -22,7 +22,7 @@ from search.benchmark.estimates import (
     walsh_means,
     wilson_interval,
 )
-from search.benchmark.protocol import LOG_HALF_WIDTH, POOR_LOG_HALF_WIDTH
+from search.benchmark.protocol import quality_of
 from search.config import FinalistsConfig
 from search.driving import drive, drive_all
 from search.engine.base import Engine
@@ -35,7 +35,6 @@ from search.records import (
     Figures,
     Finalist,
     Network,
-    Quality,
     Session,
     Student,
     TrialRecord,
@@ -240,7 +239,7 @@ def measurement_figures(
         p95_ms=measured.p95_ms,
         p99_ms=measured.p99_ms,
         images_per_s=measured.images_per_s,
-        measuring=_quality(low, high),
+        measuring=quality_of(low, high),
         launches=measured.launches,
         disturbed_rounds=measured.disturbed_rounds,
         warm=measured.warm,
@@ -252,14 +251,6 @@ def measurement_figures(
         cpu_ms=measured.cpu_ms,
         cold_start_ms=measured.cold_start_ms,
     )
-
-
-def _quality(low: float, high: float) -> Quality:
-    """Calls a session's interval of a log ratio what the search calls one of its own."""
-    half = (high - low) / 2
-    if half > POOR_LOG_HALF_WIDTH:
-        return "poor"
-    return "resolved" if half <= LOG_HALF_WIDTH else "unresolved"
 
 
 def _confirm(contender: Contender, figures: Figures) -> Finalist:

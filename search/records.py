@@ -246,8 +246,8 @@ class Measurement:
         disturbed_rounds: Those of them in which others took the processor.
         excluded_rounds: Those of the disturbed ones that do not count; all do where few are left.
         launches: Pairs of fresh processes that the answer rests on.
-        quality: ``resolved`` when the interval became narrow within the time budget, ``poor`` when
-            it stayed wider than 5 % even in a second attempt.
+        quality: Of the interval: ``resolved`` within 1.5 %, ``poor`` wider than 5 %, else
+            ``unresolved``.
         warm: Whether all processes' times settled before they were compared.
         images_per_s: Throughput, batches run back to back; None where that would take too long.
         cold_start_ms: Session creation and first run.
@@ -259,7 +259,8 @@ class Measurement:
         operators: Executed operator types with their number, after optimisation.
         protocol: Version of the protocol; figures of different versions do not mix.
         conditions: The device's processor, processors in use, ticks stolen and microseconds
-            throttled meanwhile; by role hash of the model, runtime and options of the session.
+            throttled meanwhile, and the clock of the rounds; by role hash of the model, runtime
+            and options of the session.
         raw: ``(seed, [(model_ms, reference_ms), ...], [disturbed, ...])`` for every launch, also of
             an attempt that was given up.
     """

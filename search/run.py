@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from search import cli, home
 from search.config import SearchConfig
-from search.errors import ConfigError, StageFailed, TrackingSilent, hide_passwords
+from search.errors import (
+    ConfigError,
+    DeviceLost,
+    StageFailed,
+    TrackingSilent,
+    hide_passwords,
+)
 from search.leaving import leave_after
 from search.parsing import parse
 
@@ -230,13 +236,19 @@ def _prepare(bench: Bench, engine: Engine) -> Lab:
 
     Raises:
         ConfigError: When the uncompressed network itself cannot go the way of a trial.
+        DeviceLost: When the device's agent is killed again and again.
     """
+    from search.benchmark.device import AgentKilled
     from search.driving import drive
     from search.trial import prepare
 
     started = time.monotonic()
     try:
         lab = drive(prepare(bench), engine)
+    except AgentKilled as error:
+        remedy = "see that nobody ends its processes and that memory is free there"
+        reason = "the device's agent was killed twice while the uncompressed network was measured"
+        raise DeviceLost(f"{reason} ({error.reason}); {remedy}") from error
     except StageFailed as error:
         raise ConfigError(f"the uncompressed network cannot be used: {error}") from error
     _greet(lab, time.monotonic() - started)

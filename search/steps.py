@@ -388,7 +388,7 @@ class Probe(Step[DeviceProfile]):
     """Finds out by measuring what is fast on a device; ``device`` is what its processor says."""
 
     kind: ClassVar[str] = "probe"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resource: ClassVar[Resource] = "device"
     result: ClassVar[type] = DeviceProfile
 
@@ -404,7 +404,7 @@ class Measure(Step[Measurement]):
     """
 
     kind: ClassVar[str] = "measure"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     resource: ClassVar[Resource] = "device"
     result: ClassVar[type] = Measurement
 
@@ -443,7 +443,7 @@ class Profile(Step[Comparison]):
     """Finds out what the time of a comparison's two models goes into."""
 
     kind: ClassVar[str] = "profile"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     resource: ClassVar[Resource] = "device"
     result: ClassVar[type] = Comparison
 

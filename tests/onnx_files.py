@@ -9,9 +9,15 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 
-def save(path: Path, nodes: list[Any], constants: dict[str, Any], opset: int = 17) -> Path:
-    """Writes a model from ``x`` ``[N, 1, 28, 28]`` to ``y``."""
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 28, 28])
+def save(
+    path: Path,
+    nodes: list[Any],
+    constants: dict[str, Any],
+    opset: int = 17,
+    image: tuple[int, int, int] = (1, 28, 28),
+) -> Path:
+    """Writes a model from ``x`` ``[N, *image]`` to ``y``."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *image])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     kept = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "model", [x], [y], kept)
@@ -34,6 +40,21 @@ def save_conv_net(path: Path, width: int, layers: int) -> Path:
     nodes.append(helper.make_node("GlobalAveragePool", [last], ["pooled"]))
     nodes.append(helper.make_node("Flatten", ["pooled"], ["y"]))
     return save(path, nodes, constants)
+
+
+def save_conv_stack(path: Path, channels: int, layers: int, pixels: int) -> Path:
+    """``layers`` times the same kind of block, so that times are proportional to their number."""
+    rng = np.random.default_rng(0)
+    nodes, constants, last = [], {}, "x"
+    for i in range(layers):
+        weights = rng.normal(0, (2 / (9 * channels)) ** 0.5, (channels, channels, 3, 3))
+        constants[f"w{i}"] = weights.astype(np.float32)
+        nodes.append(helper.make_node("Conv", [last, f"w{i}"], [f"c{i}"], pads=[1] * 4))
+        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
+        last = f"r{i}"
+    nodes.append(helper.make_node("GlobalAveragePool", [last], ["pooled"]))
+    nodes.append(helper.make_node("Flatten", ["pooled"], ["y"]))
+    return save(path, nodes, constants, image=(channels, pixels, pixels))
 
 
 def save_quantised(path: Path) -> Path:

@@ -55,7 +55,18 @@ class Server:
 
         self.call(end())
 
-    async def _listen(self) -> asyncssh.SSHAcceptor:
+    def restart(self, away_s: float) -> None:
+        """Cuts every connection and listens no more for a while, as a machine that restarts."""
+        port = self.port
+        self._listener.close()
+        self.cut("abort")
+
+        def come_back() -> None:
+            self._listener = self.call(self._listen(port))
+
+        threading.Timer(away_s, come_back).start()
+
+    async def _listen(self, port: int = 0) -> asyncssh.SSHAcceptor:
         server = self
         allowed = asyncssh.import_authorized_keys(
             self._user_key.export_public_key("openssh").decode()
@@ -76,7 +87,7 @@ class Server:
 
         return await asyncssh.listen(
             "127.0.0.1",
-            0,
+            port,
             server_factory=Account,
             server_host_keys=[self._host_key],
             authorized_client_keys=allowed,

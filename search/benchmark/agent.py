@@ -19,14 +19,14 @@ conditions                                                 cpu arch flags cpus s
                                                            throttled_us (both since the start)
 lock        wait_s hold_s                                  held holder
 start       roles                                          starts fresh processes; does not wait
-open        role model inputs batch_size threads           cold_start_ms run_ms warm options
-            session_entries memory_limit_bytes seed        onnxruntime model_sha256
+open        role model inputs batch_size threads           cold_start_ms run_ms warm clock
+            session_entries memory_limit_bytes seed        options onnxruntime model_sha256
                                                            baseline_rss_bytes
 single      role count limit_ms                            times_ms cpu_ms energy peak_rss_bytes
 throughput  role batch_size limit_ms most_ms               images_per_s
-rounds      count minimum limit_ms block_ms seed           rounds [[candidate_ms, reference_ms]]
-                                                           disturbed [whether the round was] runs
-                                                           order
+rounds      count limit_ms block_ms seed                   rounds [[candidate_ms, reference_ms]]
+                                                           disturbed [whether the round was]
+                                                           clock pieces runs [of a piece] order
 operators   role                                           operators {type: executed kernels}
 profile     role runs                                      kernels [of one run: name operator
                                                            provider microseconds inputs outputs]
@@ -59,19 +59,34 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
-SCHEMA = 2
+SCHEMA = 3
 CANDIDATE, REFERENCE = "candidate", "reference"
 FLAGS_X86 = {"avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_int8"}
 FLAGS_ARM = {"asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2"}
 # Warming up: blocks of at least this long, a window of so many, and the time after which a model
 # that will not settle is measured nevertheless.
 WARM_BLOCK_MS, WARM_WINDOW, WARM_LIMIT_MS = 0.5, 20, 500.0
+# A model too slow for a window in that time: so many blocks must agree within that, of at most so
+# many.
+SLOW_WINDOW, SLOW_AGREEMENT, MOST_SLOW = 3, 1.05, 6
+# Blocks are made of pieces of at least this long, in which the models' times differ by at most
+# this factor, if a few more runs and no longer piece make that possible.
+PIECE_MS, EVEN, MORE_RUNS, LONGEST_PIECE_MS = 0.25, 1.1, 5, 20.0
+# Runs so long refill the caches themselves, within a share that does not matter.
+REFILL_MS = 100.0
+PROCESSOR, WALL = "processor", "wall"
+FINE_NS, TICKS = 20_000, 5  # a clock of processor time that is read off ticks is no use
+# A batch that takes so many times the limit is the measurement.
+LONG_BATCH = 10
+HASHED_BYTES = 1 << 20
 # One for all users, because they share the processor. Whoever measures queues for the first file
 # and holds both; whoever trains shares the second, and lets go of it while somebody queues.
 QUEUE_LOCK, DEVICE_LOCK = Path("/tmp/cnn-search-queue.lock"), Path("/tmp/cnn-search-device.lock")
-LOCK_POLL_S = 0.02
+LOCK_POLL_S, LOOK_AROUND_S = 0.02, 1.0
+# How this program ends itself, and after how many looks in a row at a host that stands still.
+EXPIRED, STOPPED_LOOKS = 3, 5
 OUT_OF_MEMORY = re.compile("bad.?alloc|MemoryError|failed to allocate", re.IGNORECASE)
 POWERCAP = Path("/sys/class/powercap")
 STEAL_COLUMN = 8  # of a processor's line in /proc/stat
@@ -181,10 +196,10 @@ class Bench:
         if request["threads"] > usable:
             raise Refused("Threads", f"{request['threads']} threads, but {usable} usable cores")
         self._request = request
-        baseline = peak_rss_bytes()
         self._images = self._numpy.load(request["inputs"], allow_pickle=False)
-        batches = self._cut(request["batch_size"])
-        digest = hashlib.sha256(Path(request["model"]).read_bytes()).hexdigest()
+        batches = self._cut(request["batch_size"], len(self._images))
+        digest = hash_file(Path(request["model"]))
+        baseline = peak_rss_bytes()
         if request["memory_limit_bytes"] is not None:
             limit_memory(request["memory_limit_bytes"], request["threads"])
         begin = time.perf_counter()
@@ -203,11 +218,14 @@ class Bench:
         self._feeds = [{name: batch} for batch in batches]
         gc.collect()
         gc.disable()  # a collection in the middle of a block would be timed as the model's
-        run_ms, warm = self._warm_up()
+        # Threads wait for one another in no processor time: several need the wall clock.
+        self._clock = PROCESSOR if request["threads"] == 1 and is_fine() else WALL
+        self._run_ms, warm = self._warm_up()
         return {
             "cold_start_ms": cold_start_s * 1e3,
-            "run_ms": run_ms,
+            "run_ms": self._run_ms,
             "warm": warm,
+            "clock": self._clock,
             "options": self._options(),
             "onnxruntime": self._runtime.__version__,
             "model_sha256": digest,
@@ -215,17 +233,20 @@ class Bench:
         }
 
     def block(self, request: Message) -> Message:
-        """Times ``runs`` runs as a whole; an untimed one goes before when ``warm``."""
-        feeds = self._opened()
-        first = request["first"]
-        cycle = [feeds[(first + i) % len(feeds)] for i in range(request["runs"])]
-        run = self._session.run
-        if request["warm"]:
-            run(None, feeds[0])
-        begin = time.perf_counter_ns()
-        for feed in cycle:
-            run(None, feed)
-        return {"ms": (time.perf_counter_ns() - begin) / 1e6 / len(cycle)}
+        """Times ``pieces`` times ``runs`` runs, after ``warm`` untimed ones.
+
+        Returns:
+            Milliseconds of a run in the fastest piece: what disturbs can only take time.
+
+        Source: J. Chen and J. Revels, Robust benchmarking in noisy environments, 2016
+        (arXiv:1608.04295).
+        """
+        feeds, runs, clock = self._opened(), request["runs"], CLOCKS[request["clock"]]
+        for feed in itertools.islice(itertools.cycle(feeds), request["warm"]):
+            self._session.run(None, feed)
+        cycle = itertools.islice(itertools.cycle(feeds), request["first"] % len(feeds), None)
+        pieces = [list(itertools.islice(cycle, runs)) for _ in range(request["pieces"])]
+        return {"ms": min(self._time_piece(piece, clock) for piece in pieces)}
 
     def single(self, request: Message) -> Message:
         """Times runs one by one, a single stream, with the processor time and energy of a run."""
@@ -242,21 +263,25 @@ class Bench:
         }
 
     def throughput(self, request: Message) -> Message:
-        """Runs batches back to back: images a second; None where two would take too long."""
-        lift_memory_limit()
+        """Runs batches back to back: images a second; None where a batch would take too long."""
         (name,) = self._opened()[0]
-        feed = {name: self._cut(request["batch_size"])[0]}
+        size = request["batch_size"]
+        if self._run_ms * size / self._request["batch_size"] > request["most_ms"]:
+            return {"images_per_s": None}
+        lift_memory_limit()
+        feed = {name: self._cut(size, 1)[0]}
         begin = time.perf_counter()
         self._session.run(None, feed)
-        if time.perf_counter() - begin > request["most_ms"] / 1e3:
-            return {"images_per_s": None}
+        took_s = time.perf_counter() - begin
+        if took_s > LONG_BATCH * request["limit_ms"] / 1e3:
+            return {"images_per_s": size / took_s}
         begin = time.perf_counter()
         deadline = begin + request["limit_ms"] / 1e3
         runs, now = 0, begin
         while runs == 0 or now < deadline:
             self._session.run(None, feed)
             runs, now = runs + 1, time.perf_counter()
-        return {"images_per_s": runs * request["batch_size"] / (now - begin)}
+        return {"images_per_s": runs * size / (now - begin)}
 
     def operators(self, _: Message) -> Message:
         """Counts the kernels that one run executes, from onnxruntime's own profile."""
@@ -304,28 +329,44 @@ class Bench:
 
     def _warm_up(self) -> tuple[float, bool]:
         """Runs until times settle, within bounds; returns milliseconds of a run, and whether."""
-        first_ms = self._time_runs(1, 0.0)[0]
+        clock = CLOCKS[self._clock]
+        first_ms = self._time_piece(self._feeds[:1], clock)
         runs = max(1, math.ceil(WARM_BLOCK_MS / first_ms))
+        block = list(itertools.islice(itertools.cycle(self._feeds), runs))
         deadline = time.perf_counter() + WARM_LIMIT_MS / 1e3
         samples: list[float] = []
-        while len(samples) < 2 or time.perf_counter() < deadline:
-            samples.append(statistics.fmean(self._time_runs(runs, math.inf)))
+        while True:
+            samples.append(self._time_piece(block, clock))
             if len(samples) >= WARM_WINDOW and is_settled(samples[-WARM_WINDOW:]):
                 return min(samples), True
-        # A slow model has no time for a whole window.
-        return min(samples), len(samples) < WARM_WINDOW and is_settled(samples)
+            if time.perf_counter() < deadline:
+                continue
+            if len(samples) >= WARM_WINDOW:
+                return min(samples), False
+            if is_settled(samples) or is_steady(samples):
+                return min(samples), True
+            if len(samples) >= MOST_SLOW:
+                return min(samples), False
 
-    def _cut(self, size: int) -> list[Any]:
-        """Cuts the images ``[k, C, H, W]`` into ``k`` batches that begin at each in turn."""
+    def _cut(self, size: int, count: int) -> list[Any]:
+        """Cuts the images ``[k, C, H, W]`` into ``count`` batches that begin at each in turn."""
         images = self._images
         order = self._numpy.random.default_rng(self._request["seed"]).permutation(len(images))
-        picks = [[order[(i + j) % len(order)] for j in range(size)] for i in range(len(order))]
+        picks = [[order[(i + j) % len(order)] for j in range(size)] for i in range(count)]
         return [self._numpy.ascontiguousarray(images[pick]) for pick in picks]
 
     def _opened(self) -> list[dict[str, Any]]:
         if self._session is None:
             raise Refused("NotOpen", "holds no model; open one first")
         return self._feeds
+
+    def _time_piece(self, piece: Sequence[dict[str, Any]], clock: Callable[[], int]) -> float:
+        """Runs all of ``piece`` and returns milliseconds of a run by a clock of nanoseconds."""
+        run = self._session.run
+        begin = clock()
+        for feed in piece:
+            run(None, feed)
+        return max(clock() - begin, 1) / 1e6 / len(piece)
 
     def _time_runs(self, count: int, limit_ms: float) -> list[float]:
         """Runs one by one up to ``count`` times, at least once, and returns milliseconds."""
@@ -380,6 +421,44 @@ def is_settled(samples: Sequence[float]) -> bool:
     quartiles = all(abs(first[i] / second[i] - 1) <= 0.05 for i in (0, 2))
     drift = statistics.fmean(halves[0]) / statistics.fmean(halves[1]) - 1
     return quartiles and -0.5 <= drift <= 0.10
+
+
+def is_steady(samples: Sequence[float]) -> bool:
+    """Tells whether the last few times of a slow model agree."""
+    last = samples[-SLOW_WINDOW:]
+    return len(last) == SLOW_WINDOW and max(last) <= SLOW_AGREEMENT * min(last)
+
+
+# Of this process alone, which has one thread at work where this one is used: what others take of
+# the processor does not count.
+CLOCKS: dict[str, Callable[[], int]] = {
+    PROCESSOR: time.process_time_ns,
+    WALL: time.perf_counter_ns,
+}
+
+
+def is_fine(clock: Callable[[], int] = time.process_time_ns) -> bool:
+    """Tells whether a clock of nanoseconds shows times as short as a piece.
+
+    Where processor time is counted in ticks, as some containers do, it stands still in between.
+    """
+    steps: list[int] = []
+    last = clock()
+    while len(steps) < TICKS:
+        now = clock()
+        if now > last:
+            steps.append(now - last)
+            last = now
+    return min(steps) <= FINE_NS
+
+
+def hash_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file that need not fit into memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(HASHED_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def limit_memory(limit_bytes: int, threads: int) -> None:
@@ -517,8 +596,11 @@ class Child:
     def __init__(self, role: str) -> None:
         # numpy's linear algebra would start threads of its own, and count as the model's memory.
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        # onnxruntime's own reports of what it runs would leave the device, from a thread beside
+        # the model's. Its function for that comes too late: the import starts them.
+        environment["ORT_DISABLE_TELEMETRY"] = "1"
         self.role = role
-        self.run_ms = 0.0
+        self.run_ms, self.clock = 0.0, WALL
         self.settle_s = SETTLE_S
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).resolve()), "session"],
@@ -565,7 +647,8 @@ class Coordinator:
     def __init__(self) -> None:
         self._children: dict[str, Child] = {}
         self._locks: list[int] = []
-        self._timer: threading.Timer | None = None
+        self._ends = math.inf
+        self._hold_s = math.inf
         self._last: Child | None = None
 
     def hello(self, _: Message) -> Message:
@@ -580,39 +663,45 @@ class Coordinator:
         }  # fmt: skip
 
     def lock(self, request: Message) -> Message:
-        """Waits up to ``wait_s`` for the device, then keeps it for at most ``hold_s``.
+        """Waits up to ``wait_s`` for the device, then keeps it until this program ends.
 
-        After that this program ends itself: whoever asked may have gone without a word, and the
-        next one waits.
+        It ends itself ``hold_s`` after the last request, and when the process that started it
+        stands still: whoever asked may have gone without a word, and the next one waits.
         """
         if not self._locks:
             self._locks = [open_lock(QUEUE_LOCK), open_lock(DEVICE_LOCK)]
+            threading.Thread(target=self._watch, args=(os.getppid(),), daemon=True).start()
         queue_lock, device_lock = self._locks
         # While waiting too: half of the device is held as soon as this is the first in the queue.
-        self._end_in(request["wait_s"] + request["hold_s"])
+        self._hold_s = request["hold_s"]
+        self._ends = time.monotonic() + request["wait_s"] + self._hold_s
         deadline = time.monotonic() + request["wait_s"]
         if not lock_until(queue_lock, deadline):
-            return {"held": False, "holder": os.pread(queue_lock, 200, 0).decode()}
+            written = os.pread(queue_lock, 200, 0).decode()
+            return {"held": False, "holder": describe_holders(queue_lock) or written}
         with contextlib.suppress(OSError):  # another user's file is only readable
             os.ftruncate(queue_lock, 0)
             os.pwrite(queue_lock, f"process {os.getpid()}".encode(), 0)
-        if not lock_until(device_lock, deadline):
-            return {"held": False, "holder": "training"}
-        self._end_in(request["hold_s"])
+        # Training that was stopped disturbs nobody, and what continues it has to pass the queue.
+        if not lock_until(device_lock, deadline, do_without=is_stopped):
+            who = describe_holders(device_lock)
+            return {"held": False, "holder": f"training, {who}" if who else "training"}
+        self.renew()
         return {"held": True, "holder": ""}
 
-    def _end_in(self, seconds: float) -> None:
-        """Ends this program after so long; the latest word counts."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = threading.Timer(seconds, self._expire)
-        self._timer.daemon = True
-        self._timer.start()
+    def renew(self) -> None:
+        """Notes that somebody still asks."""
+        self._ends = time.monotonic() + self._hold_s
 
-    def _expire(self) -> None:
+    def _watch(self, host: int) -> None:
+        """Gives the device back where nobody will; runs in a thread."""
+        looks = 0
+        while looks < STOPPED_LOOKS and time.monotonic() < self._ends:
+            time.sleep(LOOK_AROUND_S)
+            looks = looks + 1 if is_stopped(host) else 0
         for child in tuple(self._children.values()):
             child.process.kill()
-        os._exit(3)
+        os._exit(EXPIRED)
 
     def describe(self, _: Message) -> Message:
         """Tells what the device is."""
@@ -639,7 +728,7 @@ class Coordinator:
             started.ask({"request": "versions"})  # answers when it has imported all
         child = self._children[role]
         reply = child.ask(request)
-        child.run_ms = reply["run_ms"]
+        child.run_ms, child.clock = reply["run_ms"], reply["clock"]
         spins = request["threads"] > 1 and request["session_entries"].get(SPINNING, "0") != "0"
         child.settle_s = SETTLE_SPINNING_S if spins else SETTLE_S
         return reply
@@ -653,10 +742,11 @@ class Coordinator:
         return child.ask(request)
 
     def rounds(self, request: Message) -> Message:
-        """Times blocks of both models in turns, whole ABBA quadruples at a time."""
+        """Times blocks of both models in turns, whole ABBA quadruples at a time, at least one."""
         children = (self._child(CANDIDATE), self._child(REFERENCE))
         order = turns(request["count"], request["seed"])
-        runs = max(1, math.ceil(request["block_ms"] / min(child.run_ms for child in children)))
+        shares = share_time([child.run_ms for child in children], request["block_ms"])
+        clock = PROCESSOR if all(child.clock == PROCESSOR for child in children) else WALL
         self._last = None
         settle_s = max(child.settle_s for child in children)
         deadline = time.perf_counter() + request["limit_ms"] / 1e3
@@ -667,12 +757,18 @@ class Coordinator:
             if turn % 4 == 0 and turn > 0:
                 before, disturbances = disturbances, read_disturbances()
                 disturbed += 2 * [disturbances != before]
-            enough = turn % 4 == 0 and turn >= 2 * request["minimum"]
-            if enough and time.perf_counter() >= deadline:
-                break
+                if time.perf_counter() >= deadline:
+                    break
             if side != last:
                 time.sleep(settle_s)
-            block = {"request": "block", "runs": runs, "first": turn // 2, "warm": side != last}
+            block = {
+                "request": "block",
+                "runs": shares.runs[side],
+                "pieces": shares.pieces,
+                "first": turn // 2 * shares.runs[side] * shares.pieces,
+                "warm": shares.warm[side] if side != last else 0,
+                "clock": clock,
+            }
             times[side].append(children[side].ask(block)["ms"])
             last = side
         if len(disturbed) < len(times[0]):
@@ -680,7 +776,9 @@ class Coordinator:
         return {
             "rounds": list(zip(*times, strict=True)),
             "disturbed": disturbed,
-            "runs": runs,
+            "clock": clock,
+            "pieces": shares.pieces,
+            "runs": shares.runs,
             "order": "".join("AB"[side] for side in order[: 2 * len(times[0])]),
         }
 
@@ -719,17 +817,63 @@ def open_lock(path: Path) -> int:
     return descriptor
 
 
-def lock_until(descriptor: int, deadline: float) -> bool:
-    """Takes the lock, unless somebody has it until the monotonic clock says ``deadline``."""
+def lock_until(
+    descriptor: int, deadline: float, do_without: Callable[[int], bool] = lambda holder: False
+) -> bool:
+    """Takes the lock, unless somebody has it until the monotonic clock says ``deadline``.
+
+    Args:
+        descriptor: Of the lock's file.
+        deadline: When to give up.
+        do_without: Tells of a holder's process whether nobody need wait for it; where all are
+            such, what the lock stands for is had without it.
+    """
+    look = time.monotonic()
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() >= deadline:
+            now = time.monotonic()
+            if now >= look:
+                look = now + LOOK_AROUND_S
+                holders = find_holders(descriptor)
+                if holders and all(map(do_without, holders)):
+                    return True
+            if now >= deadline:
                 return False
             time.sleep(LOCK_POLL_S)
         else:
             return True
+
+
+def find_holders(descriptor: int, locks: Path = Path("/proc/locks")) -> list[int]:
+    """Identifiers of the processes that hold the lock of a file, as far as they can be seen.
+
+    Source: proc(5), /proc/locks.
+    """
+    inode = str(os.fstat(descriptor).st_ino)
+    rows = (line.split() for line in read_lines(locks))
+    # Such as "1: FLOCK ADVISORY WRITE 708 00:13:10 0 EOF"; who waits has an arrow before FLOCK.
+    held = (row for row in rows if row[1] == "FLOCK" and row[5].rpartition(":")[2] == inode)
+    return sorted({int(row[4]) for row in held} - {os.getpid(), 0, -1})
+
+
+def is_stopped(process: int) -> bool:
+    """Tells whether a process stands still because of a signal, such as Ctrl-Z sends.
+
+    Source: proc(5), /proc/pid/stat.
+    """
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] == "T"
+
+
+def describe_holders(descriptor: int) -> str:
+    """Names who holds the lock of a file; empty where that cannot be seen."""
+    holders = find_holders(descriptor)
+    return ", ".join(f"process {n}{' (stopped)' if is_stopped(n) else ''}" for n in holders)
 
 
 def read_disturbances(
@@ -781,6 +925,51 @@ def turns(count: int, seed: int) -> list[int]:
     coin = random.Random(seed)
     quads = ((0, 1, 1, 0) if coin.random() < 0.5 else (1, 0, 0, 1) for _ in range(count // 2))
     return list(itertools.chain.from_iterable(quads))
+
+
+class Shares(NamedTuple):
+    """How two models share a round's time.
+
+    Attributes:
+        runs: Of each in a piece.
+        pieces: Of a block.
+        warm: Untimed runs of each before a block.
+    """
+
+    runs: list[int]
+    pieces: int
+    warm: list[int]
+
+
+def share_time(run_ms: Sequence[float], block_ms: float) -> Shares:
+    """Divides a round so that both models have the same number of pieces of the same time.
+
+    With as many runs for each, the slower one's pieces would be longer, and others would take the
+    processor in more of them: its share of the round's ratio would grow with the load. In the
+    same time both meet the same, and whatever is read off their pieces compares.
+
+    Args:
+        run_ms: Milliseconds of a run of each model.
+        block_ms: Of a block, as far as whole runs of the slower one make that possible.
+    """
+    slow_ms = max(run_ms)
+    least = max(1, math.ceil(PIECE_MS / slow_ms))
+    lengths = [n * slow_ms for n in range(least, least + MORE_RUNS)]
+    allowed = [lengths[0], *(ms for ms in lengths[1:] if ms <= LONGEST_PIECE_MS)]
+
+    def unevenness(piece_ms: float) -> float:
+        took = [runs * ms for runs, ms in zip(fill(piece_ms), run_ms, strict=True)]
+        return max(max(took) / min(took), EVEN)  # the shortest of those that are even enough
+
+    def fill(time_ms: float) -> list[int]:
+        return [max(1, round(time_ms / ms)) for ms in run_ms]
+
+    piece_ms = min(allowed, key=unevenness)
+    return Shares(
+        runs=fill(piece_ms),
+        pieces=max(1, round(block_ms / piece_ms)),
+        warm=fill(slow_ms) if slow_ms <= REFILL_MS else [0] * len(run_ms),
+    )
 
 
 def describe_processor() -> Message:
@@ -893,7 +1082,13 @@ def run_coordinator(out: TextIO) -> None:
         "rounds": coordinator.rounds,
         "close": coordinator.close,
     }
-    serve(follow(sys.stdin, coordinator.kill_until_exit), out, handlers)
+
+    def lines() -> Iterator[str]:
+        for line in follow(sys.stdin, coordinator.kill_until_exit):
+            coordinator.renew()
+            yield line
+
+    serve(lines(), out, handlers)
     coordinator.close({})
 
 

@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol, Self, TypeVar
 
 from search.benchmark import agent
 from search.benchmark.replies import LONGEST_BYTES, LONGEST_WORD, Denied, read_reply
-from search.config import DeviceConfig, LocalDeviceConfig
+from search.config import DeviceConfig, LocalDeviceConfig, SshDeviceConfig
 from search.errors import ConfigError, DeviceLost, StageFailed, printable
 from search.records import DeviceProfile
 
@@ -29,13 +29,22 @@ log = logging.getLogger(__name__)
 AGENT = Path(agent.__file__)
 DESCRIBE_TIMEOUT_S = 60.0
 FAREWELL_S = 1.0
-QUEUE_POLL_S = 5.0
-RECONNECT_AFTER_S = (1.0, 5.0, 20.0)
+QUEUE_POLL_S, LONG_WAIT_S = 5.0, 60.0
+# Between two tries to connect again: the first pause, and the longest of those that follow.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 20.0
+MOST_BREAKS = 3
+# The device frees itself after so many time-outs without a request: files that it lacks are sent
+# in between, at this rate at least.
+HOLDS, SLOWEST_BYTES_PER_S = 2, 100_000
 LAST_WORDS_BYTES = 1 << 14
 
 
 class AgentKilled(StageFailed):
     """The agent or a process of it was killed, by somebody or because memory ran out there."""
+
+
+class LoginRefused(ConfigError):  # noqa: N818 - named by what happened
+    """The device lets nobody in with this configuration, or not yet: it may be starting."""
 
 
 class Device(Protocol):
@@ -95,9 +104,10 @@ def hold(device: Device, timeout_s: float) -> None:
 
     Args:
         device: Entered.
-        timeout_s: Seconds after which the device frees itself, whatever became of this process.
+        timeout_s: Seconds without a request after which the device frees itself, whatever became
+            of this process.
     """
-    told = False
+    begun, told, warned = time.monotonic(), False, False
     request = {"request": "lock", "wait_s": QUEUE_POLL_S, "hold_s": timeout_s + FAREWELL_S}
     while True:
         reply = device.ask(request, QUEUE_POLL_S + DESCRIBE_TIMEOUT_S)
@@ -106,9 +116,17 @@ def hold(device: Device, timeout_s: float) -> None:
         if not told:
             log.info("the device is busy (%s there): waiting for it", reply["holder"])
             told = True
+        elif not warned and time.monotonic() - begun > LONG_WAIT_S:
+            log.warning(
+                "the device has been busy for %d s (%s there); continue or end that process if it "
+                "does nothing any more",
+                LONG_WAIT_S,
+                reply["holder"],
+            )
+            warned = True
 
 
-def on_device(config: DeviceConfig, work: Callable[[Device], T], hold_s: float) -> T:
+def on_device(config: DeviceConfig, work: Callable[[Device], T], size_bytes: int = 0) -> T:
     """Does work on the device, which nobody else uses meanwhile.
 
     It is begun anew where the connection breaks, and once where the agent is killed.
@@ -116,33 +134,69 @@ def on_device(config: DeviceConfig, work: Callable[[Device], T], hold_s: float) 
     Args:
         config: The device.
         work: Is called with the device, entered and held.
-        hold_s: Seconds that it may take.
+        size_bytes: Of the files that are brought to it.
 
     Raises:
-        DeviceLost: If the connection breaks again and again.
+        DeviceLost: If the device stays away for ``device.retry_s``, or the connection breaks again
+            and again.
         SearchError: As the device or ``work`` raised it.
     """
-    pauses_s = list(RECONNECT_AFTER_S)
+    hold_s = HOLDS * config.timeout_s + size_bytes / SLOWEST_BYTES_PER_S
+    patience = Patience(config.retry_s if isinstance(config, SshDeviceConfig) else 0.0)
     was_killed = False
     while True:
         try:
-            return _work_held(config, work, hold_s)
+            with open_device(config, config.timeout_s) as device:
+                hold(device, hold_s)
+                patience.reached()
+                return work(device)
         except AgentKilled as error:
             if was_killed:
                 raise
             was_killed = True
             log.warning("%s; trying again", error)
-        except DeviceLost as error:
-            if not pauses_s:
-                raise
-            log.warning("%s; trying again in %g s", error, pauses_s[0])
-            time.sleep(pauses_s.pop(0))
+        except (DeviceLost, LoginRefused) as error:
+            patience.wait(error)
 
 
-def _work_held(config: DeviceConfig, work: Callable[[Device], T], hold_s: float) -> T:
-    with open_device(config, config.timeout_s) as device:
-        hold(device, hold_s)
-        return work(device)
+class Patience:
+    """How long a device that went away is waited for, counted anew whenever it was reached.
+
+    Args:
+        retry_s: Seconds without reaching it after which it is given up.
+        clock: Seconds that only rise.
+        sleep: Waits so many seconds.
+    """
+
+    def __init__(
+        self,
+        retry_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._retry_s, self._clock, self._sleep = retry_s, clock, sleep
+        self._pause_s = FIRST_PAUSE_S
+        self._gone_since: float | None = None
+        self._breaks = 0
+
+    def reached(self) -> None:
+        """Notes that the device is there."""
+        self._gone_since, self._pause_s = None, FIRST_PAUSE_S
+
+    def wait(self, error: DeviceLost | LoginRefused) -> None:
+        """Waits before the next try, or raises ``error`` where there is none."""
+        now = self._clock()
+        if self._gone_since is None:
+            self._gone_since = now
+            self._breaks += 1
+        # One that breaks each time it is asked for this work does so because of the work.
+        tired = self._breaks > MOST_BREAKS or now - self._gone_since >= self._retry_s
+        # Before it has let anybody in, a refusal says that it never will.
+        if tired or (isinstance(error, LoginRefused) and now == self._gone_since):
+            raise error
+        log.warning("%s; trying again in %g s", error, self._pause_s)
+        self._sleep(min(self._pause_s, self._gone_since + self._retry_s - now))
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
 
 class LocalDevice:
@@ -325,7 +379,8 @@ def too_long(request: dict[str, Any]) -> StageFailed:
 def died(request: dict[str, Any], status: int | None, hint: str) -> StageFailed:
     """What to raise when the agent is no more."""
     reason = f"the agent died with status {status} at {request['request']!r}{hint}"
-    is_killed = status in (-signal.SIGKILL, -signal.SIGTERM)
+    # It also ends itself where this program was stopped, and goes on now.
+    is_killed = status in (-signal.SIGKILL, -signal.SIGTERM, agent.EXPIRED)
     return AgentKilled("measure", reason) if is_killed else StageFailed("measure", reason)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncssh
 
+from search.benchmark.device import LoginRefused
 from search.config import SshDeviceConfig
 from search.errors import ConfigError, DeviceLost, one_line
 
@@ -37,8 +38,8 @@ async def connect(config: SshDeviceConfig, timeout_s: float) -> asyncssh.SSHClie
     """Connects and logs in, by the configuration alone: neither ssh's files nor a person is asked.
 
     Raises:
-        ConfigError: If the server's host key is not the one in ``config.known_hosts``, or it does
-            not accept the user's key.
+        ConfigError: If the server's host key is not the one in ``config.known_hosts``.
+        LoginRefused: If it does not accept the user's key.
         DeviceLost: If no server answers.
     """
     where = f"{config.host}:{config.port}"
@@ -59,7 +60,7 @@ async def connect(config: SshDeviceConfig, timeout_s: float) -> asyncssh.SSHClie
         raise _distrust(config, client, error) from error
     except asyncssh.PermissionDenied as error:
         key = "any key of the ssh agent or ~/.ssh" if config.key is None else f"key {config.key}"
-        raise ConfigError(
+        raise LoginRefused(
             f"{where} does not let {_user(config)} in with {key}; correct device.user or "
             f"device.key, or add the public key there (ssh-copy-id)"
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -13,7 +12,6 @@ from search.benchmark.protocol import (
     ROLES,
     SEEDS_APART,
     Ask,
-    Clock,
     Link,
     Plan,
     Reply,
@@ -24,7 +22,7 @@ from search.benchmark.protocol import (
 
 # Fresh starts differ; two of them show whether one was out of the ordinary.
 LAUNCHES = 2
-ROUNDS, LEAST_ROUNDS, ROUNDS_MS = 16, 4, 120.0
+ROUNDS, ROUNDS_MS = 16, 120.0
 CALL_RUNS, CALL_MS = 2000, 20.0
 # The profile of a run is a kilobyte an operator, to be read on the device.
 PROFILE_MS, LEAST_PROFILED, MOST_PROFILED = 100.0, 5, 100
@@ -51,7 +49,6 @@ def profile_together(
     plan: Plan,
     empty: Side,
     thread_counts: Sequence[int],
-    clock: Clock = time.monotonic,
 ) -> dict[str, Profiled]:
     """Profiles a plan's models, and times them with other numbers of threads.
 
@@ -60,7 +57,6 @@ def profile_together(
         plan: The two models; its launches and budget do not count.
         empty: A model that computes nothing, to tell what a call costs.
         thread_counts: Numbers of threads to try beside the planned ones.
-        clock: Seconds that only rise.
 
     Returns:
         By role: ``candidate``, ``reference`` and ``empty``.
@@ -68,10 +64,9 @@ def profile_together(
     Raises:
         StageFailed: As the link raised it.
     """
-    until = clock() + plan.timeout_s
 
     def ask(request: dict[str, Any]) -> Reply:
-        return link.ask(request, until - clock())
+        return link.ask(request, plan.timeout_s)
 
     sides = dict(zip(ROLES, (plan.candidate, plan.reference), strict=True))
     launches = [_launch(ask, plan, sides, number) for number in range(LAUNCHES)]
@@ -115,7 +110,6 @@ def _time_both(ask: Ask, plan: Plan, number: int) -> dict[str, float]:
     request = {
         "request": "rounds",
         "count": ROUNDS,
-        "minimum": LEAST_ROUNDS,
         "limit_ms": ROUNDS_MS,
         "block_ms": BLOCK_MS,
         "seed": plan.seed * SEEDS_APART + number,

@@ -25,9 +25,9 @@ from search.benchmark.estimates import (
     sign_test_interval,
     sign_test_rank,
 )
-from search.records import Measurement
+from search.records import Measurement, Quality
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 # Two sessions that were started once may agree on a wrong ratio for as long as they live: the fresh
 # launch is the unit of repetition. The spread of seven holds the median launch with 98 %.
 MOST_LAUNCHES, LAUNCHES_FOR_SPREAD = 7, 6
@@ -41,6 +41,8 @@ BLOCK_MS = 2.0
 # To start a pair of processes takes longer: what is started is made use of.
 LEAST_ROUNDS_S = 0.3
 SINGLE_MS, THROUGHPUT_MS, TAIL_MS = 60.0, 200.0, 1000.0
+# Slow models get more of the budget for the percentiles of single runs.
+TAIL_SHARE = 0.25
 MOST_RUNS = max(RUNS_FOR_PERCENTILE.values())
 ROLES = ("candidate", "reference")
 
@@ -84,7 +86,7 @@ class Plan:
         retry: Whether a second attempt follows a disturbed one.
         budget_s: Seconds of one attempt, after which no more evidence is sought than an interval
             needs.
-        timeout_s: Seconds after which the link gives up.
+        timeout_s: Seconds after which an answer is given up.
         seed: Seed of the order of turns and inputs.
     """
 
@@ -108,10 +110,12 @@ class Rounds:
     Attributes:
         pairs: Milliseconds of candidate and reference, in order.
         disturbed: Whether others took the processor in that round, in order.
+        clock: What the milliseconds are of: ``processor`` time, or ``wall``.
     """
 
     pairs: tuple[tuple[float, float], ...]
     disturbed: tuple[bool, ...]
+    clock: str
 
     @property
     def used(self) -> NDArray[np.float64]:
@@ -172,24 +176,23 @@ def compare(
     begin = clock()
 
     def ask(request: dict[str, Any]) -> Reply:
-        return link.ask(request, begin + plan.timeout_s - clock())
+        return link.ask(request, plan.timeout_s)
 
     before = ask({"request": "conditions"})
     launches = everything = _attempt(ask, plan, plan.launches, 0, clock)
-    took_s, poor = clock() - begin, half_width(launches) > POOR_LOG_HALF_WIDTH
-    # What was found is not put at risk by a second attempt that there may be no time for.
-    if plan.retry and poor and 3 * took_s < plan.timeout_s:
+    # A model that takes long is not measured twice.
+    is_quick = 3 * (clock() - begin) < plan.timeout_s
+    if plan.retry and is_quick and half_width(launches) > POOR_LOG_HALF_WIDTH:
         sleep(RETRY_DELAY_S)
         launches = _attempt(ask, plan, MOST_LAUNCHES, len(launches), clock)
         everything = [*everything, *launches]
-        poor = half_width(launches) > POOR_LOG_HALF_WIDTH
-        if poor:
+        if half_width(launches) > POOR_LOG_HALF_WIDTH:
             launches = everything  # no burst, but how this device is
     # Of what the last pair of processes holds: figures of the candidate alone.
     alone = measure_alone(ask, plan, launches)
     conditions = conditions_of(launches[-1], before, ask({"request": "conditions"}))
     ask({"request": "close"})
-    return summarise(launches, everything, alone, conditions, poor)
+    return summarise(launches, everything, alone, conditions)
 
 
 def interval(launches: Sequence[Launch]) -> tuple[float, float]:
@@ -209,6 +212,14 @@ def half_width(launches: Sequence[Launch]) -> float:
     """Returns half of the width of their ``interval``, about the relative error."""
     low, high = interval(launches)
     return (high - low) / 2
+
+
+def quality_of(low: float, high: float) -> Quality:
+    """Says how far a final interval of a log ratio tells what there is to tell."""
+    half = (high - low) / 2
+    if half > POOR_LOG_HALF_WIDTH:
+        return "poor"
+    return "resolved" if half <= LOG_HALF_WIDTH else "unresolved"
 
 
 def _attempt(ask: Ask, plan: Plan, wanted: int, before: int, clock: Clock) -> list[Launch]:
@@ -283,7 +294,7 @@ def _measure_rounds(ask: Ask, seed: int, until: float, clock: Clock) -> Rounds:
 
     A disturbed round does not count towards a look, but so many are made up for at most once.
     """
-    rounds = Rounds((), ())
+    rounds = Rounds((), (), "wall")
     for look in LOOKS:
         asked = _more_rounds(ask, rounds, look, seed, until, clock)
         if asked.excluded:
@@ -299,24 +310,25 @@ def _measure_rounds(ask: Ask, seed: int, until: float, clock: Clock) -> Rounds:
 def _more_rounds(
     ask: Ask, rounds: Rounds, wanted: int, seed: int, until: float, clock: Clock
 ) -> Rounds:
-    """Returns ``rounds`` with as many more as make ``wanted``, or as there is time for."""
-    done = len(rounds.pairs)
-    count = wanted - done + wanted % 2  # whole ABBA quadruples are two rounds each
-    if count <= 0:
-        return rounds
-    request = {
-        "request": "rounds",
-        "count": count,
-        "minimum": max(0, MINIMUM_ROUNDS - done),
-        "limit_ms": max(0.0, until - clock()) * 1e3,
-        "block_ms": BLOCK_MS,
-        "seed": seed * SEEDS_APART + done,
-    }
-    reply = ask(request)
-    pairs = tuple((float(a), float(b)) for a, b in reply["rounds"])
-    return Rounds(
-        rounds.pairs + pairs, rounds.disturbed + tuple(bool(d) for d in reply["disturbed"])
-    )
+    """Returns ``rounds`` with as many more as make ``wanted``, or as there is time for.
+
+    Slow models' least rounds are asked for one by one, so that no answer takes long.
+    """
+    while (done := len(rounds.pairs)) < wanted:
+        if done >= MINIMUM_ROUNDS and clock() >= until:
+            break
+        request = {
+            "request": "rounds",
+            "count": wanted - done + wanted % 2,  # whole ABBA quadruples are two rounds each
+            "limit_ms": max(0.0, until - clock()) * 1e3,
+            "block_ms": BLOCK_MS,
+            "seed": seed * SEEDS_APART + done,
+        }
+        reply = ask(request)
+        pairs = tuple((float(a), float(b)) for a, b in reply["rounds"])
+        disturbed = tuple(bool(d) for d in reply["disturbed"])
+        rounds = Rounds(rounds.pairs + pairs, rounds.disturbed + disturbed, str(reply["clock"]))
+    return rounds
 
 
 @dataclass(frozen=True)
@@ -333,8 +345,9 @@ def measure_alone(ask: Ask, plan: Plan, launches: Sequence[Launch]) -> Alone:
     times = [t for launch in launches for t in launch.single["candidate"]["times_ms"]]
     role = {"role": "candidate"}
     if len(times) < MOST_RUNS:
+        limit_ms = max(TAIL_MS, TAIL_SHARE * plan.budget_s * 1e3)
         missing = MOST_RUNS - len(times)
-        times += ask(single_request("candidate", missing, TAIL_MS))["times_ms"]
+        times += ask(single_request("candidate", missing, limit_ms))["times_ms"]
     saturated = {
         "batch_size": plan.throughput_batch_size,
         "limit_ms": THROUGHPUT_MS,
@@ -350,7 +363,6 @@ def summarise(
     everything: Sequence[Launch],
     alone: Alone,
     conditions: Mapping[str, Any],
-    poor: bool,
 ) -> Measurement:
     """Gathers what launches of one comparison told.
 
@@ -359,10 +371,8 @@ def summarise(
         everything: These, and those of an attempt that was given up.
         alone: What the candidate did by itself.
         conditions: What the figures depend on.
-        poor: Whether the launches disagree too much.
     """
     low, high = interval(launches)
-    resolved = (high - low) / 2 <= LOG_HALF_WIDTH
     opened = [launch.opened["candidate"] for launch in launches]
     single = [launch.single["candidate"] for launch in launches]
     reference = [_median(launch.single["reference"]["times_ms"]) for launch in launches]
@@ -380,7 +390,7 @@ def summarise(
         disturbed_rounds=sum(sum(launch.rounds.disturbed) for launch in launches),
         excluded_rounds=sum(launch.rounds.excluded for launch in launches),
         launches=len(launches),
-        quality="poor" if poor else "resolved" if resolved else "unresolved",
+        quality=quality_of(low, high),
         warm=all(reply["warm"] for launch in launches for reply in launch.opened.values()),
         images_per_s=alone.images_per_s,
         cold_start_ms=_median(reply["cold_start_ms"] for reply in opened),
@@ -408,7 +418,8 @@ def conditions_of(launch: Launch, before: Reply, after: Reply) -> Mapping[str, A
         role: {name: opened[name] for name in ("model_sha256", "onnxruntime", "options")}
         for role, opened in launch.opened.items()
     }
-    return {**after, **{name: after[name] - before[name] for name in rising}, **sides}
+    risen = {name: after[name] - before[name] for name in rising}
+    return {**after, **risen, "clock": launch.rounds.clock, **sides}
 
 
 def _median(values: Iterable[Any]) -> float:

@@ -7,7 +7,7 @@ anything is computed from it. ``agent.py`` lists requests and answers.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
@@ -39,6 +39,8 @@ Amount = Annotated[float, _finite(0, 1e15)]
 Count = Annotated[int, Field(ge=0, le=1 << 62)]
 Extent = Annotated[int, Field(ge=-1, le=1 << 62)]
 Flags = Annotated[list[Word], Field(max_length=64)]
+Clock = Literal["processor", "wall"]
+Runs = Annotated[int, Field(ge=1, le=1 << 31)]
 Numbers = Annotated[list[Annotated[int, Field(ge=0, le=1 << 20)]], Field(max_length=4096)]
 
 
@@ -93,6 +95,7 @@ class Opened(TypedDict):
     cold_start_ms: Time
     run_ms: Time
     warm: bool
+    clock: Clock
     options: _Options
     onnxruntime: Version
     model_sha256: Digest
@@ -127,7 +130,9 @@ class RoundsTold(TypedDict):
         list[Annotated[list[Time], Field(min_length=2, max_length=2)]], Field(max_length=MOST)
     ]
     disturbed: Annotated[list[bool], Field(max_length=MOST)]
-    runs: Annotated[int, Field(ge=1)]
+    clock: Clock
+    pieces: Runs
+    runs: Annotated[list[Runs], Field(min_length=2, max_length=2)]
     order: Name
 
 
@@ -226,9 +231,9 @@ def _check_amount(reply: dict[str, Any], request: dict[str, Any]) -> None:
     """Compares how much was told with how much was asked for."""
     match request["request"]:
         case "rounds":
-            told, least, most = len(reply["rounds"]), request["minimum"], request["count"]
-            if not least <= told <= most or len(reply["disturbed"]) != told:
-                raise _strange(request, f"has {told} rounds, not {least} to {most}")
+            told, most = len(reply["rounds"]), request["count"]
+            if not 0 < told <= most or len(reply["disturbed"]) != told:
+                raise _strange(request, f"has {told} rounds, not 1 to {most}")
         case "single" if len(reply["times_ms"]) > request["count"]:
             raise _strange(request, f"has {len(reply['times_ms'])} runs, not {request['count']}")
 

@@ -11,15 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from search.benchmark.protocol import (
-    POOR_LOG_HALF_WIDTH,
-    Alone,
     Clock,
     Launch,
     Link,
     Plan,
     Reply,
     conditions_of,
-    half_width,
     launch_pair,
     measure_alone,
     summarise,
@@ -53,18 +50,19 @@ def compare_together(
         order = list(range(len(plans)))
         random.Random(plans[0].seed * launches + number).shuffle(order)
         for index in order:
-            plan, begun = plans[index], clock()
+            plan = plans[index]
 
-            def ask(request: dict[str, object], until: float = begun + plan.timeout_s) -> Reply:
-                return link.ask(request, until - clock())
+            def ask(request: dict[str, object], timeout_s: float = plan.timeout_s) -> Reply:
+                return link.ask(request, timeout_s)
 
             before = ask({"request": "conditions"})
-            until = begun + plan.budget_s / launches
+            until = clock() + plan.budget_s / launches
             told[index].append(launch_pair(ask, plan, number, until, clock))
             if number == launches - 1:
                 alone = measure_alone(ask, plan, told[index])
                 after = ask({"request": "conditions"})
-                found[index] = _conclude(told[index], alone, before, after)
+                conditions = conditions_of(told[index][-1], before, after)
+                found[index] = summarise(told[index], told[index], alone, conditions)
             ask({"request": "close"})
     return Session(
         measurements=tuple(found[index] for index in range(len(plans))),
@@ -77,9 +75,3 @@ def compare_together(
             for mine in told
         ),
     )
-
-
-def _conclude(launches: Sequence[Launch], alone: Alone, before: Reply, after: Reply) -> Measurement:
-    poor = half_width(launches) > POOR_LOG_HALF_WIDTH
-    conditions = conditions_of(launches[-1], before, after)
-    return summarise(launches, launches, alone, conditions, poor)

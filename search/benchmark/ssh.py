@@ -24,6 +24,7 @@ import asyncssh
 from search.benchmark.device import (
     AGENT,
     LAST_WORDS_BYTES,
+    SLOWEST_BYTES_PER_S,
     check_schema,
     denied,
     died,
@@ -42,7 +43,10 @@ FAREWELL_S = 2.0
 KILL_S = 20.0
 TOO_OLD = 3
 # Programs are fixed, and what varies is an argument: nothing is ever read as code.
-CHECK = f"import sys; sys.version_info < (3, 10) and sys.exit({TOO_OLD}); import numpy, onnxruntime"
+CHECK = (
+    f"import os, sys; sys.version_info < (3, 10) and sys.exit({TOO_OLD}); "
+    "os.environ['ORT_DISABLE_TELEMETRY'] = '1'; import numpy, onnxruntime"
+)
 HASH = "import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], 'rb').read()).hexdigest())"
 KILL = "import os, signal, sys; os.killpg(int(sys.argv[1]), signal.SIGKILL)"
 
@@ -120,8 +124,9 @@ class SshDevice:
         digest = hashlib.sha256(content).hexdigest()
         name = digest + path.suffix
         if name not in self._delivered:
+            timeout_s = self._timeout_s + len(content) / SLOWEST_BYTES_PER_S
             self._delivered[name] = self._call(
-                self._in_time(self._bring(content, digest, name), "takes no files")
+                self._in_time(self._bring(content, digest, name), "takes no files", timeout_s)
             )
         return self._delivered[name]
 
@@ -196,12 +201,15 @@ class SshDevice:
             reason += "Subsystem sftp internal-sftp there, or install the device's sftp-server"
             raise ConfigError(reason) from error
 
-    async def _in_time(self, work: Coroutine[Any, Any, T], what: str) -> T:
+    async def _in_time(
+        self, work: Coroutine[Any, Any, T], what: str, timeout_s: float | None = None
+    ) -> T:
         """Waits for a server that may answer its keep-alives and nothing else."""
+        allowed_s = timeout_s or self._timeout_s
         try:
-            return await _within(self._timeout_s, work)
+            return await _within(allowed_s, work)
         except _TooSlow:
-            reason = f"{self._target} {what} in {self._timeout_s:g} s; is it overloaded?"
+            reason = f"{self._target} {what} in {allowed_s:g} s; is it overloaded?"
             raise StageFailed("measure", reason) from None
 
     async def _open_folder(self) -> None:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from search.benchmark.agent import DEVICE_LOCK, QUEUE_LOCK, open_lock
+from search.benchmark.agent import (
+    DEVICE_LOCK,
+    LOOK_AROUND_S,
+    QUEUE_LOCK,
+    describe_holders,
+    find_holders,
+    is_stopped,
+    open_lock,
+)
 
 POLL_S = 0.05
+LONG_WAIT_S = 60.0
+
+log = logging.getLogger(__name__)
 
 
 class _Claim(threading.local):
@@ -26,7 +38,7 @@ _claim = _Claim()
 
 
 @contextmanager
-def working(is_urgent: Callable[[], bool] | None = None) -> Iterator[None]:
+def working(is_urgent: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Claims a share of this machine for work that would disturb a measurement.
 
     Work of all processes and users shares it. Whoever measures queues, and gets the machine alone
@@ -52,25 +64,41 @@ def working(is_urgent: Callable[[], bool] | None = None) -> Iterator[None]:
 
 
 def give_way() -> None:
-    """Waits while somebody measures; costs a few microseconds when nobody does."""
+    """Waits while somebody measures; costs a few microseconds when nobody does.
+
+    After a minute it is told who; whoever was stopped is not waited for.
+    """
     fcntl.flock(_claim.device, fcntl.LOCK_UN)
     _share()
 
 
-def _share(is_urgent: Callable[[], bool] | None = None) -> None:
+def _share(is_urgent: Callable[[], bool] = lambda: False) -> None:
     # Through the queue first: a lock that is shared anew at once would never become free.
     _lock(_claim.queue, is_urgent)
     fcntl.flock(_claim.queue, fcntl.LOCK_UN)
     _lock(_claim.device, is_urgent)
 
 
-def _lock(descriptor: int, is_urgent: Callable[[], bool] | None) -> None:
-    if is_urgent is None:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        return
+def _lock(descriptor: int, is_urgent: Callable[[], bool]) -> None:
+    """Takes a share of a lock, or does without where it is urgent or its holder was stopped."""
+    begun = look = time.monotonic()
+    warned = False
     while not is_urgent():
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            break
+            return
         except BlockingIOError:
-            time.sleep(POLL_S)
+            now = time.monotonic()
+        if now >= look:
+            look = now + LOOK_AROUND_S
+            holders = find_holders(descriptor)
+            if holders and all(map(is_stopped, holders)):
+                return  # whose clock stands still as well
+            if not warned and now - begun > LONG_WAIT_S:
+                warned = True
+                log.warning(
+                    "training has waited for %d s for %s, which measures on this machine",
+                    LONG_WAIT_S,
+                    describe_holders(descriptor) or "a process that cannot be seen from here",
+                )
+        time.sleep(POLL_S)

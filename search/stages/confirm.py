@@ -16,8 +16,6 @@ from search.records import Session
 from search.steps import Confirm, Shelf
 
 log = logging.getLogger(__name__)
-# A launch may take so long beside its share of the budget, and sending the models a time-out.
-START_S, HOLDS = 5.0, 2
 
 
 def run(step: Confirm, shelf: Shelf) -> Session:
@@ -40,6 +38,5 @@ def run(step: Confirm, shelf: Shelf) -> Session:
 
             return compare_together(device, plans, step.launches, on_round=tell)
 
-        each_s = first.budget_s + step.launches * START_S
-        hold_s = len(step.comparisons) * each_s + HOLDS * first.connection.timeout_s
-        return on_device(first.connection, confirm, hold_s)
+        models = {one.deployable.model for one in step.comparisons} | {first.reference.model}
+        return on_device(first.connection, confirm, sum(model.size_bytes for model in models))

@@ -17,9 +17,6 @@ from search.data import read_samples
 from search.records import Measurement
 from search.steps import Measure, Shelf
 
-# The device frees itself after so many time-outs: uploading may take another one.
-HOLDS = 2
-
 
 def run(step: Measure, shelf: Shelf) -> Measurement:
     """Measures ``step.deployable`` against ``step.reference``, which may be the same.
@@ -35,5 +32,5 @@ def run(step: Measure, shelf: Shelf) -> Measurement:
         def measure(device: Device) -> Measurement:
             return compare(device, make_plan(step, shelf, inputs, device))
 
-        # Files that the device lacks are sent while it is held, and their time is not the model's.
-        return on_device(step.connection, measure, HOLDS * step.connection.timeout_s)
+        models = (step.deployable.model, step.reference.model)
+        return on_device(step.connection, measure, sum(model.size_bytes for model in models))

@@ -26,7 +26,6 @@ from search.steps import Probe, Shelf
 CHANNELS, LAYERS, PIXELS = 64, 3, 16
 IMAGES = 8
 BUDGET_S = 2.0
-COMPARISONS = 8  # at most
 # Widths that differ by half of a rounding. The narrower one must save more than in proportion to
 # the channels: a layer between two such widths has their product to compute.
 ROUNDINGS = ((16, 40, 48), (8, 36, 40))
@@ -57,7 +56,7 @@ def run(step: Probe, shelf: Shelf) -> DeviceProfile:
 
             return draw_conclusions(step.device, compared, images)
 
-        return on_device(step.connection, probe, COMPARISONS * step.connection.timeout_s)
+        return on_device(step.connection, probe)
 
 
 def draw_conclusions(device: DeviceProfile, compared: Compare, images: Array) -> DeviceProfile:

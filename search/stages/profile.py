@@ -21,9 +21,6 @@ from search.layers import find_layers, find_owners, place_kernels
 from search.records import Comparison, Deployable, Kernel, ModelProfile, TypedShapes
 from search.steps import Profile, Shelf
 
-# The device frees itself after so many time-outs: uploading may take another one.
-HOLDS = 2
-
 
 def run(step: Profile, shelf: Shelf) -> Comparison:
     """Does the step; one to three seconds for small models.
@@ -45,7 +42,8 @@ def run(step: Profile, shelf: Shelf) -> Comparison:
             counts = scale(pair.device.usable_cores, pair.threads, pair.reference_threads)
             return profile_together(device, plan, nothing, counts)
 
-        told = on_device(pair.connection, profile, HOLDS * pair.connection.timeout_s)
+        models = (pair.deployable.model, pair.reference.model)
+        told = on_device(pair.connection, profile, sum(model.size_bytes for model in models))
     return Comparison(
         candidate=_describe(pair.deployable, pair.threads, told["candidate"], shelf),
         original=_describe(pair.reference, pair.reference_threads, told["reference"], shelf),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from search.benchmark import device as device_room
+from search.benchmark import stillness
 from search.benchmark.agent import (
     SCHEMA,
     count_kernels,
@@ -42,7 +45,7 @@ from search.benchmark.device import (
     make_profile,
     on_device,
 )
-from search.benchmark.protocol import Plan, Side, compare
+from search.benchmark.protocol import Plan, Side, compare, quality_of
 from search.benchmark.stillness import give_way, working
 from search.config import DigitsConfig
 from search.data import describe, read_samples
@@ -54,6 +57,7 @@ from tests.fakes import LOCAL, measure_step
 from tests.full_disk import files_of_at_most
 from tests.onnx_files import (
     save_conv_net,
+    save_conv_stack,
     save_endless,
     save_huge,
     save_quantised,
@@ -169,14 +173,15 @@ def test_heavier_model_is_slower(device: LocalDevice, folder: Path, threads: int
 def test_rounds_are_paired_and_balanced(device: LocalDevice, folder: Path) -> None:
     for role in ("candidate", "reference"):
         open_model(device, folder, role, "light.onnx", batch_size=3, threads=2)
-    request = {"request": "rounds", "minimum": 4, "block_ms": 2.0, "seed": 5}
+    request = {"request": "rounds", "block_ms": 2.0, "seed": 5}
     full = device.ask({**request, "count": 10, "limit_ms": 1e6}, START_S)
     assert len(full["rounds"]) == 10
     assert full["order"].count("A") == full["order"].count("B") == 10
     assert all(min(pair) > 0 for pair in full["rounds"])
     ended = device.ask({**request, "count": 10, "limit_ms": 0.0}, START_S)
-    assert len(ended["rounds"]) == 4
-    assert ended["order"] == full["order"][:8]
+    assert len(ended["rounds"]) == 2
+    assert ended["order"] == full["order"][:4]
+    assert ended["clock"] == "wall"  # for two threads wait for each other
 
 
 def test_census_finds_integer_operators(device: LocalDevice, folder: Path) -> None:
@@ -317,6 +322,37 @@ def test_disturbances_are_read_from_the_kernel(tmp_path: Path) -> None:
     assert read_disturbances(nowhere, nowhere, nowhere) == (0, 0)
 
 
+def test_a_slow_model_warms_up_and_is_measured(device: LocalDevice, tmp_path: Path) -> None:
+    """Of which no window of runs fits into the time that fast ones warm up in."""
+    for name, layers in (("whole.onnx", 8), ("half.onnx", 4)):
+        save_conv_stack(tmp_path / name, channels=32, layers=layers, pixels=224)
+    images = np.random.default_rng(1).random((2, 32, 224, 224), np.float32)
+    np.save(tmp_path / "inputs.npy", images)
+    # A busy machine may disturb one of them.
+    opened = [open_model(device, tmp_path, f"r{n}", "whole.onnx") for n in range(3)]
+    assert any(reply["warm"] for reply in opened)
+    device.ask({"request": "close"}, START_S)
+    found = compare(device, replace(make_plan(tmp_path, "half.onnx", "whole.onnx"), budget_s=1.0))
+    assert 0.3 < found.ratio < 0.8
+    assert math.isfinite(found.ratio_low + found.ratio_high)
+    assert found.quality == quality_of(math.log(found.ratio_low), math.log(found.ratio_high))
+    assert found.reference_p50_ms > 0
+    assert found.p99_ms is None
+    assert found.operators["Conv"] == 4
+
+
+def test_what_runs_is_reported_nowhere(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runtime's own telemetry begins with its import, and keeps files below the home."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    with LocalDevice(START_S) as local:
+        open_model(local, folder, "candidate", "light.onnx")
+    assert list(tmp_path.rglob("*")) == []
+
+
 # ---- sharing the device
 
 
@@ -372,6 +408,87 @@ def test_training_stands_still_while_somebody_measures(device: LocalDevice) -> N
         stop.set()
         for trainer in trainers:
             trainer.join()
+
+
+STANDS_STILL = """
+import sys, time
+from search.benchmark.stillness import working
+with working():
+    print("begun", flush=True)
+    time.sleep(600)
+"""
+MEASURES = """
+import time
+from search.benchmark.device import LocalDevice, hold
+with LocalDevice(60.0) as device:
+    hold(device, 600.0)
+    print(device.process_group, flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def beside(program: str) -> Iterator[tuple[int, str]]:
+    """Runs a program beside; yields its number and its first word."""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            yield process.pid, process.stdout.readline().decode().strip()
+        finally:
+            process.kill()
+
+
+def test_stopped_training_is_not_waited_for(device: LocalDevice) -> None:
+    with beside(STANDS_STILL) as (trainer, _):
+        reply = lock(device, 2.0)
+        assert not reply["held"]
+        assert f"process {trainer}" in reply["holder"]
+        os.kill(trainer, signal.SIGSTOP)
+        assert lock(device, 30.0)["held"]
+
+
+def test_training_does_not_wait_for_a_stopped_measurement(device: LocalDevice) -> None:
+    assert lock(device, 30.0)["held"]
+    os.killpg(device.process_group, signal.SIGSTOP)
+    try:
+        with working():
+            give_way()
+    finally:
+        os.killpg(device.process_group, signal.SIGCONT)
+
+
+def test_the_agent_of_a_stopped_search_frees_the_device(device: LocalDevice) -> None:
+    with beside(MEASURES) as (search, agent):
+        os.kill(search, signal.SIGSTOP)
+        assert lock(device, 60.0)["held"]
+        assert_empty(int(agent))
+
+
+def test_after_a_minute_whoever_is_waited_for_is_named(
+    device: LocalDevice, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert lock(device, 30.0)["held"]
+    name = f"process {device.process_group}"
+    monkeypatch.setattr(stillness, "LONG_WAIT_S", 0.2)
+    monkeypatch.setattr(device_room, "LONG_WAIT_S", 0.2)
+    monkeypatch.setattr(device_room, "QUEUE_POLL_S", 0.1)
+
+    def train() -> None:
+        with working():
+            pass
+
+    def measure_too() -> None:
+        with LocalDevice(START_S) as second:
+            hold(second, 60.0)
+
+    waiting = [threading.Thread(target=wait, daemon=True) for wait in (train, measure_too)]
+    for thread in waiting:
+        thread.start()
+    wait_until(lambda: sum(r.levelname == "WARNING" for r in caplog.records) == len(waiting))
+    assert all(name in r.getMessage() for r in caplog.records if r.levelname == "WARNING")
+    device.close()
+    for thread in waiting:
+        thread.join()
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
@@ -478,10 +595,10 @@ def test_work_is_begun_anew_once_where_the_agent_is_killed(kills: int) -> None:
         return device.ask({"request": "hello"}, START_S)["schema"]
 
     if kills == 1:
-        assert on_device(LOCAL, work, START_S) == SCHEMA
+        assert on_device(LOCAL, work) == SCHEMA
     else:
         with pytest.raises(StageFailed, match="agent died with status -9"):
-            on_device(LOCAL, work, START_S)
+            on_device(LOCAL, work)
     assert len(killed) == kills
     for group in killed:
         assert_empty(group)

@@ -26,7 +26,7 @@ from search.benchmark import device as device_room
 from search.benchmark import login
 from search.benchmark.device import AGENT, describe_device, hold, open_device
 from search.benchmark.protocol import Plan, Side, compare
-from search.benchmark.ssh import THREAD, SshDevice
+from search.benchmark.ssh import CHECK, THREAD, SshDevice
 from search.config import DigitsConfig, SshDeviceConfig
 from search.data import describe
 from search.engine.store import Store
@@ -85,6 +85,7 @@ def config(server: Server, tmp_path: Path, keys: dict[str, asyncssh.SSHKey]) -> 
         known_hosts=str(tmp_path / "known_hosts"),
         python=sys.executable,
         folder="models/kept here",
+        retry_s=0.0,
     )
 
 
@@ -317,6 +318,14 @@ def test_missing_packages_are_named_with_their_installation(
     assert "-m pip install numpy onnxruntime (where pip refuses: in a virtual environment" in text
 
 
+def test_looking_for_packages_reports_nothing_home(tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    environment.pop("XDG_CACHE_HOME", None)
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", CHECK], env=environment, check=True, timeout=START_S)
+    assert list(tmp_path.rglob("*")) == []
+
+
 def test_missing_python_is_reported(config: SshDeviceConfig) -> None:
     text = refuse(replace(config, python="no-such-python"))
     assert "not found" in text
@@ -442,7 +451,9 @@ def test_stage_measures_there(step: tuple[Measure, Store]) -> None:
 def test_a_lost_connection_is_made_anew_and_the_trial_measured(
     step: tuple[Measure, Store], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_room, "RECONNECT_AFTER_S", (0.1, 0.1, 0.1))
+    measured, store = step
+    assert isinstance(measured.connection, SshDeviceConfig)
+    patient = replace(measured, connection=replace(measured.connection, retry_s=60.0))
     cut: list[int] = []
 
     def cut_once(device: Any, timeout_s: float) -> None:
@@ -452,9 +463,27 @@ def test_a_lost_connection_is_made_anew_and_the_trial_measured(
             threading.Timer(0.5, server.cut, ("abort",)).start()
 
     monkeypatch.setattr(device_room, "hold", cut_once)
-    found = measure.run(*step)
+    found = measure.run(patient, store)
     assert 0.3 < found.ratio < 3.0
     assert_empty(cut[0])
+
+
+def test_a_device_that_restarts_is_waited_for_and_the_trial_measured(
+    step: tuple[Measure, Store], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured, store = step
+    assert isinstance(measured.connection, SshDeviceConfig)
+    patient = replace(measured, connection=replace(measured.connection, retry_s=60.0))
+    restarts = [1.5]
+
+    def restart(device: Any, timeout_s: float) -> None:
+        hold(device, timeout_s)
+        if restarts:
+            server.restart(restarts.pop())
+
+    monkeypatch.setattr(device_room, "hold", restart)
+    assert 0.3 < measure.run(patient, store).ratio < 3.0
+    assert not restarts
 
 
 def test_a_killed_agent_is_started_anew_and_the_trial_measured(
@@ -475,13 +504,15 @@ def test_a_killed_agent_is_started_anew_and_the_trial_measured(
 
 
 def test_a_device_that_stays_away_ends_the_search_but_no_trial(
-    step: tuple[Measure, Store], server: Server, monkeypatch: pytest.MonkeyPatch
+    step: tuple[Measure, Store],
 ) -> None:
-    monkeypatch.setattr(device_room, "RECONNECT_AFTER_S", (0.1, 0.1))
     measured, store = step
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
         assert isinstance(measured.connection, SshDeviceConfig)
-        nowhere = replace(measured.connection, port=unheard.getsockname()[1])
+        port = unheard.getsockname()[1]
+        nowhere = replace(measured.connection, port=port, retry_s=2.5)
+        begun = time.monotonic()
         with pytest.raises(DeviceLost, match="no ssh server can be reached"):
             measure.run(replace(measured, connection=nowhere), store)
+        assert time.monotonic() - begun >= 2.5

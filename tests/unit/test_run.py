@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from search.config import StudyConfig
+from search.benchmark.device import AgentKilled
+from search.config import DeviceConfig, StudyConfig
+from search.engine.base import Done, answered
+from search.errors import ConfigError, DeviceLost, SearchError, StageFailed
 from search.progress import Progress
-from search.records import TrialRecord
-from search.run import _greet
+from search.records import DeviceProfile, TrialRecord
+from search.run import _greet, _prepare
+from search.steps import Step
 from tests.fakes import lab
 
 Plant = Callable[..., TrialRecord]
@@ -45,3 +51,35 @@ def test_a_continued_study_says_where_it_stands(
     progress = Progress(Console(), config, ("accuracy", "latency"))
     progress.begin([plant(0), plant(1)])
     assert caplog.messages == [said]
+
+
+class Failing:
+    """An engine whose every step fails."""
+
+    slots = 1
+
+    def __init__(self, error: SearchError) -> None:
+        self._error = error
+
+    def describe(self, config: DeviceConfig) -> DeviceProfile:
+        raise self._error
+
+    def submit(self, _: Step[Any]) -> Future[Done]:
+        return answered(self._fail)
+
+    def _fail(self) -> Done:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (AgentKilled("measure", "the agent died with status -9"), DeviceLost),
+        (StageFailed("measure", "no such operator"), ConfigError),
+    ],
+)
+def test_a_killed_agent_is_no_fault_of_the_network(
+    error: SearchError, raised: type[SearchError]
+) -> None:
+    with pytest.raises(raised):
+        _prepare(lab().bench, Failing(error))

@@ -39,7 +39,7 @@ class Models(FakeLink):
 
 def profile(link: Models, threads: int = 1, counts: tuple[int, ...] = ()) -> dict[str, Profiled]:
     sides = replace(plan(), candidate=Side("a", threads, (("key", "value"),)))
-    return profile_together(link, sides, NOTHING, counts, link.clock)
+    return profile_together(link, sides, NOTHING, counts)
 
 
 def test_both_models_take_turns_in_fresh_processes() -> None:

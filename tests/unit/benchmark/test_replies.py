@@ -24,6 +24,7 @@ OPENED = {
     "cold_start_ms": 5.0,
     "run_ms": 1.0,
     "warm": True,
+    "clock": "processor",
     "options": {
         "intra_op_num_threads": 1,
         "inter_op_num_threads": 1,
@@ -41,7 +42,14 @@ SINGLE = {
     "energy": {"mj": None, "reason": "no counter"},
     "peak_rss_bytes": 2000,
 }
-ROUNDS = {"rounds": [[1.0, 2.0]] * 2, "disturbed": [False] * 2, "runs": 3, "order": "ABBA"}
+ROUNDS = {
+    "rounds": [[1.0, 2.0]] * 2,
+    "disturbed": [False] * 2,
+    "clock": "wall",
+    "pieces": 1,
+    "runs": [3, 2],
+    "order": "ABBA",
+}
 KERNEL = {
     "name": "conv",
     "operator": "Conv",
@@ -51,7 +59,7 @@ KERNEL = {
     "outputs": [],
 }
 HONEST: dict[str, dict[str, Any]] = {
-    "hello": {"schema": 2, "pid": 77},
+    "hello": {"schema": 3, "pid": 77},
     "describe": DESCRIBED,
     "conditions": {**PROCESSOR, "stolen_ticks": 3, "throttled_us": 0},
     "lock": {"held": False, "holder": "process 5"},
@@ -67,7 +75,7 @@ HONEST: dict[str, dict[str, Any]] = {
 
 
 def request(kind: str) -> dict[str, Any]:
-    return {"request": kind, "count": 2, "minimum": 0}
+    return {"request": kind, "count": 2}
 
 
 def read(kind: str, reply: Any) -> dict[str, Any]:
@@ -119,6 +127,9 @@ LIES: list[tuple[str, dict[str, Any]]] = [
     ("rounds", {"rounds": [[1e-300, 1e300]] * 2}),
     ("rounds", {"rounds": [[1.0, 2.0]] * 4, "disturbed": [False] * 4}),
     ("rounds", {"disturbed": []}),
+    ("rounds", {"rounds": [], "disturbed": []}),
+    ("rounds", {"clock": "sundial"}),
+    ("rounds", {"runs": [3]}),
     ("operators", {"operators": {"Conv": -1}}),
     ("operators", {"operators": [["Conv", 1]]}),
     ("profile", {"kernels": [{**KERNEL, "microseconds": -1}]}),
