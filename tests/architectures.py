@@ -1,0 +1,166 @@
+"""Takes an architecture through everything that a trial does with its network, and says how far."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from search import batch_norm, networks
+from search.driving import drive
+from search.engine.inline import InlineEngine
+from search.engine.store import Store
+from search.errors import SearchError
+from search.strided import skip_first
+from search.quantization import static_int8
+from search.records import Network, NetworkSpec
+from search.stages import prune
+from search.steps import Exported, Prune, Step, Trace
+from search.trial import Bench, export
+from tests.fakes import DATA, lab
+from tests.families import CLASSES, FAMILIES
+
+RATIOS = (0.25, 0.5, 0.75)
+ROUND_TO = 8
+MEAN, STD = (0.5, 0.4, 0.45), (0.25, 0.2, 0.22)
+STEPS = 2
+
+
+@dataclass
+class Walk:
+    """How far an architecture came.
+
+    Attributes:
+        family: Its name in ``FAMILIES``.
+        parameters: Of the whole network.
+        macs: Of the whole network, for one image.
+        prunable: Share of its channels that may be removed.
+        left: Share of the multiply-accumulates that each ratio of ``RATIOS`` leaves.
+        traces: Traces that all exports together took; one is enough where no code counts channels.
+        reasons: Why a stage could not be done, by its name.
+    """
+
+    family: str
+    parameters: int = 0
+    macs: int = 0
+    prunable: float = 0.0
+    left: list[float] = field(default_factory=list)
+    traces: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+def spec_of(family: str) -> NetworkSpec:
+    """The architecture as a user would name it."""
+    side = FAMILIES[family].side
+    arguments = (("family", family),)
+    factory = "tests.families:build"
+    return NetworkSpec("custom", None, factory, arguments, None, (3, side, side), CLASSES)
+
+
+def walk(family: str, store: Store) -> Walk:
+    """Traces, exports, prunes, exports again, quantizes and trains an architecture.
+
+    Reasons that the stages name are noted; every other error passes.
+    """
+    found, spec = Walk(family), spec_of(family)
+    started: list[Step[object]] = []
+    engine = InlineEngine(store, started.append)
+    bench: Bench = replace(lab().bench, spec=spec, data=replace(DATA, mean=MEAN, std=STD))
+
+    def exported(network: Network) -> Exported:
+        made: Exported = drive(export(network, bench), engine)
+        return made
+
+    def tried(stage: str, do: Callable[[], object]) -> object:
+        try:
+            return do()
+        except SearchError as error:
+            found.reasons[stage] = str(error)
+            return None
+
+    torch.manual_seed(0)
+    whole = networks.save(networks.build(spec), spec, store)
+    found.parameters, found.macs = whole.parameters, whole.macs
+    tried("export", lambda: exported(whole))
+    for ratio in RATIOS:
+        smaller = tried(
+            f"prune {ratio}", lambda r=ratio: prune.run(Prune(whole, r, ROUND_TO), store).network
+        )  # type: ignore[misc]
+        if not isinstance(smaller, Network):
+            continue
+        found.left.append(smaller.macs / whole.macs)
+        model = tried(f"export {ratio}", lambda n=smaller: exported(n))  # type: ignore[misc]
+        if ratio == 0.5 and isinstance(model, Exported):
+            content = store.path(model.model).read_bytes()
+            tried("int8", lambda c=content: run_int8(c, spec.image_shape))  # type: ignore[misc]
+            train(networks.load(smaller, store), spec.image_shape)
+    found.traces = sum(isinstance(step, Trace) for step in started)
+    found.prunable = prunable_share(networks.load(whole, store), spec.image_shape)
+    return found
+
+
+def prunable_share(module: nn.Module, image_shape: tuple[int, int, int]) -> float:
+    """Returns the share of all channels made in a network that may be removed."""
+    try:
+        seen = prune.look(module, image_shape)
+    except SearchError:
+        return 0.0
+    free = np.concatenate([group.atoms for group in seen.groups])
+    makers = [use.atoms for use in seen.channels.uses if use.side == "out"]
+    return float(np.isin(np.concatenate(makers), free).mean())
+
+
+def run_int8(content: bytes, image_shape: tuple[int, int, int]) -> None:
+    """Quantizes a model and runs it."""
+    images = np.random.default_rng(0).random((8, *image_shape), np.float32)
+    model = static_int8(content, images, "u8s8")
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"images": images[:3]})
+    assert logits.shape == (3, CLASSES)
+    assert np.isfinite(logits).all()
+
+
+def train(module: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Trains a network a few steps with layers of our own and without, and compares."""
+    plain = copy.deepcopy(module)
+    fast = copy.deepcopy(module)
+    for network in (plain, fast):
+        skip_first(network)
+    batch_norm.widen_narrow(fast)
+    outputs = [trained(network, image_shape) for network in (plain, fast)]
+    for name, wanted in plain.state_dict().items():
+        assert torch.isfinite(wanted).all(), name
+        close(fast.state_dict()[name], wanted, name)
+    close(outputs[1], outputs[0], "logits")
+
+
+def trained(network: nn.Module, image_shape: tuple[int, int, int]) -> Tensor:
+    """Takes a few steps of gradient descent and returns logits in evaluation."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(4, *image_shape, generator=generator)
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.randint(CLASSES, (4,), generator=generator)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3)
+    network.train()
+    with torch.random.fork_rng():
+        for step in range(STEPS):
+            torch.manual_seed(step)  # dropout's
+            optimizer.zero_grad()
+            F.cross_entropy(network(images), labels).backward()
+            optimizer.step()
+    with torch.no_grad():
+        logits: Tensor = network.eval()(images)
+    return logits
+
+
+def close(got: Tensor, wanted: Tensor, what: str) -> None:
+    """Compares within what another order of summing explains."""
+    scale = wanted.abs().max().clamp_min(1e-3)
+    assert ((got - wanted).abs().max() <= 1e-3 * scale).item(), what
