@@ -147,7 +147,7 @@ class Prune(Step[Pruned]):
     """Removes the least important channels; ``ratio`` is the share of them, 0..0.9."""
 
     kind: ClassVar[str] = "prune"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     resource: ClassVar[Resource] = "light"
     result: ClassVar[type] = Pruned
 
