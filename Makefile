@@ -9,6 +9,7 @@ STATE ?= $(CURDIR)/mlruns
 
 .PHONY: setup run ui test searches rooms units chaos lint audit bench gpu clean
 
+# pytorchcv, of the tests, comes from the lock alone: it names torchvision, which we do not use.
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt requirements.lock
