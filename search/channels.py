@@ -144,7 +144,9 @@ def analyse(module: nn.Module, image_shape: tuple[int, int, int]) -> Channels:
             axis = -1 if isinstance(layer, nn.Linear) else 1
             spots = counted[0].numel() // counted.shape[axis]
             positions[names[layer]] = positions.get(names[layer], 0) + spots
-        if output.grad_fn is not None and output.grad_fn is not given[0].grad_fn:
+        is_new = output.grad_fn is not None and output.grad_fn is not given[0].grad_fn
+        # A weight that is computed from others cannot be cut; its operations are followed instead.
+        if is_new and isinstance(getattr(layer, "weight", None), nn.Parameter | None):
             source = (given[0].grad_fn, given[0].output_nr)
             calls[output.grad_fn] = _Call(layer, source, tuple(given[0].shape), tuple(output.shape))
 

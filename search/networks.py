@@ -131,7 +131,8 @@ def count_macs(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         # Every output value sums over one row of weights; a transposed one spreads every input.
         values = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
-        counts.append(values.numel() * layer.get_parameter("weight")[0].numel())
+        weight: Any = layer.weight  # a parameter, or computed from some
+        counts.append(values.numel() * weight[0].numel())
 
     hooks = [
         layer.register_forward_hook(count)

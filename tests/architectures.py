@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import onnxruntime
@@ -25,6 +27,8 @@ from search.steps import Exported, Prune, Step, Trace
 from search.trial import Bench, export
 from tests.fakes import DATA, lab
 from tests.families import CLASSES, FAMILIES
+
+R = TypeVar("R")
 
 RATIOS = (0.25, 0.5, 0.75)
 ROUND_TO = 8
@@ -77,7 +81,7 @@ def walk(family: str, store: Store) -> Walk:
         made: Exported = drive(export(network, bench), engine)
         return made
 
-    def tried(stage: str, do: Callable[[], object]) -> object:
+    def tried(stage: str, do: Callable[[], R]) -> R | None:
         try:
             return do()
         except SearchError as error:
@@ -87,19 +91,18 @@ def walk(family: str, store: Store) -> Walk:
     torch.manual_seed(0)
     whole = networks.save(networks.build(spec), spec, store)
     found.parameters, found.macs = whole.parameters, whole.macs
-    tried("export", lambda: exported(whole))
+    tried("export", partial(exported, whole))
     for ratio in RATIOS:
-        smaller = tried(
-            f"prune {ratio}", lambda r=ratio: prune.run(Prune(whole, r, ROUND_TO), store).network
-        )  # type: ignore[misc]
-        if not isinstance(smaller, Network):
+        step = Prune(whole, ratio, ROUND_TO)
+        smaller = tried(f"prune {ratio}", partial(prune.run, step, store))
+        if smaller is None:
             continue
-        found.left.append(smaller.macs / whole.macs)
-        model = tried(f"export {ratio}", lambda n=smaller: exported(n))  # type: ignore[misc]
-        if ratio == 0.5 and isinstance(model, Exported):
+        found.left.append(smaller.network.macs / whole.macs)
+        model = tried(f"export {ratio}", partial(exported, smaller.network))
+        if ratio == 0.5 and model is not None:
             content = store.path(model.model).read_bytes()
-            tried("int8", lambda c=content: run_int8(c, spec.image_shape))  # type: ignore[misc]
-            train(networks.load(smaller, store), spec.image_shape)
+            tried("int8", partial(run_int8, content, spec.image_shape))
+            train(networks.load(smaller.network, store), spec.image_shape)
     found.traces = sum(isinstance(step, Trace) for step in started)
     found.prunable = prunable_share(networks.load(whole, store), spec.image_shape)
     return found

@@ -93,7 +93,7 @@ FAMILIES = {
     "ProxylessNAS CPU": large("ProxylessNAS CPU", "proxylessnas", "proxylessnas_cpu"),
     "FBNet-Cb": large("FBNet-Cb", "fbnet", "fbnet_cb"),
     "IGCV3 x0.25": large("IGCV3 x0.25", "igcv3", "igcv3_wd4"),
-    "EfficientNet-B0": large("EfficientNet-B0", "efficientnet", "efficientnet_b0", in_size=(64, 64)),
+    "EfficientNet-B0": large("EfficientNet-B0", "efficientnet", "efficientnet_b0", side=224),
     "ShuffleNet g=1": large("ShuffleNet x0.25, g=1", "shufflenet", "shufflenet_g1_wd4"),
     "ShuffleNet g=3": large("ShuffleNet x0.25, g=3", "shufflenet", "shufflenet_g3_wd4"),
     "ShuffleNetV2 x0.5": large("ShuffleNetV2 x0.5", "shufflenetv2", "shufflenetv2_wd2"),
@@ -107,7 +107,7 @@ FAMILIES = {
     "InceptionV3": large("InceptionV3", "inceptionv3", "inceptionv3", side=128),
     "InceptionV4": large("InceptionV4", "inceptionv4", "inceptionv4", side=128),
     "Xception": large("Xception", "xception", "xception", side=128),
-    "NASNet-A": large("NASNet-A mobile", "nasnet", "nasnet_4a1056", side=128),
+    "NASNet-A": large("NASNet-A mobile", "nasnet", "nasnet_4a1056", side=224),
     "DARTS": large("DARTS", "darts", "darts"),
     "DLA-46-C": large("DLA-46-C", "dla", "dla46c"),
     "DLA-X-46-C": large("DLA-X-46-C", "dla", "dla46xc"),
@@ -123,8 +123,8 @@ FAMILIES = {
     "DarkNet tiny": large("DarkNet tiny", "darknet", "darknet_tiny"),
     "NIN": large("NIN", "nin_cifar", "nin_cifar10", side=32),
     "PyramidNet-110": large("PyramidNet-110 (a48)", "pyramidnet_cifar", "pyramidnet110_a48_cifar10", side=32),
-    "DPN-68": large("DPN-68", "dpn", "dpn68"),
-    "SK-ResNet-18": large("SKNet-18", "sknet", "get_sknet", blocks=18),
+    "DPN-68": large("DPN-68", "dpn", "dpn68", side=224),
+    "SKNet-50": large("SKNet-50", "sknet", "sknet50"),
     "ResNeSt-14": large("ResNeSt-14", "resnesta", "resnestabc14"),
     "ResNet-D-50b": large("ResNet-D-50b", "resnetd", "resnetd50b"),
     "DiracNetV2-18": large("DiracNetV2-18", "diracnetv2", "diracnet18v2"),
@@ -152,6 +152,8 @@ def build(family: str) -> nn.Module:
         return module
     maker = getattr(importlib.import_module(f"pytorchcv.models.{chosen.module}"), chosen.maker)
     sizes = {"in_size": (chosen.side, chosen.side), "num_classes": CLASSES}
+    if chosen.maker == "nasnet_4a1056":  # passes a size of its own
+        del sizes["in_size"]
     module = maker(**{**sizes, **chosen.arguments})
     for name, layer in list(module.named_modules()):
         if isinstance(layer, nn.AvgPool2d) and name.endswith("final_pool"):  # made for 224 pixels

@@ -191,6 +191,11 @@ def asserting() -> nn.Module:
     return Zoo(nn.Sequential(conv(), Asserting()))
 
 
+def weight_norm() -> nn.Module:
+    """Weights that are computed from others."""
+    return Zoo(nn.Sequential(conv(), nn.utils.parametrizations.weight_norm(conv()), conv()))
+
+
 def needs_twelve() -> nn.Module:
     return Zoo(nn.Sequential(conv(), NeedsTwelve()))
 

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -253,13 +254,22 @@ def _squared_norms(module: nn.Module, use: Use) -> Tensor | None:
         return None
     layer = module.get_submodule(use.name)
     if use.side == "through":
-        counts = isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm)
-        return layer.weight.detach().square() if counts and layer.weight is not None else None
-    weight = layer.get_parameter("weight").detach()
+        if not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
+            return None
+        weight = dict(layer.named_parameters()).get("weight")
+        return None if weight is None else weight.detach().square()
+    weight = _weight(module, use.name)
     outputs = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
     axis = outputs if use.side == "out" else 1 - outputs
-    norms = weight.movedim(axis, 0).flatten(1).square().sum(1)
+    norms: Tensor = weight.movedim(axis, 0).flatten(1).square().sum(1)
     return norms.repeat(len(use.atoms) // len(norms))  # a grouped convolution's, for every group
+
+
+def _weight(module: nn.Module, name: str) -> Tensor:
+    """Returns a layer's weight: a parameter, or what is computed from some."""
+    weight: Any = module.get_submodule(name).weight
+    values: Tensor = weight.detach()
+    return values
 
 
 def _macs(module: nn.Module, found: Channels, uses: Sequence[Use], atoms: Ids) -> float:
@@ -267,7 +277,7 @@ def _macs(module: nn.Module, found: Channels, uses: Sequence[Use], atoms: Ids) -
     macs = 0.0
     for use in uses:
         if use.name in found.positions:
-            weight = module.get_submodule(use.name).get_parameter("weight")
+            weight = _weight(module, use.name)
             share = float(np.isin(use.atoms, atoms).mean())
             macs += found.positions[use.name] * weight.numel() * share
     return macs / len(atoms)
@@ -337,7 +347,7 @@ def widths_of(full: int, round_to: int) -> list[int]:
 def _count_macs(prunable: Prunable, removed: Ids) -> int:
     """Counts the multiply-accumulates for one image that are left without ``removed`` atoms."""
     macs = {
-        name: positions * prunable.module.get_submodule(name).get_parameter("weight").numel()
+        name: positions * _weight(prunable.module, name).numel()
         for name, positions in prunable.channels.positions.items()
     }
     for use in prunable.channels.uses:

@@ -37,7 +37,7 @@ def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def row(found: Walk) -> str:
     """Returns an architecture's line of the table."""
     left = [f"{share:.0%}" for share in found.left]
-    left += ["–"] * (len(RATIOS) - len(left))
+    left += ["-"] * (len(RATIOS) - len(left))
     reasons = "; ".join(f"{stage}: {reason}" for stage, reason in found.reasons.items())
     cells = [
         FAMILIES[found.family].title + (", narrow" if FAMILIES[found.family].is_small else ""),

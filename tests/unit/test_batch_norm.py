@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -178,7 +179,7 @@ def test_checkpointed_blocks(reentrant: bool) -> None:
     def use(module: nn.Module, pixels: Tensor) -> Tensor:
         assert isinstance(module, nn.Sequential)
         y: Tensor = module[0](pixels)
-        y = checkpoint(module[1:3], y, use_reentrant=reentrant)  # type: ignore[assignment]
+        y = checkpoint(module[1:3], y, use_reentrant=reentrant)
         last: Tensor = module[3](y)
         return last
 
@@ -188,7 +189,8 @@ def test_checkpointed_blocks(reentrant: bool) -> None:
 @pytest.mark.parametrize("after", [nn.Identity(), nn.SiLU(inplace=True)])
 def test_gradient_penalties(after: nn.Module) -> None:
     def use(module: nn.Module, pixels: Tensor) -> Tensor:
-        outputs = module(pixels)
+        outputs: Tensor = module(pixels)
+        slopes: Tensor
         (slopes,) = torch.autograd.grad(outputs.square().sum(), pixels, create_graph=True)
         return outputs.mean() + slopes.square()
 
@@ -260,12 +262,16 @@ def test_settings_that_change_between_calls() -> None:
 
 def test_hooks_see_what_they_see_of_torchs_layer() -> None:
     seen: list[tuple[str, Tensor]] = []
+
+    def keep(name: str, values: Any) -> None:
+        seen.append((name, values[0]))
+
     plain, fast = narrow(8)
     batch = images((4, 8, 4, 4))
     for layer in (plain, fast):
         layer.register_forward_pre_hook(lambda _, given: (given[0] + 1,))
         layer.register_forward_hook(lambda _, given, made: seen.append(("made", made.detach())))
-        layer.register_full_backward_hook(lambda _, made, given: seen.append(("given", made[0])))
+        layer.register_full_backward_hook(lambda _, made, given: keep("given", made))
         layer.weight.register_hook(lambda slope: seen.append(("slope", slope)))
         (layer(batch.clone().requires_grad_()) * torch.arange(4.0)).sum().backward()
     assert len(seen) == 6

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import qmc  # type: ignore[import-untyped]  # it has no stubs
+from scipy.stats import qmc
 
 from search import cli
 from search.benchmark.protocol import PROTOCOL_VERSION

@@ -372,6 +372,17 @@ def test_outputs_that_feed_a_layer_stay(bench: Workbench) -> None:
     assert shapes["features.body.weight"][0] < 8
 
 
+def test_layers_with_computed_weights_stay_whole(bench: Workbench) -> None:
+    whole = save(bench, build("weight_norm"), "weight_norm")
+    pruned = bench.do(Prune(whole, 0.5, 8))
+    layers = networks.load(pruned.network, bench.store)
+    widths = {
+        n: tuple(m.weight.shape[:2]) for n, m in layers.named_modules() if isinstance(m, nn.Conv2d)
+    }
+    assert widths == {"stem": (16, 1), "body.0": (32, 16), "body.1": (32, 32), "body.2": (16, 32)}
+    assert macs_at(networks.load(whole, bench.store), SHAPE, [0.5], 8) == [pruned.network.macs]
+
+
 @pytest.mark.parametrize("name", ["fixed_width", "asserting"])
 def test_layers_that_the_code_counts_on_stay_whole(
     name: str, caplog: pytest.LogCaptureFixture
