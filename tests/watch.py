@@ -122,8 +122,13 @@ def _whole(lines: Iterator[str]) -> Iterator[str]:
 
 
 def _reaches_out(call: str) -> bool:
-    addresses = map(ipaddress.ip_address, ADDRESS.findall(call))
-    return any(not address.is_loopback for address in addresses)
+    return any(not _is_loopback(address) for address in ADDRESS.findall(call))
+
+
+def _is_loopback(text: str) -> bool:
+    address = ipaddress.ip_address(text)
+    inner = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (inner or address).is_loopback
 
 
 def _written(call: str, folder: Path) -> Iterator[Path]:
