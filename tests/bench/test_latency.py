@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import math
 import os
@@ -11,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -25,6 +24,7 @@ from search.benchmark.device import LocalDevice, hold
 from search.benchmark.protocol import Plan, Side, compare
 from search.records import Measurement, NetworkSpec, Quality
 from tests.bench import plain_timing
+from tests.bench.test_ratios import loaded
 from tests.workbench import Workbench
 
 COMPARISONS = 20
@@ -35,13 +35,6 @@ SPEC = NetworkSpec("resnet8", 16, None, (), None, (1, 28, 28), 10)
 SAMPLES = 8
 QUALITIES: tuple[Quality, ...] = ("resolved", "unresolved", "poor")
 LOADGEN_SUMMARY = "mlperf_log_summary.txt"
-# Its parent's end is its own, even if nobody is left to stop it.
-BURN = """
-import os, sys
-print("begun", flush=True)
-while os.getppid() == int(sys.argv[1]):
-    sum(range(10_000))
-"""
 
 
 @dataclass(frozen=True)
@@ -113,7 +106,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 def test_a_a_comparisons(subject: Subject) -> None:
     print(f"\n{SPEC.name}-w{SPEC.width} against itself, one thread, {os.cpu_count()} cores:")
     print_trials("alone", [try_once(subject, seed) for seed in range(COMPARISONS)])
-    with busy_core():
+    with loaded("one core busy"):
         trials = [try_once(subject, seed) for seed in range(COMPARISONS, 2 * COMPARISONS)]
     print_trials("beside a process that keeps one core busy", trials)
 
@@ -174,23 +167,6 @@ def run_plainly(how: str, subject: Subject, *more: str) -> str:
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
-
-
-@contextlib.contextmanager
-def busy_core() -> Iterator[None]:
-    """Keeps one processor core busy with pure Python."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", BURN, str(os.getpid())], stdout=subprocess.PIPE
-    )
-    # Leaving the process's own context closes its pipe and waits for it.
-    with process:
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            yield
-            assert process.poll() is None, "nothing kept the core busy until the end"
-        finally:
-            process.kill()
 
 
 def p90_ms(device: LocalDevice, subject: Subject, seed: int) -> float:
