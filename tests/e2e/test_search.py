@@ -106,7 +106,7 @@ def test_search_prints_its_front_and_where_to_look(finished: tuple[Path, str]) -
     shown = re.findall(FINALIST_LINE, printed, re.MULTILINE)
     beside = [] if 0 in front else ["(original)"]
     assert sorted(shown) == sorted([*(label(number) for number in front), *beside])
-    assert f"make -C {ROOT} STATE={folder / 'mlruns'} ui " in printed
+    assert f"python -m search.ui --state {folder / 'mlruns'} " in printed
     # Whole: a line break inside would make the address useless.
     (address,) = re.findall(r"http://127\.0\.0\.1:5000/\S+", printed)
     run_id = Tracked(folder).parent.info.run_id
