@@ -30,7 +30,7 @@ from search.data.source import Labels, Pixels
 from search.parsing import parse
 from search.report.points import label
 from tests import commands
-from tests.commands import ROOT, expect_success
+from tests.commands import expect_success
 from tests.e2e.searching import (
     SMOKE,
     STUDY,
