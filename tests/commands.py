@@ -65,7 +65,11 @@ def environment() -> dict[str, str]:
 
 
 def run_fresh(
-    folder: Path, module: str, *arguments: str, timeout_s: float = TIMEOUT_S
+    folder: Path,
+    module: str,
+    *arguments: str,
+    timeout_s: float = TIMEOUT_S,
+    encoding: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command in a Python of its own."""
     return subprocess.run(
@@ -75,6 +79,7 @@ def run_fresh(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        encoding=encoding,
         timeout=timeout_s,
         check=False,
     )

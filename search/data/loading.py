@@ -162,9 +162,6 @@ def _origin(config: DataConfig) -> str:
 
 def _check_given(config: DataConfig) -> None:
     """Checks what can be checked before minutes of loading."""
-    known = outline(config)
-    if known is not None:
-        _check_statistics(config.mean, config.std, known[0][0])
     for value in config.mean or ():
         # NaN fails this comparison too.
         if not 0 <= value <= 1:
@@ -178,6 +175,9 @@ def _check_given(config: DataConfig) -> None:
                 f"data.std={list(config.std or ())}: must be above 0 and finite; "
                 "set null to compute it"
             )
+    known = outline(config)
+    if known is not None:
+        _check_statistics(config.mean, config.std, known[0][0])
 
 
 def _check_statistics(

@@ -227,6 +227,17 @@ class RayEngine(AbstractContextManager["RayEngine"]):
         self._again.shutdown()
 
 
+class _Job(JobConfig):
+    """Has workers find this package where it is here, and not in the coordinator's folder.
+
+    Ray puts that folder first, and the user may have a ``search`` of another kind there. Steps
+    look there themselves for what else users have.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True  # where Ray leaves it out
+
+
 def _connect(config: RayEngineConfig) -> None:
     """Joins the cluster.
 
@@ -234,9 +245,8 @@ def _connect(config: RayEngineConfig) -> None:
         ConfigError: When it does not answer, has no device, may be used by anybody, or would show
             a password.
     """
-    # Ray has workers look for modules in this process's folder, where there may be a ``search``.
-    own = JobConfig(_py_driver_sys_path=[str(home.PACKAGE.parent)])
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "job_config": own}
+    job = _Job(_py_driver_sys_path=[str(home.PACKAGE.parent)])
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "job_config": job}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns of itself
     if config.address is None:
         try:

@@ -519,7 +519,7 @@ def test_no_refusal_leaves_anything_behind(command: Sequence[str], tmp_path: Pat
     [
         (["model.checkpoint=three.safetensors"], "belongs to another network"),
         (["model.checkpoint=none.pt"], "cannot be read (No such file"),
-        (["model=custom", "model.factory=nets:three"], "gives [2, 3] for 2 images"),
+        (["model=custom", "model.factory=nets:three"], "images [n, 1, 28, 28] the network raised"),
         (["model=custom", "model.factory=nets:none"], "has no 'none'"),
         (["data.mean=[0.1,0.2,0.3]"], "has 3 values but images have 1 channel"),
         (["data.std=[0]"], "must be above 0"),
@@ -570,7 +570,7 @@ def test_a_key_that_is_given_twice_is_refused(here: Path) -> None:
 
 @pytest.mark.parametrize("package", [True, False], ids=["package", "mere folder"])
 def test_built_in_networks_stand_beside_other_models(package: bool, tmp_path: Path) -> None:
-    save_file(models.build("cnn", (1, 8, 8), 3, 4).state_dict(), tmp_path / "three.safetensors")
+    save_file(models.build("cnn", (1, 28, 28), 3, 4).state_dict(), tmp_path / "three.safetensors")
     foreign.fill(tmp_path, search=False, package=package)
     said = refusal(tmp_path, "data=digits", "model.width=4", "model.checkpoint=three.safetensors")
     assert "head.weight is [3, 8] in it and [10, 8] in the network" in said

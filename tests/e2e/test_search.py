@@ -30,7 +30,7 @@ from search.data.source import Labels, Pixels
 from search.parsing import parse
 from search.report.points import label
 from tests import commands
-from tests.commands import ROOT, expect_success
+from tests.commands import expect_success
 from tests.e2e.searching import (
     SMOKE,
     STUDY,
@@ -106,7 +106,7 @@ def test_search_prints_its_front_and_where_to_look(finished: tuple[Path, str]) -
     shown = re.findall(FINALIST_LINE, printed, re.MULTILINE)
     beside = [] if 0 in front else ["(original)"]
     assert sorted(shown) == sorted([*(label(number) for number in front), *beside])
-    assert f"make -C {ROOT} STATE={folder / 'mlruns'} ui " in printed
+    assert f"python -m search.ui --state {folder / 'mlruns'} " in printed
     # Whole: a line break inside would make the address useless.
     (address,) = re.findall(r"http://127\.0\.0\.1:5000/\S+", printed)
     run_id = Tracked(folder).parent.info.run_id

@@ -24,7 +24,7 @@ from search.data import describe
 from search.engine.store import Store
 from search.errors import ConfigError
 from search.records import Deployable, File
-from search.setup import _keep_checkpoint
+from search.setup import _read_checkpoint
 from search.steps import Quantize
 from tests.fakes import DATA
 
@@ -133,9 +133,9 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
 def test_a_pipe_is_no_checkpoint(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "weights.pt")
     with pytest.raises(ConfigError, match="is no file"):
-        _keep_checkpoint(str(tmp_path / "weights.pt"), Store(tmp_path / "store"))
+        _read_checkpoint(str(tmp_path / "weights.pt"))
     with pytest.raises(ConfigError, match="is no file"):
-        _keep_checkpoint("/dev/zero", Store(tmp_path / "store"))
+        _read_checkpoint("/dev/zero")
 
 
 # ---- data

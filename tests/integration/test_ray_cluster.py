@@ -25,7 +25,8 @@ from search.engine import cluster, make_engine
 from search.engine.cluster import RayEngine
 from search.engine.store import Store
 from search.errors import ConfigError, StageFailed
-from search.records import Teacher
+from search.records import NetworkSpec, Teacher
+from tests import foreign
 from tests.fakes import LOCAL as DEVICE
 from tests.workbench import Workbench
 
@@ -109,6 +110,19 @@ def test_who_waits_for_a_lost_device_is_told(
             assert asked.result(timeout=60).usable_cores >= 1
     finally:
         nodes.shutdown()
+
+
+def test_nodes_find_the_user_s_modules_beside_a_search_of_the_user_s(
+    tmp_path: Path, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(foreign.fill(tmp_path / "user", search=True))
+    shape, classes = bench.data.image_shape, bench.data.classes
+    spec = NetworkSpec("mine", None, foreign.FACTORY, (), None, shape, classes)
+    with make_engine(RAY, Store(tmp_path), lambda step: None) as engine:
+        assert engine.describe(DEVICE).usable_cores >= 1
+        step = replace(bench.teach_step("cnn"), spec=spec, epochs=1)
+        taught: Teacher = engine.submit(step).result(timeout=120).result
+    assert taught.network.spec == spec
 
 
 def _await_text(caplog: pytest.LogCaptureFixture, text: str) -> None:

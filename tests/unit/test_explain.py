@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from search import cli
 from search.archive import Archive
 from search.driving import drive
 from search.errors import ConfigError
 from search.explain import choose, main
 from search.records import Closing, Deployable, Finalist, TrialRecord
+from search.remarks import COMMENT_COLUMN
 from search.steps import Profile, Step
 from search.trial import profile
 from tests.fakes import FakeEngine, file, lab
@@ -116,5 +116,5 @@ def test_every_key_is_explained(elsewhere: Path, capsys: pytest.CaptureFixture[s
     lines = capsys.readouterr().out.splitlines()
     for key in ("study: null ", "trial: null ", "top: 12 "):
         (line,) = (line for line in lines if line.startswith(key))
-        assert line.index("  # ") == cli.COMMENT_COLUMN
+        assert line.index("  # ") == COMMENT_COLUMN
     assert list(elsewhere.iterdir()) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from search import cli
+from search.remarks import COMMENT_COLUMN
 from search.storage.journal import Journal
 from search.sync import main
 from tests.fakes import FakeEngine, lab, trials_of
@@ -99,5 +99,5 @@ def test_every_key_is_explained(capsys: pytest.CaptureFixture[str], elsewhere: P
     lines = capsys.readouterr().out.splitlines()
     for key in ("study: null ", "  uri: null ", "  timeout_s: 10.0 "):
         (line,) = (line for line in lines if line.startswith(key))
-        assert line.index("  # ") == cli.COMMENT_COLUMN
+        assert line.index("  # ") == COMMENT_COLUMN
     assert list(elsewhere.iterdir()) == []

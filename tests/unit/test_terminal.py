@@ -50,7 +50,8 @@ def test_the_live_display_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_stream_that_is_no_terminal_s_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
     terminal.write_anything()
     print(TEXT, end="")
-    assert sys.stdout.getvalue() == TEXT
+    assert stream.getvalue() == TEXT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,31 @@ def test_the_server_is_refused_as_a_program(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_of_a_flag_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--port", "none"]) == 2
+    said = capsys.readouterr().err
+    assert said == "error: argument --port: invalid int value: 'none'; --help shows what there is\n"
+
+
+def test_a_killed_make_ends_the_server(tmp_path: Path) -> None:
+    """With a stand-in for the server, which takes seconds to start: make's part is to be shown."""
+    project = Path(__file__).parents[2]
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / ".ready").touch()
+    stand_in = tmp_path / ".venv" / "bin" / "python"
+    stand_in.write_text('#!/bin/sh\necho "$$"\nexec sleep 60\n')
+    stand_in.chmod(0o755)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "requirements.lock"):
+        (tmp_path / name).write_bytes((project / name).read_bytes())
+    (tmp_path / ".venv" / ".ready").touch()
+    with subprocess.Popen(["make", "ui"], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as make:
+        assert make.stdout is not None
+        server = int(make.stdout.readline())
+        make.terminate()
+        make.wait(timeout=30)
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{server}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

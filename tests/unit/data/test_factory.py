@@ -53,6 +53,12 @@ def test_finds_functions_and_other_callables() -> None:
     assert load_factory("house.room:builder", "data.factory")() == 2
 
 
+@pytest.mark.parametrize("reference", ["search.mine:build", "search:build", "search.data.x.y:f"])
+def test_the_program_s_own_name_is_explained(reference: str) -> None:
+    with pytest.raises(ConfigError, match="search is this program's own package, in which there"):
+        load_factory(reference, "model.factory")
+
+
 @pytest.mark.parametrize(
     "reference", ["house.room", "house.room.build", "house.room:", ":build", "a b:c", "a:b:c", ""]
 )
