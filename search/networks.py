@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -58,7 +59,10 @@ def build(spec: NetworkSpec) -> nn.Module:
     if spec.factory is not None:
         return _copy_custom(spec)
     try:
-        return models.build(spec.name, spec.image_shape, spec.classes, width=spec.width or 1)
+        module: nn.Module = models.build(
+            spec.name, spec.image_shape, spec.classes, width=spec.width or 1
+        )
+        return module
     except ValueError as error:
         raise ConfigError(f"model={spec.name}: {error}") from error
 

@@ -60,7 +60,8 @@ def surely_non_dominated(losses: ArrayLike, at_worst: ArrayLike) -> NDArray[np.b
     rivals = worst[non_dominated(np.where(np.isnan(points), np.nan, worst))]
     front: NDArray[np.bool_] = ~np.isnan(points + worst).any(axis=1)
     for rival in rivals:
-        front &= np.logical_not((rival <= points).all(axis=1) & (rival < points).any(axis=1))
+        beaten = (rival <= points).all(axis=1) & (rival < points).any(axis=1)
+        np.logical_and(front, ~beaten, out=front)
     return front
 
 

@@ -160,9 +160,11 @@ class Space:
         domain = self.axes["learning_rate"]
         if not self.is_scaled or not isinstance(domain, Range):
             return self
-        ends = {"low": learning_rate / AROUND, "high": learning_rate * AROUND}
-        inside = {end: float(domain.nearest(value)) for end, value in ends.items()}
-        return replace(self, axes={**self.axes, "learning_rate": replace(domain, **inside)})
+        low, high = (
+            float(domain.nearest(end)) for end in (learning_rate / AROUND, learning_rate * AROUND)
+        )
+        own = replace(domain, low=low, high=high)
+        return replace(self, axes={**self.axes, "learning_rate": own})
 
     @property
     def prunes(self) -> bool:

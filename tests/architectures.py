@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search import batch_norm, networks
+from search import batch_norm, networks, pruning
 from search.driving import drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.errors import SearchError
-from search.strided import skip_first
 from search.quantization import static_int8
 from search.records import Network, NetworkSpec
 from search.stages import prune
 from search.steps import Exported, Prune, Step, Trace
+from search.strided import skip_first
 from search.trial import Bench, export
 from tests.fakes import DATA, lab
 from tests.families import CLASSES, FAMILIES
@@ -111,7 +111,7 @@ def walk(family: str, store: Store) -> Walk:
 def prunable_share(module: nn.Module, image_shape: tuple[int, int, int]) -> float:
     """Returns the share of all channels made in a network that may be removed."""
     try:
-        seen = prune.look(module, image_shape)
+        seen = pruning.look(module, image_shape)
     except SearchError:
         return 0.0
     free = np.concatenate([group.atoms for group in seen.groups])

@@ -66,7 +66,9 @@ def test_rates(
     """
     optimizer = make_optimizer(module, "adamw", LOWEST, step.weight_decay)
     module.train()
-    smoothed, tried, seconds = 0.0, [], []
+    smoothed = 0.0
+    tried: list[tuple[float, float]] = []
+    seconds: list[float] = []
     batches = training_batches(train, 0, STEPS, step.batch_size, step.seed)
     begun = time.perf_counter()
     for number, (images, labels, index) in enumerate(batches):

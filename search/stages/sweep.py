@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from search import networks
 from search.errors import InfeasiblePoint
-from search.stages.prune import macs_at
+from search.pruning import macs_at
 from search.steps import Cut, Cuts, Shelf, Sweep
 
 RATIOS = tuple(number / 100 for number in range(1, 91))

@@ -24,7 +24,7 @@ def plain_trial(point: Point, lab: Lab) -> Recipe[Found]:
     pruned: Pruned = yield Prune(lab.teacher.network, point.prune_ratio, bench.device.round_to)
     network = pruned.network
     if pruned.channels_removed > 0:
-        untrained = Student(network, None, 0.0, 0.0)
+        untrained = Student(network, None, 0.0)
         student: Student = yield finetune(untrained, 0.0, 1.0, point, lab)
         network = student.network
     deployable = yield from deploy(network, point.bits, bench)

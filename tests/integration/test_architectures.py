@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from search import batch_norm, networks
+from search import batch_norm, networks, pruning
 from search.engine.store import Store
-from search.stages import prune
 from tests.architectures import RATIOS, ROUND_TO, close, spec_of, walk
 from tests.families import FAMILIES
 
@@ -34,10 +33,10 @@ def test_pruned_as_if_nobody_looked_at_the_channels(family: str) -> None:
     spec = spec_of(family)
     torch.manual_seed(0)
     module = networks.build(spec).eval()
-    seen = prune.look(module, spec.image_shape)
+    seen = pruning.look(module, spec.image_shape)
     images = torch.rand(2, *spec.image_shape)
     for ratio in RATIOS:
-        removed = np.concatenate(prune._removed(seen.groups, ratio, ROUND_TO))
+        removed = np.concatenate(pruning._removed(seen.groups, ratio, ROUND_TO))
         masked = networks.build(spec).eval()
         masked.load_state_dict(module.state_dict())
         for use in seen.channels.uses:
@@ -46,6 +45,6 @@ def test_pruned_as_if_nobody_looked_at_the_channels(family: str) -> None:
                 axis = int(not isinstance(masked.get_submodule(use.name), torch.nn.ConvTranspose2d))
                 gone = np.isin(use.atoms, removed)[: weight.shape[axis]]
                 weight.movedim(axis, 0)[torch.from_numpy(gone)] = 0
-        smaller, _ = prune.prune(module, spec.image_shape, ratio, ROUND_TO)
+        smaller, _ = pruning.prune(module, spec.image_shape, ratio, ROUND_TO)
         with torch.no_grad():
             close(smaller(images), masked(images), f"{family} at {ratio}")

@@ -177,7 +177,7 @@ class Recorder:
         lab = self._lab
         pruned, _ = self._do(Prune(lab.teacher.network, ratio, lab.bench.device.round_to))
         point = Point(prune_ratio=ratio, bits=32, threads=1, **recipe)
-        student = Student(pruned.network, None, 0.0, 0.0)
+        student = Student(pruned.network, None, 0.0)
         rungs: dict[str, list[float]] = {"rung_accuracy": [], "rung_s": []}
         try:
             for begin, end in pairwise((0.0, *RUNGS)):

@@ -279,7 +279,7 @@ class ReplayEngine:
         weights = self._name(f"{ratio} {recipe} {step.end}", _Model(ratio, training), 0)
         network = replace(step.start, weights=weights)
         accuracy = self._table.accuracy_at(training, step.end)
-        return Student(network, None if step.end == 1 else file("state"), accuracy, 0.0), seconds
+        return Student(network, None if step.end == 1 else file("state"), accuracy), seconds
 
 
 def replay_lab(table: Table, rungs: Sequence[float]) -> Lab:

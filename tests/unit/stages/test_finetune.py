@@ -194,7 +194,7 @@ def test_every_number_of_the_recipe_acts(bench: Workbench, change: dict[str, Any
 
 
 def run_in_rungs(bench: Workbench, step: Finetune, rungs: tuple[float, ...]) -> Student:
-    student = Student(step.start, None, 0.0, 0.0)
+    student = Student(step.start, None, 0.0)
     for begin, end in itertools.pairwise((0.0, *rungs)):
         student = bench.do(
             replace(step, start=student.network, state=student.state, begin=begin, end=end)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from search import networks
 from search.errors import InfeasiblePoint
+from search.pruning import look, macs_at, prune, widths_of
 from search.records import Network, NetworkSpec
-from search.stages.prune import look, macs_at, prune, widths_of
 from search.steps import Prune
 from tests import zoo
 from tests.workbench import NETWORKS, Workbench
