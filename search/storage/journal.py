@@ -157,7 +157,7 @@ class _WholeLines(JournalFileBackend):
         """
         found = super().read_logs(log_number_from)
         for number, log in enumerate(found, start=log_number_from + 1):
-            kept = log.pop(SUM, None) if isinstance(log, dict) else None
+            kept = log.pop(SUM, None)
             if kept is not None:
                 _check(log, kept, number)
             yield log
