@@ -58,9 +58,12 @@ def build(spec: NetworkSpec) -> nn.Module:
     if spec.factory is not None:
         return _copy_custom(spec)
     try:
-        return models.build(spec.name, spec.image_shape, spec.classes, width=spec.width or 1)
+        module: nn.Module = models.build(
+            spec.name, spec.image_shape, spec.classes, width=spec.width or 1
+        )
     except ValueError as error:
         raise ConfigError(f"model={spec.name}: {error}") from error
+    return module
 
 
 # What the factory returned, by its spec as text; one at most, because it may be large.
