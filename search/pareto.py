@@ -58,11 +58,10 @@ def surely_non_dominated(losses: ArrayLike, at_worst: ArrayLike) -> NDArray[np.b
     points, worst = _as_points(losses), _as_points(at_worst)
     # What a point dominates for sure, one of this front dominates too.
     rivals = worst[non_dominated(np.where(np.isnan(points), np.nan, worst))]
-    front: NDArray[np.bool_] = ~np.isnan(points + worst).any(axis=1)
+    is_front: NDArray[np.bool_] = np.logical_not(np.isnan(points + worst).any(axis=1))
     for rival in rivals:
-        beaten = (rival <= points).all(axis=1) & (rival < points).any(axis=1)
-        np.logical_and(front, ~beaten, out=front)
-    return front
+        is_front &= ~((rival <= points).all(axis=1) & (rival < points).any(axis=1))
+    return is_front
 
 
 def kernel(beats: ArrayLike) -> NDArray[np.bool_]:

@@ -22,7 +22,7 @@ SOURCES = ("pyproject.toml", "README.md", "LICENSE", "search", "conf", "models")
 SEARCH = (
     "experiment=smoke", "data=digits", "study.name=mine", "model=custom",
     f"model.factory={foreign.FACTORY}", "engine=local", "engine.workers=1", "study.n_trials=2",
-    "train.device=cpu", "train.precision=float32", "train.teacher_epochs=1", "train.epochs=0.2",
+    "train.device=cpu", "train.precision=float32", "train.teacher_epochs=3", "train.epochs=0.2",
     "device.budget_s=0.2", "device.timeout_s=60", "space.threads=1", "policy.deployments=0",
     "device.canary_every=null", "finalists.count=0",
 )  # fmt: skip
