@@ -62,10 +62,6 @@ def build(spec: NetworkSpec) -> nn.Module:
         module: nn.Module = models.build(
             spec.name, spec.image_shape, spec.classes, width=spec.width or 1
         )
-<<<<<<< HEAD
-        return module
-=======
->>>>>>> packaging
     except ValueError as error:
         raise ConfigError(f"model={spec.name}: {error}") from error
     return module
