@@ -245,8 +245,8 @@ def _squared_norms(module: nn.Module, use: Use) -> Tensor | None:
     if use.side == "through":
         if not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
             return None
-        weight = dict(layer.named_parameters()).get("weight")
-        return None if weight is None else weight.detach().square()
+        scale = dict(layer.named_parameters()).get("weight")
+        return None if scale is None else scale.detach().square()
     weight = _weight(module, use.name)
     outputs = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
     axis = outputs if use.side == "out" else 1 - outputs
