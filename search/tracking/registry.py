@@ -136,11 +136,20 @@ class Registry:
             return _registered(found, is_new=False)
 
     def model_of(self, version: str) -> bytes:
-        """Returns the ONNX file of a version."""
+        """Returns the ONNX file of a version.
+
+        Raises:
+            ConfigError: When it was removed.
+        """
         with explained(self._config, self._state), tempfile.TemporaryDirectory() as folder:
             uri = f"models:/{self._study}/{version}"
-            path = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
-            return (path / "model.onnx").read_bytes()
+            path = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder)) / "model.onnx"
+            if not path.is_file():
+                raise ConfigError(
+                    f"{uri}: MLflow has its files no more, so nothing can be compared with it; "
+                    "take its alias away, and pick again"
+                )
+            return path.read_bytes()
 
     def promote(self, version: str, remark: str) -> None:
         """Makes a version the champion.
@@ -181,6 +190,9 @@ class Registry:
     def _log_model(self, bundle: Path, run_id: str) -> str:
         import onnx
 
+        # Or the model is kept with the experiment "Default", wherever the first of all commands
+        # that wrote this database worked.
+        mlflow.set_experiment(experiment_id=self._client.get_run(run_id).info.experiment_id)
         runtime: dict[str, Any] = json.loads((bundle / "runtime.json").read_text("utf-8"))
         with np.load(bundle / "samples.npz", allow_pickle=False) as samples:
             images, logits = samples["images"], samples["logits"]

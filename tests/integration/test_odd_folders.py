@@ -19,6 +19,7 @@ from sqlalchemy import URL
 
 from search.config import TrackingConfig
 from search.errors import ConfigError
+from search.tracking.registry import Registry
 from search.tracking.server import address, check_tracking
 from search.tracking.tracker import Tracker
 from tests.mlflow_server import START_S
@@ -52,8 +53,11 @@ def begin(place: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_everything_lies_in_the_folder(name: str, tmp_path: Path, empty_database: Path) -> None:
+def test_everything_lies_in_the_folder(
+    name: str, tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state = begin(tmp_path / name)
+    monkeypatch.chdir(state.parent)
     shutil.copy(empty_database, state / "mlflow.db")
     run_id = logged(state)
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -73,6 +77,22 @@ def test_artifacts_beside_a_database_of_ones_own(
     run_id = logged(state, f"sqlite:///{tmp_path}/own.db")
     assert {path.name for path in tmp_path.iterdir()} == {"a%41b", "own.db"}
     assert (state / "artifacts" / "s" / run_id / "artifacts" / "model.onnx").is_file()
+
+
+def test_a_registered_model_whose_files_were_removed(tmp_path: Path, empty_database: Path) -> None:
+    state = begin(tmp_path / ALL_AT_ONCE)
+    shutil.copy(empty_database, state / "mlflow.db")
+    config, files = TrackingConfig(uri=None, timeout_s=20.0), state / "artifacts" / "m"
+    files.mkdir(parents=True)
+    (files / "model.onnx").write_bytes(b"a model")
+    client = MlflowClient(address(config, state))
+    client.create_registered_model("s")
+    client.create_model_version("s", files.as_uri())
+    registry = Registry(config, state, "s")
+    assert registry.model_of("1") == b"a model"
+    (files / "model.onnx").unlink()
+    with pytest.raises(ConfigError, match="models:/s/1: MLflow has its files no more"):
+        registry.model_of("1")
 
 
 def test_a_name_that_no_address_can_hold_is_refused(tmp_path: Path) -> None:
