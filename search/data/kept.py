@@ -63,7 +63,7 @@ class MappedImages:
 
     def __getitem__(self, index: int, /) -> Pixels:
         """Returns a copy of one image, ``[channels, height, width]`` uint8."""
-        return self._pixels[index].copy()
+        return np.array(self._pixels[index])
 
     def read(self, indices: Labels) -> Pixels:
         """Returns copies of the images at ``indices`` ``[k]``, ``[k, C, H, W]`` uint8."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -26,6 +27,8 @@ from search.training import (
     steps_per_epoch,
     training_batches,
 )
+
+log = logging.getLogger(__name__)
 
 
 def run(step: Teach, shelf: Shelf) -> Teacher:

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from models import build
+from search import networks
 from search.benchmark.stillness import working
 from search.data.kept import keep
 from search.data.splits import Split, View
@@ -147,7 +148,7 @@ def test_a_step_against_a_plain_loop(
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (4 * batch, *shape), np.uint8)
     labels = np.arange(len(pixels)) % CLASSES
-    monkeypatch.setattr(stage.networks, "build", lambda spec: make())
+    monkeypatch.setattr(networks, "build", lambda spec: make())
     spec = NetworkSpec(name, None, None, (), None, shape, CLASSES)
     step = ChoosePlacement(spec, batch, "cpu", "auto", "bench")
     chosen = stage.run(step, None)  # type: ignore[arg-type]  # it makes no files
@@ -176,4 +177,4 @@ class Images:
         return len(self.pixels)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        return self.pixels[index]
+        return np.array(self.pixels[index])
