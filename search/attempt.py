@@ -36,7 +36,8 @@ class Attempt(Course[Ending]):
     ) -> None:
         self.point, self.asked, self.student_of = point, asked, student_of
         self._begun_s = time.monotonic()
-        super().__init__(trial(point, lab, referee), engine)
+        title = f"trial {student_of}'s student" if asked is None else f"trial {asked.number}"
+        super().__init__(trial(point, lab, referee), engine, title=title)
 
     def record(self, number: int) -> TrialRecord:
         """Returns what is written down of the ended trial."""

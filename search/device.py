@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from search import cli
 from search.config import RegistrationConfig
 from search.errors import ConfigError, StageFailed
 from search.parsing import parse
+
+if TYPE_CHECKING:
+    from search.engine.base import Event
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,10 +43,12 @@ def register(config: RegistrationConfig) -> int:
     configure_logging(console)
     cli.STATE.mkdir(exist_ok=True)
     described = describe_device(config.device)
-    engine = InlineEngine(
-        Store(cli.STATE / "store"),
-        lambda step: console.print("probing the device, about a quarter of a minute ..."),
-    )
+
+    def announce(event: Event) -> None:
+        if event.state == "began":
+            console.print("probing the device, about a quarter of a minute ...")
+
+    engine = InlineEngine(Store(cli.STATE / "store"), announce)
     profile = described
     if config.device.probe:
         try:

@@ -51,17 +51,21 @@ class Course(Generic[T]):
         recipe: Not begun.
         engine: Does its steps.
         effort: Where what it takes is added; its own by default.
+        title: What its steps are done for, such as ``trial 7``.
 
     Attributes:
         effort: What it took so far.
         pending: The answer that it waits for; None at its end.
     """
 
-    def __init__(self, recipe: Recipe[T], engine: Engine, effort: Effort | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe[T], engine: Engine, effort: Effort | None = None, title: str = ""
+    ) -> None:
         self.effort = effort or Effort()
         self.pending: Future[Done] | None = None
         self._recipe = recipe
         self._engine = engine
+        self._title = title
         self._step: Step[Any] | None = None
         self._results: list[T] = []
         self._failure: StageFailed | InfeasiblePoint | None = None
@@ -105,16 +109,22 @@ class Course(Generic[T]):
         except (StageFailed, InfeasiblePoint) as error:
             self._failure, self.pending = error, None
         else:
-            self.pending = self._engine.submit(self._step)
+            self.pending = self._engine.submit(self._step, self._title)
 
 
-def drive(recipe: Recipe[T], engine: Engine, effort: Effort | None = None) -> T:
+def drive(recipe: Recipe[T], engine: Engine, effort: Effort | None = None, title: str = "") -> T:
     """Runs a recipe's steps to its end, adding what they took to ``effort``.
+
+    Args:
+        recipe: Not begun.
+        engine: Does its steps.
+        effort: Where what it takes is added.
+        title: What the steps are done for.
 
     Raises:
         SearchError: As a step raised it; OSError too.
     """
-    course = Course(recipe, engine, effort)
+    course = Course(recipe, engine, effort, title)
     while course.pending is not None:
         course.advance()
     return course.result()
@@ -147,8 +157,15 @@ def drive_together(begin: Callable[[], C | None], slots: int) -> Iterator[C]:
                 yield course
 
 
-def drive_all(recipes: Sequence[Recipe[T]], engine: Engine) -> list[Course[T]]:
+def drive_all(
+    recipes: Sequence[Recipe[T]], engine: Engine, titles: Sequence[str]
+) -> list[Course[T]]:
     """Drives recipes side by side to their ends, and returns them in their order.
+
+    Args:
+        recipes: Not begun.
+        engine: Does their steps.
+        titles: What the steps of each are done for.
 
     Raises:
         SearchError: As a step raised it; OSError too.
@@ -158,7 +175,7 @@ def drive_all(recipes: Sequence[Recipe[T]], engine: Engine) -> list[Course[T]]:
     def begin() -> Course[T] | None:
         if len(courses) == len(recipes):
             return None
-        courses.append(Course(recipes[len(courses)], engine))
+        courses.append(Course(recipes[len(courses)], engine, title=titles[len(courses)]))
         return courses[-1]
 
     for _ in drive_together(begin, engine.slots):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from search import cli
 from search.config import ExplainConfig
@@ -14,8 +14,8 @@ from search.parsing import parse
 
 if TYPE_CHECKING:
     from search.archive import Archive
+    from search.engine.base import Event
     from search.records import Deployable, Figures, Finalist, TrialRecord
-    from search.steps import Step
     from search.trial import Lab
 
 
@@ -60,7 +60,9 @@ def explain(config: ExplainConfig) -> int:
     subject, lab = choose(archive, config.trial), archive.lab
     device = lab.bench.device
 
-    def announce(_: Step[Any]) -> None:
+    def announce(event: Event) -> None:
+        if event.state != "began":
+            return
         _check_device(lab)
         console.print(f"profiling on {device.name} ...", markup=False)
 

@@ -81,7 +81,11 @@ def close(
     """
     contenders = []
     chosen = choose(records, lab.bench.limits.names, config.count)
-    improving = drive_all([improve(record, lab, config.epochs) for record in chosen], engine)
+    improving = drive_all(
+        [improve(record, lab, config.epochs) for record in chosen],
+        engine,
+        [f"finalist {record.number}" for record in chosen],
+    )
     for record, course in zip(chosen, improving, strict=True):
         try:
             contenders.append(course.result())
@@ -89,7 +93,7 @@ def close(
             log.warning("trial %d takes no part in the closing round: %s", record.number, error)
     if not contenders:
         return ()
-    session, level = drive(confirm(contenders, lab, config.budget_s), engine)
+    session, level = drive(confirm(contenders, lab, config.budget_s), engine, title="closing round")
     return judge(contenders, session, level, lab)
 
 

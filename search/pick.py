@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from search.archive import Archive
     from search.bundle import Facts
     from search.candidates import Candidate, Offer
+    from search.engine.base import Event
     from search.engine.inline import InlineEngine
     from search.engine.store import Store
     from search.promotion import Champion
@@ -207,13 +208,18 @@ def _ship(
     from search.tracking.registry import Registry
 
     store = Store(cli.STATE / "store")
-    engine = InlineEngine(store, lambda step: console.print("scoring on the test split ..."))
+
+    def announce(event: Event) -> None:
+        if event.state == "began":
+            console.print("scoring on the test split ...")
+
+    engine = InlineEngine(store, announce)
     model = _read_model(chosen, store)  # this and the next before the work that needs them
     registry = Registry(config.tracking, cli.STATE, archive.name)
     registry.run_of(archive.identity, chosen.number)
     facts, score = _gather(archive, offered, chosen, engine)
     target = Path(config.out).expanduser() if config.out else _default_target(archive, chosen)
-    is_new = write(target, compose(facts, model, sample_images(facts.lab.bench.data)))
+    is_new = write(target, compose(facts, model, sample_images(facts.lab.bench.data, store.images)))
     done = "written and verified" if is_new else "there already, verified again"
     console.print(f"\nBundle:     {target}  ({done})", soft_wrap=True, markup=False)
     version = registry.register(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
@@ -15,11 +17,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.activity import Activity, listening
 from search.config import StudyConfig
+from search.engine.base import Event
 from search.errors import hide_passwords
 from search.front import GrowingFront
 from search.records import TrialRecord
-from search.report.formats import format_counted, format_ms, format_share, format_speedup
+from search.report.formats import (
+    format_counted,
+    format_duration,
+    format_ms,
+    format_share,
+    format_speedup,
+)
 from search.report.table import front_table
 
 log = logging.getLogger(__name__)
@@ -33,12 +43,71 @@ ACTIVITIES = {
     "export": "exporting",
     "quantize": "quantizing",
     "measure": "measuring on the device",
+    "sweep": "choosing how much to prune",
+    "reestimate": "taking statistics of batch normalisation anew",
+    "rate": "looking for a learning rate",
     "finetune": "fine-tuning",
     "evaluate": "scoring the ONNX model",
     "confirm": "measuring the finalists together",
     "profile": "finding out where the time goes",
 }
 BEST_SHOWN = 8
+TELL_EVERY_S = 30.0
+FORGOTTEN_S = 10.0  # after which work that no longer tells of itself counts as over
+
+
+@dataclass
+class _Running:
+    """A step under way.
+
+    Attributes:
+        kind: The step's; empty for what belongs to none.
+        title: What it is done for.
+        since_s: When it began, by the monotonic clock.
+        told_s: When it last told how far it is.
+        first: What it told first of what it is at now, and when.
+        latest: What it told last.
+    """
+
+    kind: str
+    title: str
+    since_s: float
+    told_s: float = 0.0
+    first: tuple[Activity, float] | None = None
+    latest: Activity | None = None
+
+    def note(self, activity: Activity, now_s: float) -> None:
+        """Notes how far it is."""
+        known = self.first[0] if self.first is not None else None
+        if known is None or (known.what, known.total) != (activity.what, activity.total):
+            self.first = activity, now_s
+        self.latest, self.told_s = activity, now_s
+
+    def describe(self, now_s: float) -> str:
+        """Returns what it does and how far it is, on one line."""
+        parts, latest = [ACTIVITIES.get(self.kind, self.kind)], self.latest
+        if latest is not None and latest.what:
+            parts = [latest.what]
+        if latest is not None and latest.total:
+            parts.append(f"{latest.unit} {latest.done} of {latest.total}")
+            if latest.loss is not None:
+                parts.append(f"loss {latest.loss:.3g}")
+        left_s = self._left_s()
+        if left_s is not None:
+            parts.append(f"about {format_duration(left_s)} left")
+        else:
+            parts.append(f"for {format_duration(now_s - self.since_s)}")
+        return f"{self.title}: {', '.join(parts)}" if self.title else ", ".join(parts)
+
+    def _left_s(self) -> float | None:
+        """Estimates from its own pace; None while there is none."""
+        if self.first is None or self.latest is None:
+            return None
+        (first, first_s), latest = self.first, self.latest
+        if latest.done <= first.done:
+            return None
+        pace_s = (self.told_s - first_s) / (latest.done - first.done)
+        return pace_s * (latest.total - latest.done)
 
 
 class Progress(AbstractContextManager["Progress"]):
@@ -55,7 +124,11 @@ class Progress(AbstractContextManager["Progress"]):
         self._config = config
         self._done = 0
         self._front = GrowingFront(objectives)
-        self._activity, self._since = "starting", time.monotonic()
+        # Steps come from other threads too.
+        self._lock = threading.Lock()
+        self._running: dict[str, _Running] = {}
+        self._own: _Running | None = None  # what this process does outside of steps
+        self._stack = ExitStack()
         self._searching_since: float | None = None
         self._done_before = 0
         self._live = (
@@ -65,19 +138,68 @@ class Progress(AbstractContextManager["Progress"]):
         )
 
     def __enter__(self) -> Self:
+        """Begins to show; it can be left and entered again."""
+        self._stack.enter_context(listening(self._note_own))
         if self._live is not None:
             self._live.start()
+            self._stack.callback(self._live.stop)
+        else:
+            ended = threading.Event()
+            ticker = threading.Thread(target=self._tell, args=(ended,), daemon=True)
+            ticker.start()
+            self._stack.callback(ticker.join)
+            self._stack.callback(ended.set)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._stack.close()
 
-    def step(self, kind: str) -> None:
-        """Notes which stage begins."""
-        self._activity, self._since = ACTIVITIES.get(kind, kind), time.monotonic()
-        if kind == "teacher":
+    def _tell(self, ended: threading.Event) -> None:
+        """Writes a line every half minute about what runs."""
+        while not ended.wait(TELL_EVERY_S):
+            if running := self._describe_running():
+                log.info("%s", "; ".join([*running, *self._describe_study()]))
+
+    def note(self, event: Event) -> None:
+        """Notes what happens to a step."""
+        step, now_s = event.step, time.monotonic()
+        with self._lock:
+            match event.state:
+                case "began":
+                    self._own = None
+                    self._running[step.key] = _Running(step.kind, event.title, now_s)
+                case "goes on":
+                    if step.key in self._running and event.activity is not None:
+                        self._running[step.key].note(event.activity, now_s)
+                case "ended":
+                    self._running.pop(step.key, None)
+        if event.state == "began" and step.kind == "teacher":
             log.info("preparing the teacher; it is kept for later runs")
+
+    def _note_own(self, activity: Activity) -> None:
+        with self._lock:
+            if self._own is None:
+                self._own = _Running("", "", time.monotonic())
+            self._own.note(activity, time.monotonic())
+
+    def _describe_running(self) -> list[str]:
+        now_s = time.monotonic()
+        with self._lock:
+            running = list(self._running.values())
+            if not running and self._own is not None and now_s - self._own.told_s < FORGOTTEN_S:
+                running = [self._own]
+            return [one.describe(now_s) for one in running]
+
+    def _describe_study(self) -> list[str]:
+        """Returns how far the study is, where it is searched."""
+        if self._searching_since is None:
+            return []
+        left = self._time_left()
+        return [f"{self._count()} done{', ' if left else ''}{left}"]
+
+    def _count(self) -> str:
+        total, done = self._config.n_trials, self._done
+        return f"{done} of {total} trials" if total else format_counted(done, "trial")
 
     def begin(self, records: Sequence[TrialRecord]) -> None:
         """Notes that searching begins, with the trials of earlier runs."""
@@ -110,18 +232,15 @@ class Progress(AbstractContextManager["Progress"]):
 
     def _render(self) -> RenderableType:
         members = self._front.members
-        total, done = self._config.n_trials, self._done
         bar = Table.grid(padding=(0, 2))
         for can_wrap in (False, False, False, True):  # what goes on may be long
             bar.add_column(no_wrap=not can_wrap)
-        counted = f"{done} of {total} trials" if total else format_counted(done, "trial")
-        trial = f"trial {self._front.trials}: " if self._searching_since is not None else ""
-        waited = f"{trial}{self._activity} ({time.monotonic() - self._since:.0f} s)"
+        running = self._describe_running() or ["starting"]
         bar.add_row(
             Text(self._config.name, style="bold"),
-            ProgressBar(total=total or None, completed=done, width=24),
-            counted,
-            waited,
+            ProgressBar(total=self._config.n_trials or None, completed=self._done, width=24),
+            self._count(),
+            Text("\n".join(running)),
         )
         bar.add_row(
             "",
@@ -145,8 +264,8 @@ class Progress(AbstractContextManager["Progress"]):
             limits.append(elapsed / new * (self._config.n_trials - self._done))
         if self._config.timeout_s is not None:
             limits.append(self._config.timeout_s - elapsed)
-        left = max(0.0, min(limits, default=0.0))
-        return f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left"
+        left_s = max(0.0, min(limits, default=0.0))
+        return f"about {format_duration(left_s)} left"
 
 
 def describe(record: TrialRecord, on_front: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,6 @@ Array = NDArray[np.float32]
 CLIP_CANDIDATES = np.linspace(0.5, 1.0, 21, dtype=np.float32)
 INT4 = helper.tensor_dtype_to_np_dtype(TensorProto.INT4)
 INT4_OPSET = 21  # the first with four-bit integers
-CALIBRATION_BATCH = 32
 # For four-bit weights: folded back to float once at load, or every run would unpack them.
 FOLDED = (("session.disable_quant_qdq", "1"),)
 
@@ -112,12 +111,12 @@ def _weight_axes(model: onnx.ModelProto) -> Iterator[tuple[str, int]]:
         yield name, 0 if node.op_type == "Conv" or transposed else 1
 
 
-def static_int8(content: bytes, images: Array, int8_format: str) -> bytes:
+def static_int8(content: bytes, batches: Iterable[Array], int8_format: str) -> bytes:
     """Quantizes weights per channel and activations statically, as QDQ pairs.
 
     Args:
         content: Float ONNX model.
-        images: Calibration pixels in 0..1, ``[n, channels, height, width]``.
+        batches: Calibration pixels in 0..1, ``[b, channels, height, width]`` each.
         int8_format: ``u8s8`` (x86), ``u8s8_reduced`` (x86 without VNNI, whose instructions
             saturate on full-range weights), ``s8s8`` (ARM).
 
@@ -132,7 +131,7 @@ def static_int8(content: bytes, images: Array, int8_format: str) -> bytes:
         quantize_static(
             model,
             target,
-            _Reader(images),
+            _Reader(batches),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=int8_format == "u8s8_reduced",
@@ -164,11 +163,8 @@ def _without_advice() -> Iterator[None]:
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     """Hands calibration batches to onnxruntime, the way its CalibrationDataReader asks for."""
 
-    def __init__(self, images: Array) -> None:
-        self._batches = iter(
-            images[start : start + CALIBRATION_BATCH]
-            for start in range(0, len(images), CALIBRATION_BATCH)
-        )
+    def __init__(self, batches: Iterable[Array]) -> None:
+        self._batches = iter(batches)
 
     def get_next(self) -> dict[str, Array] | None:
         batch = next(self._batches, None)

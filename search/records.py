@@ -125,7 +125,7 @@ class Teacher:
 
     Attributes:
         network: Its weights.
-        logits: Safetensors file with ``train`` ``[train images, classes]`` float32.
+        logits: File of its logits, ``[train images, classes]`` float16 in little-endian order.
         val_accuracy: PyTorch accuracy on the validation split, 0..1.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import resource
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -96,7 +97,7 @@ def search(config: SearchConfig, settings: str) -> int:
     ledgers = open_ledgers(config.storage, cli.STATE / "studies")
     with (
         ledgers.of(config.study.name) as ledger,
-        make_engine(config.engine, store, lambda step: progress.step(step.kind)) as engine,
+        make_engine(config.engine, store, progress.note) as engine,
     ):
         if config.study.n_trials == 0 and not ledger.exists():
             raise ConfigError(
@@ -104,7 +105,8 @@ def search(config: SearchConfig, settings: str) -> int:
                 "has no trials yet; give study.n_trials above 0, or study.name of one that has"
             )
         earlier = earlier_points(ledgers, config.study.warm_start, config.objective)
-        bench, space = make_bench(config, store, engine, partial(_check_network, config))
+        with progress:
+            bench, space = make_bench(config, store, engine, partial(_check_network, config))
         settings_kept = settings_of(config, bench, space)
         cli.STATE.mkdir(exist_ok=True)
         study = Study(ledger, config.study, space, objectives, settings_kept)
@@ -145,7 +147,7 @@ def search(config: SearchConfig, settings: str) -> int:
             ) as delivery,
             progress,
         ):
-            lab = _prepare(bench, engine)
+            lab, stage_s = _prepare(bench, engine)
             study.keep_lab(lab, hide_passwords(settings))
             study.keep_tags(exhibits.tags(lab.bench))
             every = config.device.canary_every
@@ -158,6 +160,7 @@ def search(config: SearchConfig, settings: str) -> int:
                 told = exhibits.explanations(before.finalists, lab, engine)
                 delivery.log_finalists(before, exhibits.final_models(before, store), told)
             delivery.log_trials(study.records, exhibits.models(study.records, store))
+            _tell_time(config, lab, stage_s, study, engine)
             progress.begin(study.records)
             coordinator = Coordinator(study, config.sampler, config.policy, lab, engine, earlier)
             for record in coordinator.trials():
@@ -181,6 +184,7 @@ def search(config: SearchConfig, settings: str) -> int:
             f"{_server(config.tracking.uri)}{delivery.location}",
             arguments,
         )
+        _tell_memory(study.records)
         delivery.check()
     return 0
 
@@ -231,20 +235,23 @@ def _find_silence(config: SearchConfig) -> TrackingSilent | None:
     return None
 
 
-def _prepare(bench: Bench, engine: Engine) -> Lab:
+def _prepare(bench: Bench, engine: Engine) -> tuple[Lab, Mapping[str, float]]:
     """Obtains what trials are compared with, and tells of it.
+
+    Returns:
+        It, and the seconds that each stage took.
 
     Raises:
         ConfigError: When the uncompressed network itself cannot go the way of a trial.
         DeviceLost: When the device's agent is killed again and again.
     """
     from search.benchmark.device import AgentKilled
-    from search.driving import drive
+    from search.driving import Effort, drive
     from search.trial import prepare
 
-    started = time.monotonic()
+    started, effort = time.monotonic(), Effort()
     try:
-        lab = drive(prepare(bench), engine)
+        lab = drive(prepare(bench), engine, effort, "original")
     except AgentKilled as error:
         remedy = "see that nobody ends its processes and that memory is free there"
         reason = "the device's agent was killed twice while the uncompressed network was measured"
@@ -252,7 +259,32 @@ def _prepare(bench: Bench, engine: Engine) -> Lab:
     except StageFailed as error:
         raise ConfigError(f"the uncompressed network cannot be used: {error}") from error
     _greet(lab, time.monotonic() - started)
-    return lab
+    return lab, effort.stage_s
+
+
+def _tell_time(
+    config: SearchConfig, lab: Lab, stage_s: Mapping[str, float], study: Study, engine: Engine
+) -> None:
+    """Says what the trials that are left will take."""
+    from search.forecast import describe_forecast, forecast
+
+    asked = sum(record.student_of is None for record in study.records)
+    if asked == config.study.n_trials:
+        return
+    found = forecast(
+        lab, stage_s, config.study, config.policy, config.finalists, asked, engine.slots
+    )
+    log.info("%s", describe_forecast(found, lab.placement.step_s, config.study))
+
+
+def _tell_memory(records: Sequence[TrialRecord]) -> None:
+    """Says how much memory the search held at most."""
+    from search.report.formats import format_bytes
+
+    own_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    workers = [record.worker_rss_bytes for record in records if record.worker_rss_bytes]
+    beside = f", a worker {format_bytes(max(workers))}" if workers else ""
+    log.info("most memory held: this process %s%s", format_bytes(own_bytes), beside)
 
 
 def _release_canary(lab: Lab, study: Study, engine: Engine) -> list[Canary]:
@@ -262,7 +294,9 @@ def _release_canary(lab: Lab, study: Study, engine: Engine) -> list[Canary]:
     from search.trial import canary
 
     try:
-        found = drive(canary(lab, study.identity, len(study.records)), engine)
+        found = drive(
+            canary(lab, study.identity, len(study.records)), engine, title="checking the device"
+        )
     except StageFailed as error:
         log.warning("the original could not be measured against itself: %s", error)
         return []
@@ -312,12 +346,14 @@ def _greet(lab: Lab, seconds: float) -> None:
 
     yardstick = lab.yardstick
     log.info(
-        "the uncompressed network: %s on validation, %s with %s (ready after %.0f s; trains in %s)",
+        "the uncompressed network: %s on validation, %s with %s "
+        "(ready after %.0f s; trains in %s, %s)",
         format_share(lab.reference_accuracy),
         format_ms(yardstick.latency_ms(yardstick.best_threads)),
         format_counted(yardstick.best_threads, "thread"),
         seconds,
         lab.placement.precision,
+        lab.placement.layout.replace("_", " "),
     )
     formats = describe_formats(lab.bench.device)
     if formats:

@@ -59,7 +59,7 @@ def make_bench(
     known = data.outline(config.data)
     if known is not None:
         check(_network_spec(config.model, *known), None)
-    dataset = data.describe(config.data)
+    dataset = data.describe(config.data, shelf.images)
     spec = _network_spec(config.model, dataset.image_shape, dataset.classes)
     check(spec, dataset)
     bench = Bench(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
@@ -32,18 +33,28 @@ from search.records import (
 R = TypeVar("R")
 Resource = Literal["train", "device", "light"]
 Precision = Literal["float32", "bfloat16"]
+Layout = Literal["contiguous", "channels_last"]  # of images and weights in memory
 # How the teacher is listened to in the recipe that a study begins with.
 SOUND_TEMPERATURE, SOUND_WEIGHT = 3.0, 0.9
 
 
 class Shelf(Protocol):
-    """Where a stage takes its input files from and leaves its output files."""
+    """Where a stage takes its input files from and leaves its output files.
+
+    Attributes:
+        images: Folder of decoded images, for all who read the same data here.
+    """
+
+    images: Path
 
     def path(self, file: File) -> Path:
         """Returns where the content of ``file`` lies; the stage only reads it."""
 
     def put(self, content: bytes, suffix: str) -> File:
         """Keeps ``content`` for good and returns its name."""
+
+    def put_parts(self, parts: Iterable[bytes], suffix: str) -> File:
+        """Keeps the ``parts`` as one content, which need not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -76,30 +87,32 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class ChosenPlacement:
-    """Where and in which arithmetic networks are trained.
+    """Where, in which arithmetic and in which layout networks are trained.
 
     Attributes:
         device: ``cpu`` or ``cuda``.
         precision: The arithmetic.
-        float32_s: Seconds of one optimizer step in float32; None when nobody had to choose.
-        bfloat16_s: The same in bfloat16.
+        layout: Of images and weights in memory.
+        step_s: Seconds of one optimizer step of the uncompressed network so.
+        others_s: The same of the other ways that were tried, by arithmetic and layout.
     """
 
     device: str
     precision: Precision
-    float32_s: float | None
-    bfloat16_s: float | None
+    layout: Layout
+    step_s: float
+    others_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ChoosePlacement(Step[ChosenPlacement]):
-    """Resolves ``auto``: a GPU where there is one, and the arithmetic that trains faster.
+    """Resolves ``auto``: a GPU where there is one, and what trains this network fastest there.
 
     ``machine`` names the processors that the answer holds for.
     """
 
     kind: ClassVar[str] = "placement"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     resource: ClassVar[Resource] = "train"
     result: ClassVar[type] = ChosenPlacement
 
@@ -130,6 +143,7 @@ class Teach(Step[Teacher]):
     learning_rate: float
     weight_decay: float
     precision: Precision
+    layout: Layout
     device: str
     seed: int
 
@@ -201,6 +215,7 @@ class Reestimate(Step[Student]):
     data: Dataset
     batch_size: int
     precision: Precision
+    layout: Layout
     device: str
     seed: int
 
@@ -238,6 +253,7 @@ class FindRate(Step[FoundRate]):
     weight_decay: float
     batch_size: int
     precision: Precision
+    layout: Layout
     device: str
     seed: int
 
@@ -270,6 +286,7 @@ class Finetune(Step[Student]):
     epochs: float
     batch_size: int
     precision: Precision
+    layout: Layout
     device: str
     seed: int
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,22 +14,27 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from search import activity
 from search.batch_norm import torch_is_slow, widen_narrow
 from search.benchmark.stillness import give_way, working
-from search.data import Split
+from search.data import Split, batch_of
+from search.data.splits import View
 from search.errors import ConfigError
-from search.steps import Precision
+from search.steps import Layout, Precision
 from search.strided import skip_first
 
-EVALUATION_BATCH = 1000
+EVALUATION_BATCH = 1000  # at most
+GPU_SHARE = 0.25  # of a GPU's free memory, which images may fill
+_COPIED_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and in which arithmetic a network is trained."""
+    """Where, in which arithmetic and in which memory layout a network is trained."""
 
     device: torch.device
     precision: Precision
+    layout: Layout
 
     def autocast(self) -> torch.autocast:
         """Returns a fresh autocast context, inert in float32."""
@@ -38,7 +45,7 @@ class Placement:
     def place(
         self, module: nn.Module, image_shape: tuple[int, int, int], own_layers: bool = True
     ) -> nn.Module:
-        """Moves ``module`` to the device, channels-last: the layout that trains fastest.
+        """Moves ``module`` to the device, and has it and the images it is given in the layout.
 
         Code that views a convolution's output as a vector needs it contiguous, and gets it so.
 
@@ -48,16 +55,19 @@ class Placement:
             own_layers: Whether layers may be replaced by faster ones of this project.
         """
         module.to(self.device)
-        # torch's stubs forget memory_format for modules
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if not self._takes_channels_last(module, image_shape):
-            for value in (*module.parameters(), *module.buffers()):
-                value.data = _contiguous(value.data)
-            module.register_forward_pre_hook(lambda _, given: tuple(map(_contiguous, given)))
-        elif self.device.type == "cpu":
-            skip_first(module)  # they corrupt memory in this layout
-            if own_layers and torch_is_slow():
-                widen_narrow(module)  # slow in it alone
+        if self.layout == "channels_last":
+            # torch's stubs forget memory_format for modules
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if self._takes_channels_last(module, image_shape):
+                module.register_forward_pre_hook(lambda _, given: tuple(map(_channels_last, given)))
+                if self.device.type == "cpu":
+                    skip_first(module)  # they corrupt memory in this layout
+                    if own_layers and torch_is_slow():
+                        widen_narrow(module)  # slow in it alone
+                return module
+        for value in (*module.parameters(), *module.buffers()):
+            value.data = _contiguous(value.data)
+        module.register_forward_pre_hook(lambda _, given: tuple(map(_contiguous, given)))
         return module
 
     def _takes_channels_last(self, module: nn.Module, image_shape: tuple[int, int, int]) -> bool:
@@ -75,17 +85,29 @@ class Placement:
         return True
 
 
+def _channels_last(images: Tensor) -> Tensor:
+    return images.to(memory_format=torch.channels_last)
+
+
 def _contiguous(value: Tensor) -> Tensor:
     """Returns ``value`` contiguous, also where a single channel leaves its layout open."""
     return value.contiguous().view(-1).view(value.shape)
 
 
+def _fits(size_bytes: int, device: torch.device) -> bool:
+    """Whether data of that size may lie on the device for good; on the CPU they do already."""
+    if device.type != "cuda":
+        return False
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return size_bytes <= GPU_SHARE * free_bytes
+
+
 class Feed:
-    """Batches of a split: from a tensor on the device, or streamed when the split is lazy.
+    """Batches of a split: from a tensor on the device, or read one by one.
 
     Args:
         split: Images in uint8 and their labels.
-        device: Where the batches are wanted; an in-memory split is moved there whole.
+        device: Where the batches are wanted; a split that a GPU has room for is moved there whole.
     """
 
     def __init__(self, split: Split, device: torch.device) -> None:
@@ -95,9 +117,17 @@ class Feed:
         self._images: Tensor | None = None
         if isinstance(split.images, np.ndarray):
             self._images = torch.from_numpy(split.images).to(device)
+        elif split.images.is_decoded and _fits(len(split) * math.prod(split.images.shape), device):
+            self._images = _move(split, split.images.shape, device)
 
     def __len__(self) -> int:
         return len(self._labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(channels, height, width)``."""
+        channels, height, width = self._split.images.shape[-3:]
+        return channels, height, width
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yields images in 0..1 ``[b, c, h, w]``, labels ``[b]`` and their indices ``[b]``.
@@ -110,27 +140,32 @@ class Feed:
             batch_size: Images of every batch but perhaps the last.
         """
         chunks = order.split(batch_size)
-        if self._images is None:
-            pixels: Iterator[Tensor | ConfigError] = iter(
-                DataLoader(
-                    _Chunks(self._split, [chunk.numpy() for chunk in chunks]),
-                    batch_size=None,
-                    num_workers=2,
-                )
-            )
-        else:
+        pixels: Iterator[Tensor | ConfigError]
+        if self._images is not None:
             images = self._images
             pixels = (images[chunk.to(self._device)] for chunk in chunks)
+        elif isinstance(self._split.images, View) and self._split.images.is_decoded:
+            pixels = (torch.from_numpy(self._split.read(chunk.numpy())) for chunk in chunks)
+        else:
+            reader = _Chunks(self._split, [chunk.numpy() for chunk in chunks])
+            pixels = iter(DataLoader(reader, batch_size=None, num_workers=2))
         try:
             for chunk, raw in zip(chunks, pixels, strict=True):
                 if isinstance(raw, ConfigError):
                     raise raw
                 give_way()
                 index = chunk.to(self._device)
-                scaled = raw.to(self._device).float().div_(255)
-                yield scaled.to(memory_format=torch.channels_last), self._labels[index], index
+                yield raw.to(self._device).float().div_(255), self._labels[index], index
         finally:
             del pixels  # ends the workers now: left to an error's traceback they end with a hang
+
+
+def _move(split: Split, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    """Copies a split to the device, a part at a time."""
+    images = torch.empty((len(split), *shape), dtype=torch.uint8, device=device)
+    for part in torch.arange(len(split)).split(max(1, _COPIED_BYTES // math.prod(shape))):
+        images[part[0] : part[-1] + 1] = torch.from_numpy(split.read(part.numpy())).to(device)
+    return images
 
 
 class _Chunks(TorchDataset[Tensor | ConfigError]):
@@ -190,19 +225,70 @@ def reseed(seed: int, step: int) -> None:
         torch.cuda.manual_seed_all(number)
 
 
-@working()
-def predict(module: nn.Module, feed: Feed, placement: Placement) -> tuple[Tensor, Tensor]:
-    """Returns logits ``[n, classes]`` float32 and labels ``[n]``, both on the CPU, in order."""
+def predictions(
+    module: nn.Module, feed: Feed, placement: Placement, what: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields logits ``[b, classes]`` float32 and labels ``[b]``, on the CPU, in the split's order.
+
+    The claim of ``stillness.working`` is its caller's, as that of ``Feed.batches``.
+
+    Args:
+        module: Takes pixels in 0..1, gives logits.
+        feed: The images.
+        placement: Where the module is.
+        what: What is done, for those who wait.
+    """
     module.eval()
-    logits, labels = [], []
-    with torch.inference_mode(), placement.autocast():
-        for images, truth, _ in feed.batches(torch.arange(len(feed)), EVALUATION_BATCH):
-            logits.append(module(images).float().cpu())
-            labels.append(truth.cpu())
-    return torch.cat(logits), torch.cat(labels)
+    done, batch_size = 0, batch_of(feed.image_shape, EVALUATION_BATCH)
+    for images, labels, _ in feed.batches(torch.arange(len(feed)), batch_size):
+        with torch.inference_mode(), placement.autocast():  # not around what the caller does
+            logits = module(images).float().cpu()
+        done += len(labels)
+        activity.tell("image", done, len(feed), what=what)
+        yield logits, labels.cpu()
 
 
+@working()
 def accuracy(module: nn.Module, feed: Feed, placement: Placement) -> float:
     """Returns the share of images whose largest logit is the label's, 0..1."""
-    logits, labels = predict(module, feed, placement)
-    return (logits.argmax(1) == labels).double().mean().item()
+    right = 0
+    for logits, labels in predictions(module, feed, placement, "validating"):
+        right += int((logits.argmax(1) == labels).sum())
+    return right / len(feed)
+
+
+def pack_logits(logits: Tensor) -> bytes:
+    """Returns logits as they are kept, ``[n, classes]`` float16 in little-endian order.
+
+    Half as long as float32, and exact to a thousandth, which distillation does not notice.
+    """
+    largest = torch.finfo(torch.float16).max
+    return logits.clamp(-largest, largest).numpy().astype("<f2").tobytes()
+
+
+class KeptLogits:
+    """Logits in a file, mapped into memory: those of a million images and a thousand classes.
+
+    Args:
+        path: Of the file, which ``pack_logits`` made.
+        classes: Number of classes.
+        device: Where they are wanted.
+    """
+
+    def __init__(self, path: Path, classes: int, device: torch.device) -> None:
+        self._rows = np.memmap(path, "<f2", "r").reshape(-1, classes)
+        self._device = device
+        self._moved: Tensor | None = None
+        if _fits(self._rows.nbytes, device):
+            self._moved = torch.from_numpy(self._rows.astype(np.float16)).to(device)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._rows)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Returns the logits at ``index`` ``[b]``, ``[b, classes]`` float32."""
+        if self._moved is not None:
+            return self._moved[index].float()
+        rows = self._rows[index.cpu().numpy()].astype(np.float32)
+        return torch.from_numpy(rows).to(self._device)

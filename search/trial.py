@@ -182,6 +182,7 @@ def prepare(bench: Bench) -> Recipe[Lab]:
         learning_rate=train.teacher_learning_rate,
         weight_decay=train.teacher_weight_decay,
         precision=placement.precision,
+        layout=placement.layout,
         device=placement.device,
         seed=bench.seed,
     )
@@ -213,6 +214,7 @@ def survey(lab: Lab) -> Recipe[Lab]:
         weight_decay=bench.train.weight_decay,
         batch_size=bench.train.batch_size,
         precision=lab.placement.precision,
+        layout=lab.placement.layout,
         device=lab.placement.device,
         seed=bench.seed,
     )
@@ -374,6 +376,7 @@ def reestimate(network: Network, lab: Lab) -> Reestimate:
         data=lab.bench.data,
         batch_size=lab.bench.train.batch_size,
         precision=lab.placement.precision,
+        layout=lab.placement.layout,
         device=lab.placement.device,
         seed=lab.bench.seed,
     )
@@ -448,6 +451,7 @@ def finetune(student: Student, begin: float, end: float, point: Point, lab: Lab)
         epochs=train.epochs,
         batch_size=train.batch_size,
         precision=lab.placement.precision,
+        layout=lab.placement.layout,
         device=lab.placement.device,
         seed=lab.bench.seed,
     )

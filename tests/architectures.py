@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from search import batch_norm, networks, pruning
 from search.driving import drive
+from search.engine.base import Event
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.errors import SearchError
@@ -74,7 +75,12 @@ def walk(family: str, store: Store) -> Walk:
     """
     found, spec = Walk(family), spec_of(family)
     started: list[Step[object]] = []
-    engine = InlineEngine(store, started.append)
+
+    def note(event: Event) -> None:
+        if event.state == "began":
+            started.append(event.step)
+
+    engine = InlineEngine(store, note)
     bench: Bench = replace(lab().bench, spec=spec, data=replace(DATA, mean=MEAN, std=STD))
 
     def exported(network: Network) -> Exported:

@@ -207,7 +207,7 @@ def lab(**changes: Any) -> Lab:
     reference = Deployable(file("reference"), 32, ())
     return Lab(
         bench=bench,
-        placement=ChosenPlacement("cpu", "float32", None, None),
+        placement=ChosenPlacement("cpu", "float32", "channels_last", 0.1),
         teacher=Teacher(NETWORK, file("logits", ".safetensors"), TEACHER_ACCURACY),
         reference=reference,
         reference_accuracy=TEACHER_ACCURACY,
@@ -240,7 +240,7 @@ class FakeEngine:
     def describe(self, config: DeviceConfig) -> DeviceProfile:
         return PROFILE
 
-    def submit(self, step: Step[Any]) -> Future[Done]:
+    def submit(self, step: Step[Any], title: str = "") -> Future[Done]:
         return answered(lambda: self.run(step))
 
     def run(self, step: Step[Any]) -> Done:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from search.config import DigitsConfig
 from search.data import describe
 from search.driving import drive
+from search.engine.base import Event
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.factory import load_factory, source_sha256
@@ -76,7 +77,11 @@ class Workbench:
         self.data = describe(DIGITS)
         self.store = Store(root)
         self.started: list[Step[Any]] = []
-        self.engine = InlineEngine(self.store, self.started.append)
+        self.engine = InlineEngine(self.store, self._note)
+
+    def _note(self, event: Event) -> None:
+        if event.state == "began":
+            self.started.append(event.step)
 
     def do(self, step: Step[R]) -> R:
         """Returns the answer of ``step``, computed at most once."""
@@ -103,6 +108,7 @@ class Workbench:
             learning_rate=0.01,
             weight_decay=0.05,
             precision="float32",
+            layout="channels_last",
             device="cpu",
             seed=0,
         )
@@ -117,7 +123,7 @@ class Workbench:
 
     def reestimate_step(self, network: Network) -> Reestimate:
         """Takes the statistics of a pruned network anew."""
-        return Reestimate(network, self.data, 64, "float32", "cpu", seed=0)
+        return Reestimate(network, self.data, 64, "float32", "channels_last", "cpu", seed=0)
 
     def finetune_step(self, name: str, **changes: Any) -> Finetune:
         """One short fine-tuning of the half-pruned network of that name, but for ``changes``."""
@@ -137,6 +143,7 @@ class Workbench:
             epochs=1.0,
             batch_size=64,
             precision="float32",
+            layout="channels_last",
             device="cpu",
             seed=0,
         )

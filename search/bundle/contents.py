@@ -72,9 +72,14 @@ def compose(facts: Facts, model: bytes, images: NDArray[np.float32]) -> dict[str
     }
 
 
-def sample_images(dataset: Dataset) -> NDArray[np.float32]:
-    """Reads test images ``[n, C, H, W]`` in 0..1 with as many classes among them as possible."""
-    test = data.load(dataset).test
+def sample_images(dataset: Dataset, kept: Path | None = None) -> NDArray[np.float32]:
+    """Reads test images ``[n, C, H, W]`` in 0..1 with as many classes among them as possible.
+
+    Args:
+        dataset: Which data.
+        kept: Where decoded images are kept; None where nowhere.
+    """
+    test = data.load(dataset, kept).test
     _, first = np.unique(test.labels, return_index=True)
     rest = np.setdiff1d(np.arange(len(test.labels)), first)
     index = np.sort(np.concatenate([first, rest])[:SAMPLES])

@@ -1,7 +1,17 @@
 """Data sets and their splits; knows nothing of networks."""
 
-from search.data.loading import describe, load, outline, read_samples
+from search.data.loading import batch_of, describe, load, outline, read_samples
 from search.data.source import Images, Source
 from search.data.splits import Split, Splits
 
-__all__ = ["Images", "Source", "Split", "Splits", "describe", "load", "outline", "read_samples"]
+__all__ = [
+    "Images",
+    "Source",
+    "Split",
+    "Splits",
+    "batch_of",
+    "describe",
+    "load",
+    "outline",
+    "read_samples",
+]

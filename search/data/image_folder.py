@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
+_opening = threading.Lock()
+
 
 @dataclass(frozen=True, eq=False)
 class FolderImages:
@@ -34,14 +37,14 @@ class FolderImages:
         files: One path an image, ``[n]``.
         shape: ``(channels, height, width)`` that every image has, or is scaled to.
         resize: Whether to scale.
-        fingerprint: Hash of the paths, lengths and times of change.
+        key: Hash of the paths, lengths and times of change, and of what decodes them.
     """
 
     root: Path
     files: tuple[str, ...]
     shape: Shape
     resize: bool
-    fingerprint: str
+    key: str
 
     def __len__(self) -> int:
         """Number of images."""
@@ -83,9 +86,9 @@ def open_source(root: str, channels: int, image_size: tuple[int, int] | None) ->
     shape = (channels, height, width)
     resize = image_size is not None
     return Source(
-        FolderImages(folder, train, shape, resize, _stamp(folder, train)),
+        FolderImages(folder, train, shape, resize, _key(folder, train, shape, resize)),
         train_labels,
-        FolderImages(folder, test, shape, resize, _stamp(folder, test)),
+        FolderImages(folder, test, shape, resize, _key(folder, test, shape, resize)),
         test_labels,
         labels,
     )
@@ -157,11 +160,15 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield Path(where, name)
 
 
-def _stamp(root: Path, files: tuple[str, ...]) -> str:
-    digest = hashlib.sha256()
+def _key(root: Path, files: tuple[str, ...], shape: Shape, resize: bool) -> str:
+    from PIL import __version__
+
+    how = f"{root.resolve()}\0{shape}\0{resize}\0Pillow {__version__}\n"
+    digest = hashlib.sha256(os.fsencode(how))
     for file in files:
         status = (root / file).stat()
-        digest.update(os.fsencode(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n"))
+        times = f"{status.st_mtime_ns}\0{status.st_ctime_ns}"  # copies may keep the first of them
+        digest.update(os.fsencode(f"{file}\0{status.st_size}\0{times}\0{status.st_ino}\n"))
     return digest.hexdigest()
 
 
@@ -210,7 +217,8 @@ def _open_image(path: Path) -> Image.Image:
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no file")  # opening a pipe would never end
-        with warnings.catch_warnings():
+        # Several threads decode, but only one at a time may change what warnings do.
+        with _opening, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return Image.open(path, formats=FORMATS)
     # Pillow's decoders raise much else than OSError on damaged files.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import logging
+import hashlib
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +20,13 @@ from search.config import (
     ImageFolderConfig,
 )
 from search.data import custom, digits, fashion_mnist, image_folder
+from search.data.image_folder import FolderImages
+from search.data.kept import MappedImages, keep, read_all
 from search.data.source import Images, Labels, Pixels, Shape, Source, check_source
 from search.data.splits import Split, Splits, View, stratify
 from search.data.statistics import chance, channel_statistics, fingerprint
 from search.errors import ConfigError
 from search.records import Dataset
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,19 +40,24 @@ class _Opened:
 
 
 SAMPLES = 8
+BATCH_BYTES = 1 << 24  # of pixels in float32
 # A study uses one data set; a second place spares reloading where two are compared.
 _PLACES = 2
 _opened: OrderedDict[str, _Opened] = OrderedDict()
 
 
-def describe(config: DataConfig) -> Dataset:
+def describe(config: DataConfig, kept: Path | None = None) -> Dataset:
     """Loads a data set, checks it, and says what stages need to know of it.
+
+    Args:
+        config: Which one.
+        kept: Where decoded images are kept for other processes; None keeps them nowhere.
 
     Raises:
         ConfigError: It cannot be found or read, or cannot serve as a data set.
     """
     _check_given(config)
-    opened = _open(config)
+    opened = _open(config, kept)
     _remember(opened)
     mean, std = config.mean, config.std
     if mean is None or std is None:
@@ -78,15 +85,19 @@ def outline(config: DataConfig) -> tuple[Shape, int] | None:
     return None
 
 
-def load(dataset: Dataset) -> Splits:
+def load(dataset: Dataset, kept: Path | None = None) -> Splits:
     """Returns the splits of a described data set; this process loads them only once.
+
+    Args:
+        dataset: What was described.
+        kept: Where decoded images are kept for other processes; None keeps them nowhere.
 
     Raises:
         ConfigError: The data can no longer be read, or are not those that were described.
     """
     opened = _opened.get(dataset.fingerprint)
     if opened is None:
-        opened = _open(dataset.config)
+        opened = _open(dataset.config, kept)
         if opened.fingerprint != dataset.fingerprint:
             raise ConfigError(
                 f"{_origin(dataset.config)}: the images changed while they were in use "
@@ -104,7 +115,7 @@ def _remember(opened: _Opened) -> None:
         _opened.popitem(last=False)
 
 
-def _open(config: DataConfig) -> _Opened:
+def _open(config: DataConfig, kept: Path | None) -> _Opened:
     origin = _origin(config)
     try:
         source, shape = check_source(_open_source(config), origin)
@@ -115,27 +126,60 @@ def _open(config: DataConfig) -> _Opened:
         ) from error
     rest, cut = stratify(source.train_labels, source.labels, config.validation_share)
     images = len(source.train_labels) + len(source.test_labels)
-    lazy = images * math.prod(shape) > config.memory_limit_bytes
+    may_hold = images * math.prod(shape) <= config.memory_limit_bytes
+    train, train_content = _hold(source.train_images, shape, origin, kept, may_hold)
+    test, test_content = _hold(source.test_images, shape, origin, kept, may_hold)
     everything = np.arange(len(source.test_labels))
     splits = Splits(
-        train=_cut(source.train_images, source.train_labels, rest, shape, origin, lazy),
-        validation=_cut(source.train_images, source.train_labels, cut, shape, origin, lazy),
-        test=_cut(source.test_images, source.test_labels, everything, shape, origin, lazy),
+        train=_cut(train, source.train_labels, rest, shape, origin),
+        validation=_cut(train, source.train_labels, cut, shape, origin),
+        test=_cut(test, source.test_labels, everything, shape, origin),
     )
-    log.debug("%s: %d images, lazy=%s", origin, images, lazy)
-    identity = fingerprint(splits, shape, source.labels)
+    identity = fingerprint(source, (train_content, test_content), shape, cut)
     return _Opened(identity, shape, source.labels, splits)
 
 
+def _hold(
+    images: Pixels | Images, shape: Shape, origin: str, kept: Path | None, may_hold: bool
+) -> tuple[Pixels | Images, str]:
+    """Returns images as they are read fastest, and what names their content.
+
+    Args:
+        images: As the source gave them.
+        shape: Of each.
+        origin: For messages.
+        kept: Where decoded images are kept.
+        may_hold: Whether this process may hold them all, where they cannot be kept.
+    """
+    if isinstance(images, np.ndarray):
+        return images, read_all(images, shape, origin)
+    name = getattr(images, "fingerprint", None)
+    content = name if isinstance(name, str) else None
+    if kept is not None:
+        key = images.key if isinstance(images, FolderImages) else None
+        if content is not None:
+            key = hashlib.sha256(
+                f"{origin}\0{shape}\0{len(images)}\0{content}".encode()
+            ).hexdigest()
+        found, pixels = keep(images, key, shape, kept, origin)
+        content = pixels if content is None else content
+        if isinstance(found, MappedImages):
+            return found, content
+    if may_hold:
+        parts: list[Pixels] = []
+        pixels = read_all(images, shape, origin, parts.append)
+        return np.concatenate(parts), pixels if content is None else content
+    return images, read_all(images, shape, origin) if content is None else content
+
+
 def _cut(
-    images: Pixels | Images, labels: Labels, indices: Labels, shape: Shape, origin: str, lazy: bool
+    images: Pixels | Images, labels: Labels, indices: Labels, shape: Shape, origin: str
 ) -> Split:
     # A memory-mapped file is an array to numpy, but copying it would read it whole.
     if isinstance(images, np.ndarray) and not isinstance(images, np.memmap):
         whole = len(indices) == len(images)
         return Split(images if whole else images[indices], labels[indices])
-    view = View(images, indices, shape, origin)
-    return Split(view if lazy else view.read(np.arange(len(view))), labels[indices])
+    return Split(View(images, indices, shape, origin), labels[indices])
 
 
 def _open_source(config: DataConfig) -> Source:
@@ -197,7 +241,15 @@ def _check_statistics(
         )
 
 
-def read_samples(data: Dataset) -> NDArray[np.float32]:
+def batch_of(image_shape: Sequence[int], most: int) -> int:
+    """Returns how many images of that shape to answer at a time, at most ``most``.
+
+    Not more than a few megabytes, because what a network holds meanwhile is many times as large.
+    """
+    return max(1, min(most, BATCH_BYTES // (4 * math.prod(image_shape))))
+
+
+def read_samples(data: Dataset, kept: Path | None = None) -> NDArray[np.float32]:
     """Reads a few real images ``[8, C, H, W]`` in 0..1: zeros would make some kernels faster."""
-    images = load(data).validation.read(np.arange(min(SAMPLES, data.sizes[1])))
+    images = load(data, kept).validation.read(np.arange(min(SAMPLES, data.sizes[1])))
     return np.asarray(images, dtype=np.float32) / np.float32(255)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from search.data.kept import MappedImages
 from search.data.source import Images, Labels, Pixels, Shape, read_image
 from search.errors import ConfigError
 
@@ -17,9 +18,16 @@ SEED = 0
 
 
 class View:
-    """Some images of a lazy sequence, decoded anew whenever they are read."""
+    """Some images of a larger set, read whenever they are asked for.
 
-    def __init__(self, images: Images, indices: Labels, shape: Shape, origin: str) -> None:
+    Args:
+        images: The set: an array, perhaps mapped from a file, or a lazy sequence.
+        indices: Which of them, ``[n]``.
+        shape: ``(channels, height, width)`` that every image must have.
+        origin: Key and value that they came from, for messages.
+    """
+
+    def __init__(self, images: Pixels | Images, indices: Labels, shape: Shape, origin: str) -> None:
         self.images = images
         self.indices = indices
         self.shape = shape
@@ -28,6 +36,11 @@ class View:
     def __len__(self) -> int:
         """Number of images."""
         return len(self.indices)
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether reading is copying; else every image is decoded anew."""
+        return isinstance(self.images, np.ndarray | MappedImages)
 
     def __getitem__(self, index: int, /) -> Pixels:
         """Returns one image, ``[channels, height, width]`` uint8.
@@ -39,6 +52,10 @@ class View:
 
     def read(self, indices: Labels) -> Pixels:
         """Returns copies of the images at ``indices`` ``[k]``, ``[k, C, H, W]`` uint8."""
+        if isinstance(self.images, MappedImages):
+            return self.images.read(self.indices[indices])
+        if isinstance(self.images, np.ndarray):
+            return np.asarray(self.images[self.indices[indices]])
         pixels = np.empty((len(indices), *self.shape), np.uint8)
         for row, index in enumerate(indices):
             pixels[row] = self[int(index)]
@@ -50,7 +67,7 @@ class Split:
     """Images with their labels; shared by all callers in the process, so never changed.
 
     Attributes:
-        images: ``[n, C, H, W]`` uint8, or a lazy view of images that memory cannot hold.
+        images: ``[n, C, H, W]`` uint8, or a view of images that this process does not hold.
         labels: Class indices, ``[n]`` int64.
     """
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from search.data.source import Labels, Pixels, Shape
-from search.data.splits import Split, Splits, View
+from search.data.source import Labels, Pixels, Shape, Source
+from search.data.splits import Split
 
-# Enough for two sure digits of mean and deviation; decoding more of a large folder takes minutes.
+# Enough for two sure digits of mean and deviation; reading more of a large folder takes minutes.
 _SAMPLE = 5000
 _CHUNK_BYTES = 1 << 22
 
@@ -19,8 +19,8 @@ _CHUNK_BYTES = 1 << 22
 def channel_statistics(split: Split, shape: Shape) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Computes mean and standard deviation of the pixels, scaled to 0..1.
 
-    Counting the 256 levels is exact, and spares a float copy of the whole set. A lazy split is
-    estimated from at most 5 000 evenly spaced images.
+    Counting the 256 levels is exact, and spares a float copy of the whole set. A split that is not
+    held in memory is estimated from at most 5 000 evenly spaced images.
 
     Args:
         split: The images.
@@ -48,32 +48,21 @@ def chance(split: Split) -> float:
     return float(np.bincount(split.labels).max() / len(split))
 
 
-def fingerprint(splits: Splits, shape: Shape, names: tuple[str, ...]) -> str:
+def fingerprint(source: Source, contents: tuple[str, str], shape: Shape, cut: Labels) -> str:
     """Returns a hash of names, images, labels and of how they are split.
 
-    A lazy view counts by its indices and by the fingerprint that its images carry, which spares
-    reading them; images without one are read.
+    Args:
+        source: The data before they are split.
+        contents: What names the pixels of the training and the test images, such as their hash.
+        shape: ``(channels, height, width)``.
+        cut: Training images that are validated on, ``[k]``.
     """
     digest = hashlib.sha256()
-    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    sizes = [len(split) for split in parts.values()]
-    digest.update(json.dumps({"shape": shape, "labels": names, "sizes": sizes}).encode())
-    for split in parts.values():
-        digest.update(split.labels.tobytes())
-        known = _carried_fingerprint(split)
-        if known is not None:
-            digest.update(known)
-            continue
-        for pixels in _chunks(split, np.arange(len(split)), shape):
-            digest.update(pixels.tobytes())
+    known = {"shape": shape, "labels": source.labels, "contents": contents}
+    digest.update(json.dumps(known).encode())
+    for part in (source.train_labels, source.test_labels, cut):
+        digest.update(len(part).to_bytes(8) + part.tobytes())
     return digest.hexdigest()
-
-
-def _carried_fingerprint(split: Split) -> bytes | None:
-    if not isinstance(split.images, View):
-        return None
-    known = getattr(split.images.images, "fingerprint", None)
-    return known.encode() + split.images.indices.tobytes() if isinstance(known, str) else None
 
 
 def _chunks(split: Split, indices: Labels, shape: Shape) -> Iterator[Pixels]:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
 
 from search.config import EngineConfig, InlineEngineConfig, LocalEngineConfig
-from search.engine.base import Engine
+from search.engine.base import Engine, OnEvent
 from search.engine.store import Store
 from search.errors import ConfigError
-from search.steps import Step
 
 
 def make_engine(
-    config: EngineConfig, store: Store, on_start: Callable[[Step[Any]], None]
+    config: EngineConfig, store: Store, on_event: OnEvent
 ) -> AbstractContextManager[Engine]:
     """Returns the configured engine; leaving it gives up what is still under way.
 
     Args:
         config: Which one, and what it may use.
         store: Remembers finished steps.
-        on_start: Told of every step that is computed, perhaps from another thread.
+        on_event: Told of every step that is computed, perhaps from another thread.
 
     Raises:
         ConfigError: When Ray is wanted and not installed.
@@ -31,11 +28,11 @@ def make_engine(
     if isinstance(config, InlineEngineConfig):
         from search.engine.inline import InlineEngine
 
-        return InlineEngine(store, on_start)
+        return InlineEngine(store, on_event)
     if isinstance(config, LocalEngineConfig):
         from search.engine.local import LocalEngine
 
-        return LocalEngine(store, config, on_start)
+        return LocalEngine(store, config, on_event)
     if config.address is None:
         # Named after the systems where it is the default, it makes Ray listen on 127.0.0.1 alone;
         # Ray looks at it when it is imported.
@@ -48,4 +45,4 @@ def make_engine(
         raise ConfigError(
             "engine=ray needs the package ray: pip install 'cnn-search[cluster]'"
         ) from error
-    return RayEngine(store, config, on_start)
+    return RayEngine(store, config, on_event)

@@ -6,11 +6,13 @@ import importlib
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from search.activity import Activity, Listener, listening
 from search.config import DeviceConfig
 from search.engine.store import Store
 from search.errors import SearchError, StageFailed, one_line
@@ -37,6 +39,36 @@ class Done:
     peak_rss_bytes: int | None = None
 
 
+@dataclass(frozen=True)
+class Event:
+    """What happens to a step that is being computed; what was known is answered without one.
+
+    Attributes:
+        state: Whether it begins, goes on or has ended, well or not.
+        step: Which one.
+        title: What it is done for, such as ``trial 7``.
+        activity: How far it is, where it goes on.
+    """
+
+    state: Literal["began", "goes on", "ended"]
+    step: Step[Any]
+    title: str
+    activity: Activity | None = None
+
+
+OnEvent = Callable[[Event], None]
+
+
+@contextmanager
+def announced(step: Step[Any], title: str, on_event: OnEvent) -> Iterator[Listener]:
+    """Tells of the beginning and the end of a step, and yields what tells how far it is."""
+    on_event(Event("began", step, title))
+    try:
+        yield lambda activity: on_event(Event("goes on", step, title, activity))
+    finally:
+        on_event(Event("ended", step, title))
+
+
 class Engine(Protocol):
     """Answers steps, from memory or by doing them.
 
@@ -53,8 +85,8 @@ class Engine(Protocol):
             ConfigError: If it cannot be reached as configured.
         """
 
-    def submit(self, step: Step[Any]) -> Future[Done]:
-        """Returns what ``step`` will answer.
+    def submit(self, step: Step[Any], title: str = "") -> Future[Done]:
+        """Returns what ``step`` will answer; ``title`` says what it is done for.
 
         The future raises SearchError as the stage raised it; whatever else goes wrong inside a
         stage becomes ``StageFailed``. Files that cannot be written are not the stage's fault:
@@ -62,8 +94,13 @@ class Engine(Protocol):
         """
 
 
-def compute(step: Step[Any], store: Store) -> Done:
+def compute(step: Step[Any], store: Store, listener: Listener) -> Done:
     """Does ``step`` in this process and remembers its result.
+
+    Args:
+        step: To be done.
+        store: Remembers it.
+        listener: Told how far it is.
 
     Raises:
         SearchError: As the stage raised it; whatever else goes wrong inside a stage becomes
@@ -73,7 +110,8 @@ def compute(step: Step[Any], store: Store) -> Done:
     stage = importlib.import_module(f"search.stages.{step.kind}")
     started = time.perf_counter()
     try:
-        result = stage.run(step, store)
+        with listening(listener):
+            result = stage.run(step, store)
     except Exception as error:
         log.debug("stage %s failed", step.kind, exc_info=True)
         # What its frames hold, such as a loader's processes, would live as long as the error.

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -31,7 +31,7 @@ from ray.job_config import JobConfig
 from search import home
 from search.benchmark.device import describe_device
 from search.config import DeviceConfig, LocalDeviceConfig, RayEngineConfig, is_loopback
-from search.engine.base import Done, Memory, compute
+from search.engine.base import Done, Event, Memory, OnEvent, compute
 from search.engine.store import Store
 from search.errors import ConfigError, SearchError, StageFailed, hide_passwords, one_line
 from search.records import DeviceProfile, File
@@ -71,19 +71,17 @@ class RayEngine(AbstractContextManager["RayEngine"]):
     Args:
         store: Remembers finished steps, here.
         config: Which cluster, and what a step may use of it.
-        on_start: Told of every step that is computed.
+        on_event: Told of every step that is computed, but not how far it is.
 
     Raises:
         ConfigError: When the cluster does not answer or has no device.
     """
 
-    def __init__(
-        self, store: Store, config: RayEngineConfig, on_start: Callable[[Step[Any]], None]
-    ) -> None:
+    def __init__(self, store: Store, config: RayEngineConfig, on_event: OnEvent) -> None:
         self.slots = config.workers
         self._store = store
         self._config = config
-        self._on_start = on_start
+        self._on_event = on_event
         self._memory = Memory(store)
         self._modules = str(Path.cwd())
         # A content is sent once for all steps that soon read it.
@@ -118,13 +116,14 @@ class RayEngine(AbstractContextManager["RayEngine"]):
             raise profile
         return profile
 
-    def submit(self, step: Step[Any]) -> Future[Done]:
+    def submit(self, step: Step[Any], title: str = "") -> Future[Done]:
         """Sends ``step`` to a node that has what it needs, unless its result is known."""
-        return self._memory.answer(step, lambda: self._send(step))
+        return self._memory.answer(step, lambda: self._send(step, title))
 
-    def _send(self, step: Step[Any]) -> Future[Done]:
-        self._on_start(step)
+    def _send(self, step: Step[Any], title: str) -> Future[Done]:
+        self._on_event(Event("began", step, title))
         own: Future[Done] = Future()
+        own.add_done_callback(lambda _: self._on_event(Event("ended", step, title)))
         own.set_running_or_notify_cancel()
         files = tuple(dict.fromkeys(files_in(step)))
         sent = ray.remote(_do).options(**self._needs(step.resource))
@@ -381,7 +380,11 @@ def _do(step: Step[Any], modules: str, files: tuple[File, ...], *contents: bytes
                 raise StageFailed(step.kind, "a file was changed on its way to the node")
         # Who forgets a measurement wants another one.
         known = None if step.resource == "device" else store.load(step)
-        done = compute(step, store) if known is None else Done(known.result, known.seconds, False)
+        done = (
+            compute(step, store, lambda activity: None)
+            if known is None
+            else Done(known.result, known.seconds, False)
+        )
         made = tuple(store.path(file).read_bytes() for file in files_in(done.result))
     except (SearchError, OSError) as error:
         return Delivery(None, error=error)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any
 
 from search.benchmark.device import describe_device
 from search.config import DeviceConfig
-from search.engine.base import Done, Memory, answered, compute
+from search.engine.base import Done, Memory, OnEvent, announced, answered, compute
 from search.engine.store import Store
 from search.records import DeviceProfile
 from search.steps import Step
@@ -22,14 +21,14 @@ class InlineEngine(AbstractContextManager["InlineEngine"]):
 
     Args:
         store: Remembers finished steps.
-        on_start: Told of every step that is computed.
+        on_event: Told of every step that is computed.
     """
 
     slots = 1
 
-    def __init__(self, store: Store, on_start: Callable[[Step[Any]], None]) -> None:
+    def __init__(self, store: Store, on_event: OnEvent) -> None:
         self._store = store
-        self._on_start = on_start
+        self._on_event = on_event
         self._memory = Memory(store)
 
     def describe(self, config: DeviceConfig) -> DeviceProfile:
@@ -40,17 +39,17 @@ class InlineEngine(AbstractContextManager["InlineEngine"]):
         """
         return describe_device(config)
 
-    def submit(self, step: Step[Any]) -> Future[Done]:
+    def submit(self, step: Step[Any], title: str = "") -> Future[Done]:
         """Runs ``step`` to its end unless its result is known."""
-        return self._memory.answer(step, lambda: answered(lambda: self._compute(step)))
+        return self._memory.answer(step, lambda: answered(lambda: self._compute(step, title)))
 
     def run(self, step: Step[Any]) -> Done:
         """Returns what ``step`` answers, and raises what it raises."""
         return self.submit(step).result()
 
-    def _compute(self, step: Step[Any]) -> Done:
-        self._on_start(step)
-        return compute(step, self._store)
+    def _compute(self, step: Step[Any], title: str) -> Done:
+        with announced(step, title, self._on_event) as listener:
+            return compute(step, self._store, listener)
 
     def __exit__(self, *_: object) -> None:
         """Does nothing: all it began has ended."""

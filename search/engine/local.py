@@ -16,7 +16,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
@@ -26,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from search import home, terminal
+from search.activity import Activity, Listener
 from search.benchmark.device import describe_device
 from search.config import LEAST_WORKER_BYTES, DeviceConfig, LocalEngineConfig
-from search.engine.base import Done, Memory, compute
+from search.engine.base import Done, Memory, OnEvent, announced, compute
 from search.engine.store import Store
 from search.errors import ConfigError, SearchError, StageFailed
 from search.leaving import leave_worker
+from search.machine import usable_memory_bytes
 from search.records import DeviceProfile
 from search.steps import Step
 
@@ -53,18 +54,16 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
     Args:
         store: Remembers finished steps; the workers write into it.
         config: Number of workers, and what each may use.
-        on_start: Told of every step that is computed.
+        on_event: Told of every step that is computed.
 
     Raises:
         ConfigError: When the machine has too little memory for so many workers.
     """
 
-    def __init__(
-        self, store: Store, config: LocalEngineConfig, on_start: Callable[[Step[Any]], None]
-    ) -> None:
+    def __init__(self, store: Store, config: LocalEngineConfig, on_event: OnEvent) -> None:
         self.slots = config.workers
         self._store = store
-        self._on_start = on_start
+        self._on_event = on_event
         self._memory = Memory(store)
         self._closed = threading.Event()
         memory_limit_bytes = config.memory_limit_bytes or _share_memory(config.workers)
@@ -87,32 +86,36 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
         """
         return describe_device(config)
 
-    def submit(self, step: Step[Any]) -> Future[Done]:
+    def submit(self, step: Step[Any], title: str = "") -> Future[Done]:
         """Begins ``step`` as soon as a worker for it is free, unless its result is known."""
-        if step.resource == "device":
-            return self._memory.answer(step, lambda: self._device.submit(self._measure, step))
-        return self._memory.answer(step, lambda: self._trainers.submit(self._train, step))
+        pool, do = (
+            (self._device, self._measure)
+            if step.resource == "device"
+            else (self._trainers, self._train)
+        )
+        return self._memory.answer(step, lambda: pool.submit(do, step, title))
 
-    def _measure(self, step: Step[Any]) -> Done:
-        return self._compute(step, self._device_worker)
+    def _measure(self, step: Step[Any], title: str) -> Done:
+        with announced(step, title, self._on_event) as listener:
+            return self._compute(step, self._device_worker, listener)
 
-    def _train(self, step: Step[Any]) -> Done:
+    def _train(self, step: Step[Any], title: str) -> Done:
         worker = self._idle.get()
         try:
-            return self._compute(step, worker)
+            with announced(step, title, self._on_event) as listener:
+                return self._compute(step, worker, listener)
         finally:
             self._idle.put(worker)
 
-    def _compute(self, step: Step[Any], worker: Worker) -> Done:
+    def _compute(self, step: Step[Any], worker: Worker, listener: Listener) -> Done:
         """Has a worker do a step, and once more if it dies.
 
         Raises:
             StageFailed: When it dies again; says how.
         """
-        self._on_start(step)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return worker.compute(step)
+                return worker.compute(step, listener)
             except WorkerDied as death:
                 if self._closed.is_set():
                     raise
@@ -160,8 +163,8 @@ class Worker:
         self._ended = False
         self._starting = threading.Lock()
 
-    def compute(self, step: Step[Any]) -> Done:
-        """Returns what the step answers.
+    def compute(self, step: Step[Any], listener: Listener) -> Done:
+        """Returns what the step answers, and has the listener told how far it is.
 
         Raises:
             WorkerDied: When the process ended before.
@@ -170,7 +173,8 @@ class Worker:
         process, pipe = self._start()
         try:
             pipe.send(step)
-            answer = pipe.recv()
+            while isinstance(answer := pipe.recv(), Activity):
+                listener(answer)
         except (EOFError, OSError) as error:
             process.join(JOIN_S)
             self._process = None
@@ -251,15 +255,15 @@ def serve(
         # The pipe breaks when the coordinator is killed, who is the only one to tell.
         with suppress(EOFError, ConnectionError):
             while True:
-                pipe.send(_answer(pipe.recv(), store))
+                pipe.send(_answer(pipe.recv(), store, pipe.send))
     except SystemExit:
         leave_worker(1)
     leave_worker(0)  # or threads of the user's code would keep it
 
 
-def _answer(step: Step[Any], store: Store) -> Done | Exception:
+def _answer(step: Step[Any], store: Store, listener: Listener) -> Done | Exception:
     try:
-        done = compute(step, store)
+        done = compute(step, store, listener)
     except (SearchError, OSError) as error:
         return error
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -312,17 +316,3 @@ def _share_memory(workers: int) -> int:
             f"{LEAST_WORKER_BYTES} bytes each; give at most so many"
         )
     return usable_memory_bytes() // workers
-
-
-def usable_memory_bytes() -> int:
-    """Returns the memory of this machine, or of the control group where that is less.
-
-    Source:
-        Linux documentation, cgroup-v2 ``memory.max``.
-    """
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:  # another version, or none
-        return physical
-    return min(physical, int(limit)) if limit.isdigit() else physical

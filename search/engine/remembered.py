@@ -33,7 +33,7 @@ class RememberedSteps:
         """
         raise NotRemembered(f"device={config.name}: no device is asked here")
 
-    def submit(self, step: Step[Any]) -> Future[Done]:
+    def submit(self, step: Step[Any], title: str = "") -> Future[Done]:
         """Returns what ``step`` answered before; the future raises NotRemembered if nothing."""
         return answered(lambda: self._look_up(step))
 

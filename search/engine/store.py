@@ -3,6 +3,7 @@
 Layout under ``mlruns/store``: ``files/ab/abcd….onnx`` holds contents by their SHA-256, and
 ``steps/<kind>/<key>.json`` the result of a step, with a SHA-256 of it. Both are written aside in
 ``parts``, flushed to disk and renamed, so that a crash leaves either a whole entry or none.
+``images`` holds decoded images, which ``search.data`` keeps there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import logging
 import os
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,6 +47,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.images = root / "images"
 
     def path(self, file: File) -> Path:
         """Returns where the content of ``file`` lies."""
@@ -54,9 +57,20 @@ class Store:
         """Keeps ``content`` and returns its name."""
         file = File(hashlib.sha256(content).hexdigest(), suffix, len(content))
         try:
-            self.read(file)
+            self.check(file)
         except FileLost:
             self._write_whole(self.path(file), content)
+        return file
+
+    def put_parts(self, parts: Iterable[bytes], suffix: str) -> File:
+        """Keeps the ``parts`` as one content, which need not fit into memory."""
+        digest, size_bytes = hashlib.sha256(), 0
+        with self._aside() as stream:
+            for part in parts:
+                digest.update(part)
+                size_bytes += stream.write(part)
+            file = File(digest.hexdigest(), suffix, size_bytes)
+            _keep(stream, self.path(file))
         return file
 
     def read(self, file: File) -> bytes:
@@ -73,6 +87,21 @@ class Store:
         if hashlib.sha256(content).hexdigest() != file.sha256:
             raise FileLost(f"{path} is damaged")
         return content
+
+    def check(self, file: File) -> None:
+        """Does nothing if ``file`` is what was kept, without holding it whole.
+
+        Raises:
+            FileLost: When it is missing, or is not what was kept.
+        """
+        path = self.path(file)
+        try:
+            with path.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise FileLost(f"{path} is gone") from None
+        if found != file.sha256:
+            raise FileLost(f"{path} is damaged")
 
     def load(self, step: Step[Any]) -> Entry | None:
         """Returns what ``step`` answered before, or None.
@@ -96,7 +125,7 @@ class Store:
             return None
         try:
             for file in files:
-                self.read(file)
+                self.check(file)
         except FileLost as lost:
             log.warning("%s: computing it again", lost)
             return None
@@ -126,20 +155,30 @@ class Store:
         return self.root / "steps" / step.kind / f"{step.key}.json"
 
     def _write_whole(self, path: Path, content: bytes) -> None:
+        with self._aside() as stream:
+            stream.write(content)
+            _keep(stream, path)
+
+    @contextmanager
+    def _aside(self) -> Iterator[Any]:
+        """Opens a file that is gone at the end unless it was kept under its name."""
         parts = self.root / "parts"
         parts.mkdir(parents=True, exist_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=parts)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(name).replace(path)
-            flush_folder(path.parent)  # or a power cut may take back the name
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with tempfile.NamedTemporaryFile(dir=parts, delete=False) as stream:
+            try:
+                yield stream
+            except BaseException:
+                Path(stream.name).unlink(missing_ok=True)
+                raise
+
+
+def _keep(stream: Any, path: Path) -> None:
+    """Has the disk keep a file that was written aside, under its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream.flush()
+    os.fsync(stream.fileno())
+    Path(stream.name).replace(path)
+    flush_folder(path.parent)  # or a power cut may take back the name
 
 
 def flush_folder(folder: Path) -> None:

@@ -78,6 +78,15 @@ def format_counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
+def format_duration(seconds: float) -> str:
+    """Writes a time as people say it: ``45 s``, ``12 min``, ``3.4 h``."""
+    if seconds < 9.95:
+        return f"{seconds:.2g} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def format_bits(bits: int, effective_bits: float | None) -> str:
     """Writes the stored bits and, where they differ, those computed in: ``4 → 32``."""
     computed = str(bits) if effective_bits is None else f"{effective_bits:.3g}"

@@ -28,7 +28,7 @@ def run(step: Confirm, shelf: Shelf) -> Session:
     first = step.comparisons[0]
     with tempfile.TemporaryDirectory(prefix="confirm-") as folder:
         inputs = Path(folder) / "inputs.npy"
-        np.save(inputs, read_samples(first.data))
+        np.save(inputs, read_samples(first.data, shelf.images))
 
         def confirm(device: Device) -> Session:
             plans = [make_plan(one, shelf, inputs, device) for one in step.comparisons]

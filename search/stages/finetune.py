@@ -6,10 +6,9 @@ import io
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from search import data, networks
+from search import activity, data, networks
 from search.batch_statistics import reestimate
 from search.benchmark.stillness import working
 from search.errors import StageFailed
@@ -19,6 +18,7 @@ from search.records import Student
 from search.steps import Finetune, Shelf
 from search.training import (
     Feed,
+    KeptLogits,
     Placement,
     accuracy,
     reseed,
@@ -32,13 +32,15 @@ CHECK_EVERY_STEPS = 50  # reading the loss waits for the device
 
 def run(step: Finetune, shelf: Shelf) -> Student:
     """Does the step."""
-    splits = data.load(step.data)
-    placement = Placement(torch.device(step.device), step.precision)
+    splits = data.load(step.data, shelf.images)
+    placement = Placement(torch.device(step.device), step.precision, step.layout)
     network = networks.load(step.start, shelf)
     module = placement.place(
         Preprocessed(network, step.data.mean, step.data.std), step.data.image_shape
     )
-    teacher_logits = load_file(shelf.path(step.teacher_logits))["train"].to(placement.device)
+    teacher_logits = KeptLogits(
+        shelf.path(step.teacher_logits), step.data.classes, placement.device
+    )
     state = None
     if step.state is not None:
         state = torch.load(shelf.path(step.state), map_location="cpu", weights_only=True)
@@ -59,7 +61,7 @@ def run(step: Finetune, shelf: Shelf) -> Student:
 def finetune(
     module: nn.Module,
     train: Feed,
-    teacher_logits: Tensor,
+    teacher_logits: KeptLogits,
     placement: Placement,
     step: Finetune,
     state: dict[str, Any] | None,
@@ -107,6 +109,7 @@ def finetune(
         nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
         pace.optimizer.step()
         latest = loss.detach()
+        activity.tell("step", number, last, recent)
         recent = latest if recent is None else torch.lerp(recent.to(latest), latest, RECENT_SHARE)
         pace.advance(number, recent.item() if number % pace.plateau_steps == 0 else 0.0)
         if number % CHECK_EVERY_STEPS == 0 or number == last:

@@ -27,7 +27,7 @@ def run(step: Measure, shelf: Shelf) -> Measurement:
     """
     with tempfile.TemporaryDirectory(prefix="measure-") as folder:
         inputs = Path(folder) / "inputs.npy"
-        np.save(inputs, read_samples(step.data))
+        np.save(inputs, read_samples(step.data, shelf.images))
 
         def measure(device: Device) -> Measurement:
             return compare(device, make_plan(step, shelf, inputs, device))

@@ -1,32 +1,65 @@
-"""Decides where and in which arithmetic to train, by measuring; knows nothing of accuracy."""
+"""Decides where and how to train, by measuring; knows nothing of accuracy."""
 
 from __future__ import annotations
 
+import itertools
+import logging
 import statistics
 import time
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from search import networks
-from search.benchmark.stillness import working
+from search import activity, networks
+from search.benchmark.stillness import give_way, working
 from search.errors import ConfigError
-from search.steps import ChoosePlacement, ChosenPlacement, Precision, Shelf
+from search.machine import usable_memory_bytes
+from search.steps import ChoosePlacement, ChosenPlacement, Layout, Precision, Shelf
 from search.training import Placement
 
-WARM_UP_STEPS = 3
+log = logging.getLogger(__name__)
+
+LAYOUTS: tuple[Layout, ...] = ("channels_last", "contiguous")
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+# A first look at few images: where the processor lacks an arithmetic, some layers take a hundred
+# times as long in it.
+GLANCE_IMAGES = 4
+HOPELESS = 3.0
+WARM_UP_STEPS = 2
 TIMED_STEPS = 9
+LEAST_TIMED_STEPS = 3
+BUDGET_S = 6.0
+STEP_S = 1.0  # of what is timed; a slow network's step is shown fewer images
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a network may be trained."""
+
+    precision: Precision
+    layout: Layout
+
+    def __str__(self) -> str:
+        """Names it, such as ``float32 channels_last``."""
+        return f"{self.precision} {self.layout}"
 
 
 def run(step: ChoosePlacement, shelf: Shelf) -> ChosenPlacement:
-    """Does the step."""
+    """Does the step.
+
+    Raises:
+        ConfigError: When there is no such device, or a training step takes more memory than it has.
+    """
     device = choose_device(step.device)
-    if step.precision != "auto":
-        return ChosenPlacement(device, step.precision, None, None)
-    float32_s = time_training(step, device, "float32")
-    bfloat16_s = time_training(step, device, "bfloat16")
-    fastest: Precision = "bfloat16" if bfloat16_s < float32_s else "float32"
-    return ChosenPlacement(device, fastest, float32_s, bfloat16_s)
+    precisions = PRECISIONS if step.precision == "auto" else (step.precision,)
+    ways = [Way(*both) for both in itertools.product(precisions, LAYOUTS)]
+    with working():
+        found = compare(step, torch.device(device), ways)
+    best = min(found, key=lambda way: found[way])
+    others = {str(way): seconds for way, seconds in found.items() if way != best}
+    return ChosenPlacement(device, best.precision, best.layout, found[best], others)
 
 
 def choose_device(wanted: str) -> str:
@@ -41,26 +74,115 @@ def choose_device(wanted: str) -> str:
     return "cuda" if present else "cpu"
 
 
-def time_training(step: ChoosePlacement, device: str, precision: Precision) -> float:
-    """Returns the median seconds of one optimizer step on random images."""
-    placement = Placement(torch.device(device), precision)
-    generator = torch.Generator().manual_seed(0)
-    shape = (step.batch_size, *step.spec.image_shape)
-    images = torch.rand(shape, generator=generator).to(placement.device)
-    images = images.to(memory_format=torch.channels_last)
-    labels = torch.randint(step.spec.classes, (step.batch_size,), generator=generator)
-    labels = labels.to(placement.device)
-    module = placement.place(networks.build(step.spec), step.spec.image_shape).train()
-    optimizer = torch.optim.AdamW(module.parameters(), fused=True)
-    seconds = []
-    with working():
-        for _ in range(WARM_UP_STEPS + TIMED_STEPS):
-            started = time.perf_counter()
-            with placement.autocast():
-                loss = F.cross_entropy(module(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            loss.item()  # waits for a GPU to finish
-            seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[WARM_UP_STEPS:])
+def compare(step: ChoosePlacement, device: torch.device, ways: list[Way]) -> dict[Way, float]:
+    """Returns the seconds of one optimizer step in every way that is not hopeless.
+
+    They take turns, so that what else the machine does slows all of them.
+
+    Raises:
+        ConfigError: When a step takes more memory than there is.
+    """
+    trainings = {way: Training(step, device, way) for way in ways}
+    few = min(GLANCE_IMAGES, step.batch_size)
+    glances = {}
+    failures = []
+    for number, (way, training) in enumerate(trainings.items()):
+        activity.tell("way", number, len(ways))
+        try:
+            if number == 0 and device.type == "cpu":
+                check_memory(training.saved_bytes(few) / few, step.batch_size)
+            training.step(few)
+            glances[way] = training.step(few)
+        except RuntimeError as error:  # such as a layer that lacks an arithmetic
+            log.debug("cannot train in %s", way, exc_info=True)
+            failures.append(error)
+    if not glances:
+        raise failures[0]
+    least_s = min(glances.values())
+    near = [way for way in glances if glances[way] <= HOPELESS * least_s]
+    images, quickest = few, trainings[min(glances, key=lambda way: glances[way])]
+    while images < step.batch_size:  # by doubling: a few images take far more than their share
+        if min(quickest.step(images) for _ in range(2)) > STEP_S / 2:
+            break
+        images = min(2 * images, step.batch_size)
+    seconds: dict[Way, list[float]] = {way: [] for way in near}
+    began = time.perf_counter()
+    for number in range(WARM_UP_STEPS + TIMED_STEPS):
+        activity.tell("round", number, WARM_UP_STEPS + TIMED_STEPS)
+        for way in near:
+            give_way()
+            seconds[way].append(trainings[way].step(images))
+        is_enough = number + 1 >= WARM_UP_STEPS + LEAST_TIMED_STEPS
+        if is_enough and time.perf_counter() - began > BUDGET_S:
+            break
+    scale = step.batch_size / images
+    return {way: scale * statistics.median(seconds[way][WARM_UP_STEPS:]) for way in near}
+
+
+class Training:
+    """The uncompressed network, trained on random images.
+
+    Args:
+        step: With the network and the size of a batch.
+        device: Where.
+        way: How.
+    """
+
+    def __init__(self, step: ChoosePlacement, device: torch.device, way: Way) -> None:
+        self._placement = Placement(device, way.precision, way.layout)
+        with torch.random.fork_rng():
+            network = networks.build(step.spec)
+        self._module = self._placement.place(network, step.spec.image_shape).train()
+        self._optimizer = torch.optim.AdamW(self._module.parameters(), fused=True)
+        generator = torch.Generator().manual_seed(0)
+        shape = (step.batch_size, *step.spec.image_shape)
+        self._images = torch.rand(shape, generator=generator).to(device)
+        labels = torch.randint(step.spec.classes, (step.batch_size,), generator=generator)
+        self._labels = labels.to(device)
+
+    def step(self, images: int) -> float:
+        """Trains on that many images, and returns the seconds."""
+        began = time.perf_counter()
+        loss = self._loss(images)
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        loss.item()  # waits for a GPU to finish
+        return time.perf_counter() - began
+
+    def saved_bytes(self, images: int) -> int:
+        """Returns what is held between the forward and the backward pass of that many images."""
+        values = itertools.chain(self._module.parameters(), self._module.buffers())
+        own = {value.untyped_storage().data_ptr() for value in values}
+        saved: dict[int, int] = {}
+
+        def note(value: Tensor) -> Tensor:
+            storage = value.untyped_storage()
+            if storage.data_ptr() not in own:
+                saved[storage.data_ptr()] = storage.nbytes()
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+            held = self._loss(images)  # or what is freed is counted twice at the same address
+        del held
+        return sum(saved.values())
+
+    def _loss(self, images: int) -> Tensor:
+        with self._placement.autocast():
+            return F.cross_entropy(self._module(self._images[:images]), self._labels[:images])
+
+
+def check_memory(image_bytes: float, batch_size: int) -> None:
+    """Refuses a batch whose activations alone are more than there is.
+
+    Raises:
+        ConfigError: If they are.
+    """
+    usable = usable_memory_bytes()
+    if image_bytes * batch_size > usable:
+        most = int(usable / image_bytes)
+        remedy = f"give at most {most}" if most else "give smaller images"
+        raise ConfigError(
+            f"train.batch_size={batch_size}: the activations of one training step take about "
+            f"{image_bytes * batch_size / 1e9:.1f} GB of {usable / 1e9:.1f} GB; {remedy}"
+        )

@@ -70,7 +70,7 @@ def draw_conclusions(device: DeviceProfile, compared: Compare, images: Array) ->
     float_model = conv_net(CHANNELS)
     itself = compared(float_model, float_model, ())
     formats: tuple[Int8Format, ...] = tuple(dict.fromkeys((device.int8_format, "u8s8", "s8s8")))
-    models = {name: static_int8(float_model, images, name) for name in formats}
+    models = {name: static_int8(float_model, [images], name) for name in formats}
     speeds = {
         "float against itself": itself.interval,
         "16-bit weights": compared(half_precision_weights(float_model), float_model, ()).interval,

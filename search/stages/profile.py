@@ -30,7 +30,7 @@ def run(step: Profile, shelf: Shelf) -> Comparison:
         DeviceLost: If the connection to the device breaks again and again.
     """
     pair = step.comparison
-    images = read_samples(pair.data)
+    images = read_samples(pair.data, shelf.images)
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
         inputs, empty = Path(folder) / "inputs.npy", Path(folder) / "empty.onnx"
         np.save(inputs, images)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from search import data
+from search.data import batch_of
 from search.errors import StageFailed
 from search.quantization import (
     FOLDED,
@@ -15,6 +18,8 @@ from search.quantization import (
 )
 from search.records import Deployable
 from search.steps import Quantize, Shelf
+
+CALIBRATION_BATCH = 32
 
 
 def run(step: Quantize, shelf: Shelf) -> Deployable:
@@ -27,7 +32,7 @@ def run(step: Quantize, shelf: Shelf) -> Deployable:
         case 16:
             content = half_precision_weights(content)
         case 8:
-            content = static_int8(content, _calibration_images(step), step.int8_format)
+            content = static_int8(content, _calibration_batches(step, shelf), step.int8_format)
         case 4:
             content = four_bit_weights(content)
             entries = FOLDED
@@ -36,8 +41,10 @@ def run(step: Quantize, shelf: Shelf) -> Deployable:
     return Deployable(shelf.put(content, ".onnx"), step.bits, entries)
 
 
-def _calibration_images(step: Quantize) -> Array:
-    train = data.load(step.data).train
+def _calibration_batches(step: Quantize, shelf: Shelf) -> Iterator[Array]:
+    train = data.load(step.data, shelf.images).train
     count = min(step.calibration_images, len(train.labels))
     index = np.random.default_rng(step.seed).choice(len(train.labels), count, replace=False)
-    return train.read(np.sort(index)).astype(np.float32) / np.float32(255)
+    size = batch_of(step.data.image_shape, CALIBRATION_BATCH)
+    for chunk in np.split(np.sort(index), range(size, count, size)):
+        yield train.read(chunk).astype(np.float32) / np.float32(255)

@@ -8,15 +8,14 @@ import time
 from collections.abc import Sequence
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from search import data, networks
+from search import activity, data, networks
 from search.benchmark.stillness import working
 from search.networks import Preprocessed
 from search.optimization import GRADIENT_NORM, distillation_loss, make_optimizer
 from search.steps import SOUND_TEMPERATURE, SOUND_WEIGHT, FindRate, FoundRate, Shelf
-from search.training import Feed, Placement, reseed, training_batches
+from search.training import Feed, KeptLogits, Placement, reseed, training_batches
 
 LOWEST, HIGHEST, STEPS = 1e-5, 1.0, 60
 SMOOTHING = 0.2  # share of the latest loss in the smoothed one
@@ -27,13 +26,13 @@ SAFETY = 0.5
 
 def run(step: FindRate, shelf: Shelf) -> FoundRate:
     """Does the step."""
-    splits = data.load(step.data)
-    placement = Placement(torch.device(step.device), step.precision)
+    splits = data.load(step.data, shelf.images)
+    placement = Placement(torch.device(step.device), step.precision, step.layout)
     network = networks.load(step.start, shelf)
     module = placement.place(
         Preprocessed(network, step.data.mean, step.data.std), step.data.image_shape
     )
-    logits = load_file(shelf.path(step.teacher_logits))["train"].to(placement.device)
+    logits = KeptLogits(shelf.path(step.teacher_logits), step.data.classes, placement.device)
     with torch.random.fork_rng(devices=[]):
         tried, step_s = test_rates(
             module, Feed(splits.train, placement.device), logits, placement, step
@@ -45,7 +44,7 @@ def run(step: FindRate, shelf: Shelf) -> FoundRate:
 def test_rates(
     module: nn.Module,
     train: Feed,
-    teacher_logits: Tensor,
+    teacher_logits: KeptLogits,
     placement: Placement,
     step: FindRate,
 ) -> tuple[tuple[tuple[float, float], ...], float]:
@@ -78,6 +77,7 @@ def test_rates(
         loss = distillation_loss(
             logits.float(), labels, teacher_logits[index], SOUND_TEMPERATURE, SOUND_WEIGHT
         )
+        activity.tell("step", number + 1, STEPS, loss.detach())
         smoothed += SMOOTHING * (loss.item() - smoothed)
         unbiased = smoothed / (1 - (1 - SMOOTHING) ** (number + 1))
         rate = LOWEST * (HIGHEST / LOWEST) ** (number / (STEPS - 1))

@@ -14,8 +14,8 @@ from search.training import Feed, Placement, accuracy
 
 def run(step: Reestimate, shelf: Shelf) -> Student:
     """Does the step."""
-    splits = data.load(step.data)
-    placement = Placement(torch.device(step.device), step.precision)
+    splits = data.load(step.data, shelf.images)
+    placement = Placement(torch.device(step.device), step.precision, step.layout)
     network = networks.load(step.network, shelf)
     module = placement.place(
         Preprocessed(network, step.data.mean, step.data.std), step.data.image_shape

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search import data, networks
+from search import activity, data, networks
 from search.batch_statistics import reestimate
 from search.benchmark.stillness import working
 from search.checkpoints import load_checkpoint
 from search.errors import ConfigError, StageFailed
 from search.networks import Preprocessed
-from search.records import Dataset, NetworkSpec, Teacher
+from search.records import Dataset, File, NetworkSpec, Teacher
 from search.steps import Shelf, Teach
 from search.training import (
     Feed,
     Placement,
     accuracy,
-    predict,
+    pack_logits,
+    predictions,
     reseed,
     steps_per_epoch,
     training_batches,
@@ -31,13 +30,11 @@ from search.training import (
 
 log = logging.getLogger(__name__)
 
-TELL_EVERY_S = 30.0
-
 
 def run(step: Teach, shelf: Shelf) -> Teacher:
     """Does the step."""
-    splits = data.load(step.data)
-    placement = Placement(torch.device(step.device), step.precision)
+    splits = data.load(step.data, shelf.images)
+    placement = Placement(torch.device(step.device), step.precision, step.layout)
     train = Feed(splits.train, placement.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step.seed)
@@ -50,13 +47,20 @@ def run(step: Teach, shelf: Shelf) -> Teacher:
             reestimate(module, train, placement, step.batch_size, step.seed, frozen_too=False)
         else:  # the user's own statistics belong to the user's weights
             load_checkpoint(network, shelf.path(step.checkpoint), "model.checkpoint")
-    logits, _ = predict(module, train, placement)
+    logits = note_logits(module, train, placement, shelf)
     score = accuracy(module, Feed(splits.validation, placement.device), placement)
     return Teacher(
         network=networks.save(network, step.spec, shelf),
-        logits=shelf.put(to_safetensors({"train": logits}), ".safetensors"),
+        logits=logits,
         val_accuracy=score,
     )
+
+
+@working()
+def note_logits(module: nn.Module, train: Feed, placement: Placement, shelf: Shelf) -> File:
+    """Keeps the logits of all training images, which students learn from."""
+    answers = predictions(module, train, placement, "noting the teacher's answers")
+    return shelf.put_parts((pack_logits(logits) for logits, _ in answers), ".f16")
 
 
 @working()
@@ -77,7 +81,6 @@ def teach(module: nn.Module, train: Feed, placement: Placement, step: Teach) -> 
         optimizer, step.learning_rate, total_steps=max(total, 2)
     )
     module.train()
-    told = time.monotonic()
     batches = training_batches(train, 0, total, step.batch_size, step.seed)
     for number, (images, labels, _) in enumerate(batches):
         reseed(step.seed, number)
@@ -87,12 +90,9 @@ def teach(module: nn.Module, train: Feed, placement: Placement, step: Teach) -> 
         loss.backward()
         optimizer.step()
         schedule.step()
-        epoch, left = divmod(number + 1, per_epoch)
-        if left == 0:
+        activity.tell("step", number + 1, total, loss.detach())
+        if (number + 1) % per_epoch == 0:
             _check_finite(loss, step)
-            if time.monotonic() - told > TELL_EVERY_S:
-                told = time.monotonic()
-                log.info("teacher: %d of %d epochs, loss %.3g", epoch, step.epochs, loss.item())
 
 
 def _check_finite(loss: Tensor, step: Teach) -> None:

@@ -28,10 +28,11 @@ from search.config import (
     RayEngineConfig,
 )
 from search.engine import make_engine
-from search.engine.base import Done, Engine, Memory
-from search.engine.local import serve, share_cores, usable_memory_bytes
+from search.engine.base import Done, Engine, Event, Memory
+from search.engine.local import serve, share_cores
 from search.engine.store import Store
 from search.errors import ConfigError, StageFailed
+from search.machine import usable_memory_bytes
 from search.records import Teacher
 from search.steps import Prune, Step, Teach
 from tests.fakes import LOCAL as DEVICE
@@ -65,7 +66,12 @@ def opened(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Opened]:
     store, begun = Store(tmp_path_factory.mktemp("store")), list[Step[Any]]()
-    with make_engine(ENGINES[request.param], store, begun.append) as engine:
+
+    def note(event: Event) -> None:
+        if event.state == "began":
+            begun.append(event.step)
+
+    with make_engine(ENGINES[request.param], store, note) as engine:
         yield Opened(engine, store, begun)
 
 
@@ -95,6 +101,21 @@ def test_the_answer_does_not_depend_on_the_engine(opened: Opened, bench: Workben
     """Training with as many threads gives the same bytes, wherever it is done."""
     step = replace(bench.teach_step("cnn"), epochs=1)
     assert opened.engine.submit(step).result().result == bench.do(step)
+
+
+def test_it_is_told_how_far_a_step_is(bench: Workbench, tmp_path: Path) -> None:
+    events: list[Event] = []
+    step = replace(bench.teach_step("cnn"), epochs=30)
+    for config in (ENGINES["inline"], ENGINES["local"]):
+        with make_engine(config, Store(tmp_path / config.name), events.append) as engine:
+            engine.submit(step, "trial 7").result()
+        assert (events[0].state, events[-1].state) == ("began", "ended")
+        assert {(event.step, event.title) for event in events} == {(step, "trial 7")}
+        told = [event.activity for event in events if event.activity is not None]
+        assert told, config.name
+        assert any(one.unit == "step" and 0 < one.done <= one.total for one in told)
+        assert any(one.loss is not None for one in told)
+        events.clear()
 
 
 def test_a_step_that_is_under_way_is_not_begun_again(opened: Opened, teach: Teach) -> None:
@@ -211,7 +232,7 @@ from tests.workbench import Workbench
 if __name__ == "__main__":
     bench = Workbench(Path(sys.argv[1]))
     config = LocalEngineConfig(name="local", workers=2, threads=1, memory_limit_bytes=None)
-    with make_engine(config, bench.store, lambda step: print("begun", flush=True)) as engine:
+    with make_engine(config, bench.store, lambda event: print("begun", flush=True)) as engine:
         from dataclasses import dataclass, replace
         engine.submit(replace(bench.teach_step("cnn"), epochs=500)).result()
 """

@@ -27,7 +27,6 @@ from search.records import Deployable, File
 from search.stages import measure
 from search.steps import (
     ChoosePlacement,
-    ChosenPlacement,
     Evaluate,
     Export,
     Finetune,
@@ -116,17 +115,19 @@ def test_a_stage_is_a_function_of_its_step(
 
 def test_a_placement_that_is_given_is_taken(bench: Workbench) -> None:
     step = ChoosePlacement(bench.spec("cnn"), 8, "cpu", "bfloat16", "this machine")
-    assert bench.do(step) == ChosenPlacement("cpu", "bfloat16", None, None)
+    chosen = bench.do(step)
+    assert (chosen.device, chosen.precision) == ("cpu", "bfloat16")
+    assert chosen.step_s > 0
+    assert {way.split()[0] for way in chosen.others_s} <= {"bfloat16"}
 
 
 def test_a_placement_that_is_not_given_is_measured(bench: Workbench) -> None:
     step = ChoosePlacement(bench.spec("custom"), 8, "cpu", "auto", "this machine")
     chosen = bench.do(step)
     assert chosen.device == "cpu"
-    assert chosen.float32_s is not None
-    assert chosen.bfloat16_s is not None
-    faster = "bfloat16" if chosen.bfloat16_s < chosen.float32_s else "float32"
-    assert chosen.precision == faster
+    assert f"{chosen.precision} {chosen.layout}" not in chosen.others_s
+    assert len(chosen.others_s) >= 1, "the other layout is not hopeless"
+    assert all(0 < chosen.step_s <= other_s for other_s in chosen.others_s.values())
     entry = bench.store.load(step)
     assert entry is not None
     assert entry.result == chosen
@@ -189,7 +190,7 @@ def test_threads_reach_the_session_that_is_measured(
 DEPLOYABLE = Deployable(file("model"), 8, (("key", "value"),))
 STEPS: list[Step[Any]] = [
     ChoosePlacement(NETWORK.spec, 8, "cpu", "float32", "this machine"),
-    Teach(NETWORK.spec, DATA, file("given"), 3, 8, 0.1, 0.01, "float32", "cpu", 0),
+    Teach(NETWORK.spec, DATA, file("given"), 3, 8, 0.1, 0.01, "float32", "contiguous", "cpu", 0),
     Prune(NETWORK, 0.5, 8),
     Finetune(
         start=NETWORK,
@@ -207,6 +208,7 @@ STEPS: list[Step[Any]] = [
         epochs=1.5,
         batch_size=8,
         precision="float32",
+        layout="channels_last",
         device="cpu",
         seed=0,
     ),

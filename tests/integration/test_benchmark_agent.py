@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -693,11 +693,15 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self.images = root / "images"
 
     def path(self, file: File) -> Path:
         return next(path for path in self._root.iterdir() if named(path.name) == file)
 
     def put(self, content: bytes, suffix: str) -> File:
+        raise AssertionError("a measurement leaves no files")
+
+    def put_parts(self, parts: Iterable[bytes], suffix: str) -> File:
         raise AssertionError("a measurement leaves no files")
 
 

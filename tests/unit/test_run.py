@@ -64,7 +64,7 @@ class Failing:
     def describe(self, config: DeviceConfig) -> DeviceProfile:
         raise self._error
 
-    def submit(self, _: Step[Any]) -> Future[Done]:
+    def submit(self, _: Step[Any], title: str = "") -> Future[Done]:
         return answered(self._fail)
 
     def _fail(self) -> Done:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from search.engine.base import Event
 from search.engine.inline import InlineEngine
 from search.engine.store import Entry, Store
 from search.records import Deployable, File, Measurement
@@ -261,7 +262,12 @@ def test_the_engine_computes_once_and_again_after_damage(
 
     monkeypatch.setattr(quantize, "run", stage)
     begun: list[Any] = []
-    engine = InlineEngine(store, begun.append)
+
+    def note(event: Event) -> None:
+        if event.state == "began":
+            begun.append(event.step)
+
+    engine = InlineEngine(store, note)
     first, second = engine.run(STEP), engine.run(STEP)
     assert (first.reused, second.reused) == (False, True)
     assert (first.result, first.seconds) == (second.result, second.seconds)

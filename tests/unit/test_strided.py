@@ -19,7 +19,7 @@ def test_it_gives_the_same_numbers(channels: int, stride: int | tuple[int, int])
     layer = nn.Conv2d(channels, 8, 1, stride)
     exact = copy.deepcopy(layer).double()
     shape = (channels, 15, 14)
-    placed = Placement(torch.device("cpu"), "float32").place(layer, shape)
+    placed = Placement(torch.device("cpu"), "float32", "channels_last").place(layer, shape)
     assert type(placed) is SkippingConv2d
     for _ in range(20):  # the kernel at fault harms others' memory, not always at once
         images = torch.rand(32, *shape)
@@ -50,5 +50,7 @@ def test_it_gives_the_same_numbers(channels: int, stride: int | tuple[int, int])
     ids=str,
 )
 def test_others_stay_as_they_are(layer: nn.Conv2d) -> None:
-    placed = Placement(torch.device("cpu"), "float32").place(layer, (layer.in_channels, 8, 8))
+    placed = Placement(torch.device("cpu"), "float32", "channels_last").place(
+        layer, (layer.in_channels, 8, 8)
+    )
     assert type(placed) is nn.Conv2d

@@ -18,7 +18,7 @@ def test_a_placed_network_takes_channels_last_images(name: str) -> None:
     module = getattr(zoo, name)().train()
     images = torch.rand(3, *SHAPE)
     expected = module(images)
-    placed = Placement(torch.device("cpu"), "float32").place(module, SHAPE)
+    placed = Placement(torch.device("cpu"), "float32", "channels_last").place(module, SHAPE)
     assert placed.training
     logits = placed(images.to(memory_format=torch.channels_last))
     torch.testing.assert_close(logits, expected)
@@ -28,4 +28,4 @@ def test_a_placed_network_takes_channels_last_images(name: str) -> None:
 
 def test_other_errors_of_a_network_pass() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        Placement(torch.device("cpu"), "float32").place(nn.Linear(5, 2), SHAPE)
+        Placement(torch.device("cpu"), "float32", "channels_last").place(nn.Linear(5, 2), SHAPE)

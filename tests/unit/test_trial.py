@@ -400,7 +400,7 @@ def test_preparation_measures_the_original_at_every_thread_count() -> None:
     two = measurement(0.7)
     replies = [
         Graph(file("graph")),
-        ChosenPlacement("cpu", "bfloat16", 2.0, 1.0),
+        ChosenPlacement("cpu", "bfloat16", "contiguous", 1.0),
         teacher,
         Graph(file("graph")),
         Exported(file("float"), 0.0),

@@ -202,7 +202,7 @@ class ReplayEngine:
         """Nobody asks: the table is of one device."""
         raise NotImplementedError
 
-    def submit(self, step: Step[Any]) -> Future[Done]:
+    def submit(self, step: Step[Any], title: str = "") -> Future[Done]:
         """Answers ``step``."""
         return answered(lambda: self._run(step))
 

@@ -173,10 +173,16 @@ def test_statistics_of_many_lazy_images_read_a_sample(module: Any) -> None:
     assert estimated.mean != exact.mean
 
 
-def test_mapped_files_are_not_copied_above_the_limit(tmp_path: Path) -> None:
+def test_mapped_files_are_not_copied_whatever_the_limit(module: Any, tmp_path: Path) -> None:
     path = str(tmp_path / "train.npy")
-    assert isinstance(load(describe(config("mapped", limit=0, path=path))).train.images, View)
-    assert load(describe(config("mapped", path=path))).train.in_memory
+    for limit in (0, 10**9):
+        arrays = describe(config())
+        dataset = describe(config("mapped", limit=limit, path=path))
+        assert dataset == arrays
+        train = load(dataset).train
+        assert isinstance(train.images, View)
+        assert train.images.is_decoded
+        assert np.array_equal(train.read([0, 5]), module.TRAIN[train.images.indices[[0, 5]]])
 
 
 def test_any_change_changes_the_fingerprint(module: Any) -> None:

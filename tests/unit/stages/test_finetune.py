@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search import data, networks
+from search.benchmark.stillness import working
 from search.config import ImageFolderConfig
 from search.errors import ConfigError, StageFailed
 from search.networks import Preprocessed
@@ -25,7 +25,7 @@ from search.optimization import distillation_loss, make_pace
 from search.records import Dataset, Student
 from search.stages.finetune import CHECK_EVERY_STEPS
 from search.steps import Finetune
-from search.training import Feed, Placement, predict
+from search.training import Feed, KeptLogits, Placement, predictions
 from tests.workbench import Workbench
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
@@ -266,12 +266,16 @@ def test_bfloat16_trains_about_as_well(bench: Workbench) -> None:
 
 def divergence_from_teacher(bench: Workbench, student: Student) -> float:
     """Mean KL divergence of the student's answers from the teacher's on the training images."""
-    placement = Placement(torch.device("cpu"), "float32")
+    placement = Placement(torch.device("cpu"), "float32", "contiguous")
     module = Preprocessed(
         networks.load(student.network, bench.store), bench.data.mean, bench.data.std
     )
-    logits, _ = predict(module, Feed(data.load(bench.data).train, placement.device), placement)
-    wanted = load_file(bench.store.path(bench.teacher("cnn").logits))["train"]
+    train = Feed(data.load(bench.data).train, placement.device)
+    with working():
+        answers = predictions(module, train, placement, "answering")
+        logits = torch.cat([logits for logits, _ in answers])
+    kept = KeptLogits(bench.store.path(bench.teacher("cnn").logits), 10, placement.device)
+    wanted = kept[torch.arange(len(train))]
     return F.kl_div(
         logits.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True
     ).item()

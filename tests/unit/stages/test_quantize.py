@@ -334,7 +334,7 @@ def test_the_quantizer_is_quiet(
 ) -> None:
     content = bench.content(bench.export(bench.prune("resnet8", 0.5).network).model)
     with caplog.at_level(logging.WARNING):
-        static_int8(content, digits(bench, 4), "u8s8")
+        static_int8(content, [digits(bench, 4)], "u8s8")
         logging.getLogger().warning("other news come through")
     assert caplog.messages == ["other news come through"]
     assert "processing" not in "".join(capfd.readouterr())

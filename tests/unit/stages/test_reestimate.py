@@ -19,7 +19,7 @@ from search.steps import FindRate
 from search.training import Feed, Placement
 from tests.workbench import Workbench
 
-CPU = Placement(torch.device("cpu"), "float32")
+CPU = Placement(torch.device("cpu"), "float32", "channels_last")
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_a_found_rate_is_a_sound_one(bench: Workbench) -> None:
     found = bench.do(
         FindRate(
             start.network, bench.teacher("resnet8").logits, bench.data, 0.0001, 64, "float32",
-            "cpu", seed=0,
+            "channels_last", "cpu", seed=0,
         )
     )  # fmt: skip
     rates = [rate for rate, _ in found.tried]

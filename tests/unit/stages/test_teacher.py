@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from search import data, networks
 from search.checkpoints import load_checkpoint
 from search.errors import ConfigError, StageFailed
 from search.records import Teacher
+from search.training import KeptLogits
 from tests.workbench import NETWORKS, Workbench
 
 State = dict[str, Tensor]
@@ -56,16 +56,16 @@ def test_logits_are_the_network_s_on_the_training_images_in_order(
     bench: Workbench, name: str
 ) -> None:
     teacher = bench.teacher(name)
-    logits = load_file(bench.store.path(teacher.logits))["train"]
-    assert logits.shape == (bench.data.sizes[0], 10)
-    assert logits.dtype == torch.float32
+    assert teacher.logits.size_bytes == bench.data.sizes[0] * 10 * 2
+    logits = KeptLogits(bench.store.path(teacher.logits), 10, torch.device("cpu"))
+    assert len(logits) == bench.data.sizes[0]
     split = data.load(bench.data).train
     picks = np.array([0, 7, 500, len(split) - 1])
     pixels = torch.from_numpy(split.read(picks)).double() / 255
     normal = ((pixels - bench.data.mean[0]) / bench.data.std[0]).float()
     with torch.no_grad():
         wanted = networks.load(teacher.network, bench.store)(normal)
-    torch.testing.assert_close(logits[torch.from_numpy(picks)], wanted, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(logits[torch.from_numpy(picks)], wanted, rtol=2e-3, atol=2e-3)
 
 
 def test_accuracy_counts_right_answers(bench: Workbench) -> None:
