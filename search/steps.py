@@ -227,12 +227,10 @@ class FoundRate:
     Attributes:
         learning_rate: Peak of AdamW's with the default batch size.
         tried: Rates of the test with the smoothed loss at each.
-        step_s: Seconds of one optimizer step, the median.
     """
 
     learning_rate: float
     tried: tuple[tuple[float, float], ...]
-    step_s: float
 
 
 @dataclass(frozen=True)

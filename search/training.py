@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,13 +21,31 @@ from search.batch_norm import torch_is_slow, widen_narrow
 from search.benchmark.stillness import give_way, working
 from search.data import Split, batch_of
 from search.data.splits import View
-from search.errors import ConfigError
+from search.errors import ConfigError, one_line
 from search.steps import Layout, Precision
 from search.strided import skip_first
 
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
 EVALUATION_BATCH = 1000  # at most
 GPU_SHARE = 0.25  # of a GPU's free memory, which images may fill
 _COPIED_BYTES = 1 << 26
+
+
+def trying_own_layers(train: Callable[[bool], R]) -> R:
+    """Trains with faster layers of this project, and once more without them where that fails.
+
+    Args:
+        train: Does it from its beginning; told whether layers may be replaced.
+    """
+    try:
+        return train(True)
+    except RuntimeError as error:
+        if not torch_is_slow():  # nothing was replaced
+            raise
+        log.warning("%s; trying again with the network's own layers alone", one_line(error))
+        return train(False)
 
 
 @dataclass(frozen=True)

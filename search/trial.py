@@ -59,7 +59,7 @@ T = TypeVar("T")
 # Of fresh processes at least; more follow where these disagree. A canary is rare, and a verdict.
 SEARCH_LAUNCHES, CANARY_LAUNCHES = 2, 6
 USUAL_RATE = 0.004  # where no network is trained, and any would do
-LONG_TRAINING_S = 60.0
+LONG_TRAINING_S = 120.0  # in the uncompressed network
 # Of the original's multiply-accumulates, coarse to fine: what the search tries first.
 SWEEP = (0.5, 0.25, 0.8, 0.35, 0.65, 0.15, 0.08, 0.04)
 Recipe = Generator[Step[Any], Any, T]
@@ -228,16 +228,11 @@ def sweep(lab: Lab) -> list[float]:
     takes long, from gentle to hard, because a short study must not begin with what is hard to mend.
     """
     cuts = lab.cuts
-    if training_s(lab) > LONG_TRAINING_S:
+    train = lab.bench.train
+    steps = train.epochs * max(1.0, lab.bench.data.sizes[0] / train.batch_size)
+    if steps * lab.placement.step_s > LONG_TRAINING_S:
         cuts = tuple(sorted(cuts, key=lambda cut: -cut.macs_share))
     return [cut.prune_ratio for cut in cuts]
-
-
-def training_s(lab: Lab) -> float:
-    """Estimates the seconds of one fine-tuning; 0 where nothing is trained."""
-    train, images = lab.bench.train, lab.bench.data.sizes[0]
-    steps = train.epochs * max(1, images // train.batch_size)
-    return 0.0 if lab.rate is None else steps * lab.rate.step_s
 
 
 def sound_rate(lab: Lab, prune_ratio: float) -> float:

@@ -162,7 +162,7 @@ TPE = TpeConfig(name="tpe", n_startup_trials=5, multivariate=True)
 CUTS = tuple(
     Cut(ratio, (1 - ratio) ** 2) for ratio in (0.5, 0.3, 0.7, 0.9, 0.1, 0.6, 0.4, 0.8, 0.2)
 )
-RATE = FoundRate(0.0126, (), step_s=0.001)
+RATE = FoundRate(0.0126, ())
 
 
 def limits(**changes: Any) -> ObjectiveConfig:

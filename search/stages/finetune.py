@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from search.training import (
     reseed,
     steps_per_epoch,
     training_batches,
+    trying_own_layers,
 )
 
 RECENT_SHARE = 0.1  # of the latest loss in the smoothed one
@@ -32,11 +34,15 @@ CHECK_EVERY_STEPS = 50  # reading the loss waits for the device
 
 def run(step: Finetune, shelf: Shelf) -> Student:
     """Does the step."""
+    return trying_own_layers(partial(_train, step, shelf))
+
+
+def _train(step: Finetune, shelf: Shelf, own_layers: bool) -> Student:
     splits = data.load(step.data, shelf.images)
     placement = Placement(torch.device(step.device), step.precision, step.layout)
     network = networks.load(step.start, shelf)
     module = placement.place(
-        Preprocessed(network, step.data.mean, step.data.std), step.data.image_shape
+        Preprocessed(network, step.data.mean, step.data.std), step.data.image_shape, own_layers
     )
     teacher_logits = KeptLogits(
         shelf.path(step.teacher_logits), step.data.classes, placement.device

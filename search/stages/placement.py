@@ -130,7 +130,7 @@ class Training:
 
     def __init__(self, step: ChoosePlacement, device: torch.device, way: Way) -> None:
         self._placement = Placement(device, way.precision, way.layout)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             network = networks.build(step.spec)
         self._module = self._placement.place(network, step.spec.image_shape).train()
         self._optimizer = torch.optim.AdamW(self._module.parameters(), fused=True)

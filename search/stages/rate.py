@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections.abc import Sequence
 
 import torch
@@ -34,10 +32,8 @@ def run(step: FindRate, shelf: Shelf) -> FoundRate:
     )
     logits = KeptLogits(shelf.path(step.teacher_logits), step.data.classes, placement.device)
     with torch.random.fork_rng(devices=[]):
-        tried, step_s = test_rates(
-            module, Feed(splits.train, placement.device), logits, placement, step
-        )
-    return FoundRate(choose(tried), tried, step_s)
+        tried = test_rates(module, Feed(splits.train, placement.device), logits, placement, step)
+    return FoundRate(choose(tried), tried)
 
 
 @working()
@@ -47,7 +43,7 @@ def test_rates(
     teacher_logits: KeptLogits,
     placement: Placement,
     step: FindRate,
-) -> tuple[tuple[tuple[float, float], ...], float]:
+) -> tuple[tuple[float, float], ...]:
     """Trains ``module`` in place at rates that rise from step to step, until its loss rises too.
 
     Source: Smith 2017, Cyclical Learning Rates for Training Neural Networks (arXiv 1506.01186),
@@ -61,15 +57,13 @@ def test_rates(
         step: What is to be found.
 
     Returns:
-        Each rate with the smoothed loss there, and the median seconds of a step.
+        Each rate with the smoothed loss there.
     """
     optimizer = make_optimizer(module, "adamw", LOWEST, step.weight_decay)
     module.train()
     smoothed = 0.0
     tried: list[tuple[float, float]] = []
-    seconds: list[float] = []
     batches = training_batches(train, 0, STEPS, step.batch_size, step.seed)
-    begun = time.perf_counter()
     for number, (images, labels, index) in enumerate(batches):
         reseed(step.seed, number)
         with placement.autocast():
@@ -90,9 +84,7 @@ def test_rates(
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
         optimizer.step()
-        seconds.append(time.perf_counter() - begun)
-        begun = time.perf_counter()
-    return tuple(tried), statistics.median(seconds)
+    return tuple(tried)
 
 
 def choose(tried: Sequence[tuple[float, float]]) -> float:

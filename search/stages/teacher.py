@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from search.training import (
     reseed,
     steps_per_epoch,
     training_batches,
+    trying_own_layers,
 )
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,10 @@ log = logging.getLogger(__name__)
 
 def run(step: Teach, shelf: Shelf) -> Teacher:
     """Does the step."""
+    return trying_own_layers(partial(_obtain, step, shelf))
+
+
+def _obtain(step: Teach, shelf: Shelf, own_layers: bool) -> Teacher:
     splits = data.load(step.data, shelf.images)
     placement = Placement(torch.device(step.device), step.precision, step.layout)
     train = Feed(splits.train, placement.device)
@@ -40,7 +46,7 @@ def run(step: Teach, shelf: Shelf) -> Teacher:
         torch.manual_seed(step.seed)
         network = networks.build(step.spec)
         module = placement.place(
-            Preprocessed(network, step.data.mean, step.data.std), step.data.image_shape
+            Preprocessed(network, step.data.mean, step.data.std), step.data.image_shape, own_layers
         )
         if step.checkpoint is None:
             teach(module, train, placement, step)

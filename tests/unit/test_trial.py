@@ -411,7 +411,7 @@ def test_preparation_measures_the_original_at_every_thread_count() -> None:
         Cuts((Cut(0.31, 0.5), Cut(0.5, 0.25))),
         Pruned(NETWORK, 0.3),
         Student(NETWORK, None, 0.4),
-        FoundRate(0.02, (), 0.1),
+        FoundRate(0.02, ()),
     ]
     steps, prepared = answers(prepare(bench), replies)
     assert [step.kind for step in steps] == [
@@ -450,7 +450,7 @@ def test_nothing_is_looked_for_where_nothing_can_be_pruned() -> None:
 
 
 def test_rates_rise_with_the_share_that_is_pruned_from_the_one_found() -> None:
-    ready = replace(lab(), cuts=(Cut(0.3, 0.5),), rate=FoundRate(0.01, (), 0.1))
+    ready = replace(lab(), cuts=(Cut(0.3, 0.5),), rate=FoundRate(0.01, ()))
     assert [sound_rate(ready, ratio) for ratio in (0.0, 0.3, 0.9)] == [0.005, 0.01, 0.04]
 
 
@@ -459,7 +459,7 @@ def test_long_trainings_begin_with_what_is_easily_mended(
     step_s: float, shares: tuple[float, ...]
 ) -> None:
     cuts = tuple(Cut(1 - share, share) for share in (0.5, 0.2, 0.8))
-    ready = replace(lab(), cuts=cuts, rate=FoundRate(0.01, (), step_s))
+    ready = replace(lab(), cuts=cuts, placement=replace(lab().placement, step_s=step_s))
     assert sweep(ready) == [1 - share for share in shares]
 
 
