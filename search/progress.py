@@ -86,6 +86,8 @@ class _Running:
     def describe(self, now_s: float) -> str:
         """Returns what it does and how far it is, on one line."""
         parts, latest = [ACTIVITIES.get(self.kind, self.kind)], self.latest
+        if latest is not None and latest.what and now_s - self.told_s > FORGOTTEN_S:
+            latest = None  # it was a part of the step, and is over
         if latest is not None and latest.what:
             parts = [latest.what]
         if latest is not None and latest.total:
