@@ -176,7 +176,7 @@ def test_a_range_becomes_a_list() -> None:
     assert raw["space"]["threads"] == [1, 2]
     assert raw["space"]["prune_ratio"] == 0.5
     assert raw["space"]["bits"] == [8]
-    assert raw["space"]["learning_rate"] == {"low": 0.0003, "high": 0.03}
+    assert raw["space"]["distill_temperature"] == {"low": 1.0, "high": 10.0}
 
 
 def test_one_end_of_a_range() -> None:

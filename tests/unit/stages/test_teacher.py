@@ -202,7 +202,7 @@ def test_a_file_without_a_state_dict_is_refused(bench: Workbench, value: object)
 def test_a_whole_module_is_refused(bench: Workbench) -> None:
     network = networks.load(bench.teacher("cnn").network, bench.store)
     message = refused(bench, saved(network), ".pt")
-    assert "holds models.cnn.Cnn" in message
+    assert "holds search._models.cnn.Cnn" in message
     assert "torch.save(network.state_dict()" in message
 
 
