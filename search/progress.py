@@ -285,11 +285,13 @@ def describe(record: TrialRecord, on_front: bool) -> str:
         f"pruned {format_share(figures.channels_removed, 0)}, {point.bits} bits, "
         f"{format_counted(point.threads, 'thread')}, {record.wall_s:.0f} s"
     )
+    if on_front:
+        tail += "; on the front so far"
     if record.student_of is not None:
         tail = f"trial {record.student_of}'s student, {tail}"
-    if record.outcome == "complete" and record.reason:
+    elif record.outcome == "complete" and record.reason:
         tail += f"; {record.reason}"
-    return f"{head}; {tail}{'; on the front so far' if on_front else ''}"
+    return f"{head}; {tail}"
 
 
 class _Discreet(logging.Formatter):
