@@ -168,7 +168,7 @@ def _compose(
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
-    _refuse(arguments)
+    _refuse_hydras_own(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra reports errors itself, in many lines
     shown = {"--help", "-h", "--cfg", "-c"} & set(arguments)
     printed, said = io.StringIO(), io.StringIO()
@@ -235,25 +235,17 @@ def _check_address_space() -> None:
         )
 
 
-def _refuse(arguments: Sequence[str]) -> None:
-    """Refuses what Hydra would obey, and what it would pass over in silence.
+def _refuse_hydras_own(arguments: Sequence[str]) -> None:
+    """Refuses what Hydra would obey.
 
     Raises:
-        ConfigError: About flags of Hydra's own, and keys that are given twice.
+        ConfigError: About flags of Hydra's own.
     """
-    given: dict[str, str] = {}
     for argument in arguments:
         if HYDRAS_OWN.match(argument):
             raise ConfigError(
                 f"{argument}: there is no such key or flag here; what Hydra does is fixed"
             )
-        key, equals, _ = argument.lstrip("+").partition("=")
-        if equals and not key.startswith("-"):
-            if key in given:
-                raise ConfigError(
-                    f"{argument}: there is {given[key]} too, and only one can count; leave one out"
-                )
-            given[key] = argument
 
 
 def _let_pass(argument: str) -> list[str]:

@@ -59,7 +59,12 @@ def make_bench(
     known = data.outline(config.data)
     if known is not None:
         check(_network_spec(config.model, *known), None)
-    dataset = data.describe(config.data, shelf.images)
+
+    def check_shape(image_shape: tuple[int, int, int], classes: int) -> None:
+        if known is None:
+            check(_network_spec(config.model, image_shape, classes), None)
+
+    dataset = data.describe(config.data, shelf.images, check_shape)
     spec = _network_spec(config.model, dataset.image_shape, dataset.classes)
     check(spec, dataset)
     bench = Bench(

@@ -128,7 +128,7 @@ def prunable_share(module: nn.Module, image_shape: tuple[int, int, int]) -> floa
 def run_int8(content: bytes, image_shape: tuple[int, int, int]) -> None:
     """Quantizes a model and runs it."""
     images = np.random.default_rng(0).random((8, *image_shape), np.float32)
-    model = static_int8(content, images, "u8s8")
+    model = static_int8(content, [images], "u8s8")
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"images": images[:3]})
     assert logits.shape == (3, CLASSES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class _Opened:
     splits: Splits
 
 
+Check = Callable[[Shape, int], None]
 SAMPLES = 8
 BATCH_BYTES = 1 << 24  # of pixels in float32
 # A study uses one data set; a second place spares reloading where two are compared.
@@ -46,18 +47,21 @@ _PLACES = 2
 _opened: OrderedDict[str, _Opened] = OrderedDict()
 
 
-def describe(config: DataConfig, kept: Path | None = None) -> Dataset:
+def describe(
+    config: DataConfig, kept: Path | None = None, check: Check = lambda shape, classes: None
+) -> Dataset:
     """Loads a data set, checks it, and says what stages need to know of it.
 
     Args:
         config: Which one.
         kept: Where decoded images are kept for other processes; None keeps them nowhere.
+        check: Told the images' shape and the number of classes before any image is kept; may raise.
 
     Raises:
         ConfigError: It cannot be found or read, or cannot serve as a data set.
     """
     _check_given(config)
-    opened = _open(config, kept)
+    opened = _open(config, kept, check)
     _remember(opened)
     mean, std = config.mean, config.std
     if mean is None or std is None:
@@ -115,7 +119,9 @@ def _remember(opened: _Opened) -> None:
         _opened.popitem(last=False)
 
 
-def _open(config: DataConfig, kept: Path | None) -> _Opened:
+def _open(
+    config: DataConfig, kept: Path | None, check: Check = lambda shape, classes: None
+) -> _Opened:
     origin = _origin(config)
     try:
         source, shape = check_source(_open_source(config), origin)
@@ -124,6 +130,7 @@ def _open(config: DataConfig, kept: Path | None) -> _Opened:
             f"{origin}: cannot read {str(error.filename)!r} ({error.strerror}); make it readable, "
             "or remove it"
         ) from error
+    check(shape, len(source.labels))
     rest, cut = stratify(source.train_labels, source.labels, config.validation_share)
     images = len(source.train_labels) + len(source.test_labels)
     may_hold = images * math.prod(shape) <= config.memory_limit_bytes

@@ -23,8 +23,9 @@ from torch import nn
 
 from search import cli
 from search.config import SearchConfig
-from search.data import Source
+from search.data import Images, Source
 from search.data.fashion_mnist import open_source
+from search.data.source import Pixels
 from search.driving import drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
@@ -46,17 +47,17 @@ def coloured(side: int, images: int) -> Source:
     """Fashion-MNIST in three equal channels, scaled; so many of its training images."""
     whole = open_source(None)
 
-    def scaled(grey: Any) -> Any:
+    def scaled(grey: Images, count: int) -> Pixels:
         resized = [
-            np.asarray(Image.fromarray(image[0]).resize((side, side), Image.Resampling.BILINEAR))
-            for image in grey
+            np.asarray(Image.fromarray(grey[n][0]).resize((side, side), Image.Resampling.BILINEAR))
+            for n in range(count)
         ]
         return np.repeat(np.stack(resized)[:, None], 3, axis=1)
 
     return Source(
-        scaled(np.asarray(whole.train_images[:images])),
+        scaled(whole.train_images, images),
         whole.train_labels[:images],
-        scaled(np.asarray(whole.test_images[:1000])),
+        scaled(whole.test_images, 1000),
         whole.test_labels[:1000],
         whole.labels,
     )

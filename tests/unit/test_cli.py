@@ -262,17 +262,6 @@ def test_printed_configurations_are_checked(capsys: pytest.CaptureFixture[str]) 
     assert "  root: ???" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["trial=3", "trial=5"], ["study.seed=1", "+study.seed=1"], ["model=cnn", "model=resnet8"]],
-)
-def test_of_two_values_none_is_chosen(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(lambda raw, settings: 0, arguments) == 2
-    assert capsys.readouterr().err.startswith(f"error: {arguments[1]}: there is {arguments[0]} too")
-
-
 def test_a_value_may_end_as_secrets_are_called(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tracking.uri=file:///srv/token"]) == 2
     assert capsys.readouterr().err.startswith("error: tracking.uri='file:///srv/token': input")
