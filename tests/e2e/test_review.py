@@ -19,8 +19,9 @@ PICTURE_WIDTH = 900  # half of front.png's pixels
 PATIENCE_MS = 60_000
 FOR_MODELS = "workflowType=machine_learning"
 FRONT_VIEW = f"?viewStateShareKey=front&{FOR_MODELS}"
-# MLflow asks a server without accounts for its user, and logs that there is none.
-OWN_COMPLAINT = "users/current"
+# MLflow asks a server without accounts for its user, and logs that there is none. Its charts may be
+# laid out over two frames on a busy machine, which browsers tell and which breaks nothing.
+OWN_COMPLAINTS = ("users/current", "ResizeObserver loop completed")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def page(browser: Browser) -> Iterator[Page]:
     )
     yield opened
     opened.close()
-    assert [text for text in complaints if OWN_COMPLAINT not in text] == []
+    assert [text for text in complaints if not any(own in text for own in OWN_COMPLAINTS)] == []
 
 
 def address(server: str, tracked: Tracked, rest: str) -> str:
