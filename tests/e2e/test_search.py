@@ -69,6 +69,12 @@ def non_dominated(trials: dict[int, Run], *losses: str) -> set[int]:
     return {n for n, p in points.items() if not any(dominates(q, p) for q in points.values())}
 
 
+def best_beside(trials: dict[int, Run], number: int, *losses: str) -> set[int]:
+    """The front of one trial and of all whose measurements are not poor."""
+    sound = {n: run for n, run in trials.items() if run.data.tags.get("measuring") != "poor"}
+    return non_dominated({**sound, number: trials[number]}, *losses)
+
+
 def accuracy(model: Path, options: str, images: Pixels, labels: Labels) -> float:
     """Scores a model as its description says, by hand.
 
@@ -133,16 +139,17 @@ def test_front_is_what_stands_of_the_finalists(finished: tuple[Path, str], tmp_p
     folder, _ = finished
     tracked = Tracked(folder)
     summary = json.loads(tracked.read(tracked.parent, "front.json", tmp_path).read_text())
-    searched = non_dominated(tracked.trials, "val_accuracy", "latency_ms")
+    losses = ("val_accuracy", "latency_ms")
+    searched = non_dominated(tracked.trials, *losses)
     chosen = {row["number"] for row in summary["finalists"]}
     assert 0 in chosen
-    assert chosen - {0} <= searched
+    # A point may stand beside what beats it by a poor measurement's centre.
+    assert all(number in best_beside(tracked.trials, number, *losses) for number in chosen - {0})
     # Trials that deploy the same file count once: one that lost no channel is the original again.
     found = [tracked.trials[number].data.metrics for number in searched]
     distinct = {(metrics["val_accuracy"], metrics["latency_ms"]) for metrics in found}
     # The original takes part whether it is among the three or not.
-    assert min(3, len(distinct)) <= len(chosen & searched) <= 4
-    assert len(chosen) <= 4
+    assert min(3, len(distinct)) <= len(chosen) <= 4
     assert tracked.tagged() == {row["number"] for row in summary["finalists"] if row["stands"]}
     for row in summary["finalists"]:
         metrics = tracked.trials[row["number"]].data.metrics
@@ -316,8 +323,9 @@ def test_third_objective_decides_the_front(killed: Path) -> None:
         for number, run_ in tracked.trials.items()
     }
     best = non_dominated(tracked.trials, *losses)
-    assert tracked.tagged() <= best
-    assert {points[n] for n in tracked.tagged()} == {points[n] for n in best}
+    # A point may stand beside what beats it by a poor measurement's centre.
+    assert all(n in best_beside(tracked.trials, n, *losses) for n in tracked.tagged())
+    assert {points[n] for n in tracked.tagged()} >= {points[n] for n in best}
     assert [len(trial.values or ()) for trial in journal(killed, STUDY)] == [3] * TRIALS
 
 
