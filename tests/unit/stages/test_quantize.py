@@ -348,11 +348,13 @@ def test_the_quantizer_is_quiet(
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(
     ("bits", "int8_format", "points"),
-    [(16, "u8s8", 0.5), (8, "u8s8", 3), (8, "s8s8", 3), (8, "u8s8_reduced", 4), (4, "u8s8", 40)],
+    [(16, "u8s8", 0.5), (8, "u8s8", 3), (8, "s8s8", 3), (8, "u8s8_reduced", 4), (4, "u8s8", 20)],
 )
 def test_accuracy_stays_near_the_float_model_s(
     bench: Workbench, name: str, bits: int, int8_format: str, points: float
 ) -> None:
+    if (name, bits) == ("custom", 4):
+        points = 40  # lost 36 with the first weights that its factory has now
     exported = bench.export(bench.teacher(name).network)
     scores = []
     for b in (32, bits):
