@@ -71,6 +71,9 @@ class Rampage:
     def run(self) -> None:
         """Searches study after study until all kills are done; each may end in peace."""
         try:
+            # MLflow cannot use a database whose tables it was killed while creating.
+            self._server.start()
+            self._server.wait()
             while self.killed.total() < self.kills:
                 is_served = len(self.studies) % 2 == 0
                 name = f"chaos-{len(self.studies)}"
