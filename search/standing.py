@@ -9,8 +9,10 @@ measurably better, or the two cannot be told apart:
   costs little, because it takes a point away that lies beside one as good in all else;
 - size exactly: it has no noise.
 
-One beats another when it is measurably better in something and measurably worse in nothing. A
-finalist that is beaten by one that stands leaves, and one that has left drives nobody out
+One beats another when it is measurably better in something, measurably worse in nothing, and not
+even probably less accurate (``DOUBT``): on a thousand images a whole point of accuracy cannot be
+measured, and a fast point would drive out every slower one that is a point better. A finalist
+that is beaten by one that stands leaves, and one that has left drives nobody out
 (``pareto.kernel``). So the front depends on no order, it is never empty, no two of its points beat
 each other, and points of which neither beats the other stand side by side.
 """
@@ -30,6 +32,7 @@ from search.pareto import Floats
 from search.report.points import ORIGINAL, label
 
 ERROR = 0.05  # of all statements about noisy figures together, and of each about accuracies
+DOUBT = 0.2  # by McNemar's test; at less than this a network may well be the less accurate one
 NOISY = ("latency", "cpu", "memory")
 BETTER: Mapping[str, str] = {
     "accuracy": "more accurate",
@@ -81,11 +84,9 @@ class Rivals:
     def compare(self, one: int, other: int, objective: str) -> int:
         """Returns -1 where ``one`` is measurably better, 1 where it is worse, else 0."""
         if objective == "accuracy":
-            only_one = int((self.right[one] & ~self.right[other]).sum())
-            only_other = int((self.right[other] & ~self.right[one]).sum())
-            if worse_by_chance(only_one, only_other) < ERROR:
+            if self._less_accurate_by_chance(one, other) < ERROR:
                 return 1
-            return -1 if worse_by_chance(only_other, only_one) < ERROR else 0
+            return -1 if self._less_accurate_by_chance(other, one) < ERROR else 0
         if objective == "size":
             here, there = self.sizes[one], self.sizes[other]
             return (here > there) - (here < there)
@@ -94,9 +95,20 @@ class Rivals:
         return 1 if low > 0 else -1 if high < 0 else 0
 
     def beats(self, one: int, other: int) -> bool:
-        """Whether ``one`` is measurably better in something, and measurably worse in nothing."""
+        """Whether ``one`` is better in something beyond doubt, and as good in all else."""
         found = [self.compare(one, other, name) for name in self.objectives]
-        return min(found) < 0 and max(found) <= 0
+        if not (min(found) < 0 and max(found) <= 0):
+            return False
+        return (
+            "accuracy" not in self.objectives or self._less_accurate_by_chance(one, other) >= DOUBT
+        )
+
+    def _less_accurate_by_chance(self, one: int, other: int) -> float:
+        """Returns how probable it is to see ``one`` this much worse if both are equal."""
+        return worse_by_chance(
+            int((self.right[one] & ~self.right[other]).sum()),
+            int((self.right[other] & ~self.right[one]).sum()),
+        )
 
     def are_alike(self, one: int, other: int) -> bool:
         """Whether nothing tells the two apart: neither latency nor accuracy nor what is traded."""

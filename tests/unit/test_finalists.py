@@ -233,10 +233,16 @@ def test_an_accuracy_that_may_be_chance_does_not_save_a_slower_point(verdict: Ju
     assert [(f.number, f.stands) for f in found] == [(0, True), (1, False)]
 
 
+def test_a_slower_point_stands_that_is_probably_more_accurate(verdict: Judge) -> None:
+    # Four images more, and none less, are seen by chance once in 16 times.
+    found = verdict((0.5, accuracy(0.900), 1000), (1.0, accuracy(0.904), 1000))
+    assert [(f.number, f.stands) for f in found] == [(0, True), (1, True)]
+
+
 def test_who_left_drives_nobody_out(verdict: Judge) -> None:
     # 0 is no worse than 1 and 1 no worse than 2, but 0 is worse than 2.
     found = verdict(
-        (0.5, accuracy(0.900), 10), (0.7, accuracy(0.903), 10), (1.0, accuracy(0.906), 10)
+        (0.5, accuracy(0.900), 10), (0.7, accuracy(0.902), 10), (1.0, accuracy(0.904), 10)
     )
     assert [(f.number, f.stands) for f in found] == [(0, True), (2, True), (1, False)]
 
