@@ -358,7 +358,7 @@ class Quantize(Step[Deployable]):
     """Stores a float ONNX model in ``bits``, in the format that suits the device."""
 
     kind: ClassVar[str] = "quantize"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resource: ClassVar[Resource] = "light"
     result: ClassVar[type] = Deployable
 
@@ -404,7 +404,7 @@ class Probe(Step[DeviceProfile]):
     """Finds out by measuring what is fast on a device; ``device`` is what its processor says."""
 
     kind: ClassVar[str] = "probe"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     resource: ClassVar[Resource] = "device"
     result: ClassVar[type] = DeviceProfile
 
