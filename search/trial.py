@@ -62,6 +62,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 # Of fresh processes at least; more follow where these disagree. A canary is rare, and a verdict.
 SEARCH_LAUNCHES, CANARY_LAUNCHES = 2, 6
+# Of one optimizer step: statistics of fewer images are poor, and more images are not faster each.
+SMALLEST_BATCH, LARGEST_BATCH = 16, 128
+ENOUGH_STEPS = 300
 LONG_TRAINING_S = 120.0  # in the uncompressed network
 # Of the original's multiply-accumulates, coarse to fine: what the search tries first.
 SWEEP = (0.5, 0.25, 0.8, 0.35, 0.65, 0.15, 0.08, 0.04)
@@ -86,6 +89,19 @@ class Bench:
     machine: str
     seed: int
     prunes: bool = True
+
+    def batch_size(self, epochs: float) -> int:
+        """Returns how many images an optimizer step takes in a training of ``epochs`` passes.
+
+        Where the user leaves it open, it is the largest power of two that gives the training
+        ``ENOUGH_STEPS``: on few images steps are what a short training lacks.
+        """
+        if self.train.batch_size != "auto":
+            return self.train.batch_size
+        size = LARGEST_BATCH
+        while size > SMALLEST_BATCH and self.data.sizes[0] * epochs < ENOUGH_STEPS * size:
+            size //= 2
+        return size
 
 
 @dataclass(frozen=True)
@@ -171,7 +187,7 @@ def prepare(bench: Bench) -> Recipe[Lab]:
         bench = replace(bench, device=device)
     placement: ChosenPlacement = yield ChoosePlacement(
         bench.spec,
-        min(train.batch_size, bench.data.sizes[0]),
+        min(bench.batch_size(train.epochs), bench.data.sizes[0]),
         train.device,
         train.precision,
         bench.machine,
@@ -181,7 +197,7 @@ def prepare(bench: Bench) -> Recipe[Lab]:
         data=bench.data,
         checkpoint=bench.checkpoint,
         epochs=train.teacher_epochs,
-        batch_size=train.batch_size,
+        batch_size=bench.batch_size(train.teacher_epochs),
         learning_rate=train.teacher_learning_rate,
         weight_decay=train.teacher_weight_decay,
         precision=placement.precision,
@@ -234,7 +250,7 @@ def find_rate(cut: Cut, lab: Lab) -> Recipe[FoundRate]:
         teacher_logits=lab.teacher.logits,
         data=bench.data,
         weight_decay=bench.train.weight_decay,
-        batch_size=bench.train.batch_size,
+        batch_size=bench.batch_size(bench.train.epochs),
         precision=lab.placement.precision,
         layout=lab.placement.layout,
         device=lab.placement.device,
@@ -251,7 +267,7 @@ def sweep(lab: Lab) -> list[float]:
     """
     cuts = lab.cuts
     train = lab.bench.train
-    steps = train.epochs * max(1.0, lab.bench.data.sizes[0] / train.batch_size)
+    steps = train.epochs * max(1.0, lab.bench.data.sizes[0] / lab.bench.batch_size(train.epochs))
     if steps * lab.placement.step_s > LONG_TRAINING_S:
         cuts = tuple(sorted(cuts, key=lambda cut: -cut.macs_share))
     return [cut.prune_ratio for cut in cuts]
@@ -400,7 +416,7 @@ def reestimate(network: Network, lab: Lab) -> Reestimate:
     return Reestimate(
         network=network,
         data=lab.bench.data,
-        batch_size=lab.bench.train.batch_size,
+        batch_size=lab.bench.batch_size(lab.bench.train.epochs),
         precision=lab.placement.precision,
         layout=lab.placement.layout,
         device=lab.placement.device,
@@ -475,7 +491,7 @@ def finetune(student: Student, begin: float, end: float, point: Point, lab: Lab)
         schedule=point.schedule,
         weight_decay=train.weight_decay,
         epochs=train.epochs,
-        batch_size=train.batch_size,
+        batch_size=lab.bench.batch_size(train.epochs),
         precision=lab.placement.precision,
         layout=lab.placement.layout,
         device=lab.placement.device,

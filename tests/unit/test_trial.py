@@ -733,3 +733,16 @@ def test_a_probe_decides_what_the_trials_are_made_for() -> None:
     steps, prepared = answers(prepare(bench), replies)
     assert [step.kind for step in steps][1] == "probe"
     assert prepared.bench.device == found
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "size"),
+    [(54_000, 1.5, 128), (3_600, 1.5, 16), (3_600, 12, 128), (14_400, 1.5, 64), (100, 1, 16)],
+)
+def test_a_short_training_takes_smaller_batches(images: int, epochs: float, size: int) -> None:
+    bench = lab().bench
+    data = replace(bench.data, sizes=(images, 20, 30))
+    bench = replace(bench, data=data, train=replace(bench.train, batch_size="auto"))
+    assert bench.batch_size(epochs) == size
+    fixed = replace(bench, train=replace(bench.train, batch_size=96))
+    assert fixed.batch_size(epochs) == 96
