@@ -271,7 +271,7 @@ class TrainConfig:
 
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]
-    batch_size: Count
+    batch_size: Count | Literal["auto"]
     epochs: Positive
     rungs: Annotated[tuple[Rung, ...], Field(min_length=1), AfterValidator(_rise_to_one)]
     weight_decay: NonNegative

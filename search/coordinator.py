@@ -155,10 +155,11 @@ class Coordinator:
     def _original_in_8_bits(self) -> tuple[int, Point] | None:
         """Returns the original's number and its point in 8 bits, which needs no training.
 
-        None where that is no point, was tried, or is one of those that are asked for.
+        An original that breaks a limit counts too: in 8 bits it may keep it. None where that is no
+        point, was tried, or is one of those that are asked for.
         """
         first = original(self._study.records)
-        if first is None or first.outcome != "complete" or self._plan.samples_deployments:
+        if first is None or first.deployable is None or self._plan.samples_deployments:
             return None
         point = replace(first.point, bits=8)
         is_begun = point in self._known.tried or any(point == a.point for a in self._under_way)

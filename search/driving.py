@@ -45,7 +45,8 @@ class Effort:
 class Course(Generic[T]):
     """A recipe under way.
 
-    A stage that fails is raised inside the recipe, which may know another way.
+    A stage that fails or finds a point infeasible is raised inside the recipe, which may know
+    another way.
 
     Args:
         recipe: Not begun.
@@ -81,11 +82,9 @@ class Course(Generic[T]):
         assert self._step is not None
         try:
             done = self.pending.result()
-        except StageFailed as error:
+        except (StageFailed, InfeasiblePoint) as error:
             failure = error  # Python forgets ``error`` at the end of the clause
             self._go_on(lambda: self._recipe.throw(failure))
-        except InfeasiblePoint as error:
-            self._failure, self.pending = error, None
         else:
             self.effort.add(self._step, done)
             self._go_on(lambda: self._recipe.send(done.result))

@@ -58,7 +58,8 @@ def forecast(
         done: Trials that are done.
         slots: Trials that run at a time.
     """
-    train, per_epoch = lab.bench.train, lab.bench.data.sizes[0] / lab.bench.train.batch_size
+    train = lab.bench.train
+    per_epoch = lab.bench.data.sizes[0] / lab.bench.batch_size(train.epochs)
     step_s = lab.placement.step_s
     steps = max(1, round(train.epochs * max(1.0, per_epoch)))
     training_s = steps * step_s

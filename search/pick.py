@@ -88,7 +88,7 @@ def _nothing_to_pick(archive: Archive) -> str:
         return f"no point of the closing round keeps the study's limits ({reasons})"
     infeasible = [record.reason for record in archive.records if record.outcome == "infeasible"]
     latest = f"; the latest infeasible one {infeasible[-1]}" if infeasible else ""
-    remedy = describe_no_gain(archive.records, ()) or "Search on."
+    remedy = describe_no_gain(archive.records, (), archive.objectives) or "Search on."
     return f"none is complete of {format_outcomes(archive.records)}{latest}. {remedy}"
 
 
@@ -171,7 +171,7 @@ def _remarks(archive: Archive) -> list[str]:
     closing = archive.closing
     numbers = [record.number for record in front(archive.records, archive.objectives)]
     finalists = () if closing is None else closing.finalists
-    nothing = describe_no_gain(archive.records, numbers, finalists)
+    nothing = describe_no_gain(archive.records, numbers, archive.objectives, finalists)
     later = describe_later(closing, len(archive.records), numbers)
     noise = describe_noise(() if closing is None else closing.canaries, archive.records)
     return [remark for remark in (nothing, later, noise) if remark]

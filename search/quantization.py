@@ -114,6 +114,10 @@ def _weight_axes(model: onnx.ModelProto) -> Iterator[tuple[str, int]]:
 def static_int8(content: bytes, batches: Iterable[Array], int8_format: str) -> bytes:
     """Quantizes weights per channel and activations statically, as QDQ pairs.
 
+    What reads nothing but pixels stays float, the first convolution included: where images have a
+    background of one colour, its rounding error is the same everywhere and the layers behind make
+    it large (docs/decisions/029).
+
     Args:
         content: Float ONNX model.
         batches: Calibration pixels in 0..1, ``[b, channels, height, width]`` each.
@@ -124,8 +128,8 @@ def static_int8(content: bytes, batches: Iterable[Array], int8_format: str) -> b
     """
     activations = QuantType.QInt8 if int8_format == "s8s8" else QuantType.QUInt8
     model = onnx.load_from_string(content)
-    # The runtime has no integer batch normalisation: the pixels' own stays float.
-    normalisations = [n.name for n in model.graph.node if n.op_type == "BatchNormalization"]
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"node_{number}"  # by which it can be left out
     with tempfile.TemporaryDirectory() as folder, _without_advice():
         target = Path(folder) / "int8.onnx"
         quantize_static(
@@ -137,9 +141,31 @@ def static_int8(content: bytes, batches: Iterable[Array], int8_format: str) -> b
             reduce_range=int8_format == "u8s8_reduced",
             activation_type=activations,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=normalisations,
+            nodes_to_exclude=_float_nodes(model.graph),
         )
         return target.read_bytes()
+
+
+def _float_nodes(graph: onnx.GraphProto) -> list[str]:
+    """Returns the names of nodes that 8 bits leave in float.
+
+    Those are batch normalisations, for which the runtime has no integers, and what reads nothing
+    but pixels up to the first convolution or matrix product. A convolution stays float itself: it
+    has few weights and channels, and is slow in integers. A matrix product may be most of a
+    network.
+    """
+    pixels = {given.name for given in graph.input}
+    known = {tensor.name for tensor in graph.initializer} | {""}
+    names = []
+    for node in graph.node:  # in the order of computation
+        read = set(node.input) - known
+        reads_pixels = bool(read) and read <= pixels
+        if reads_pixels and node.op_type not in WEIGHTED:
+            pixels.update(node.output)
+        is_float = reads_pixels and node.op_type not in ("Gemm", "MatMul")
+        if is_float or node.op_type == "BatchNormalization":
+            names.append(node.name)
+    return names
 
 
 @contextmanager

@@ -394,7 +394,8 @@ def _show_front(
     else:
         console.print(front_table(members, original(records)))
     numbers = [record.number for record in members]
-    nothing = describe_no_gain(records, numbers, () if closing is None else closing.finalists)
+    finalists = () if closing is None else closing.finalists
+    nothing = describe_no_gain(records, numbers, objectives, finalists)
     later = describe_later(closing, len(records), numbers)
     for remark in (nothing, later, describe_noise(canaries, records)):
         if remark:

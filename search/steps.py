@@ -36,6 +36,7 @@ Precision = Literal["float32", "bfloat16"]
 Layout = Literal["contiguous", "channels_last"]  # of images and weights in memory
 # How the teacher is listened to in the recipe that a study begins with.
 SOUND_TEMPERATURE, SOUND_WEIGHT = 3.0, 0.9
+USUAL_RATE = 0.004  # AdamW's, where none was found
 
 
 class Shelf(Protocol):
@@ -131,7 +132,7 @@ class Teach(Step[Teacher]):
     """
 
     kind: ClassVar[str] = "teacher"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     resource: ClassVar[Resource] = "train"
     result: ClassVar[type] = Teacher
 
@@ -180,14 +181,14 @@ class Cut:
 
 @dataclass(frozen=True)
 class Cuts:
-    """Cuts that leave different structures, from gentle to hard; none where none is possible."""
+    """Cuts that leave different structures, in the order asked for; none where none is possible."""
 
     cuts: tuple[Cut, ...]
 
 
 @dataclass(frozen=True)
 class Sweep(Step[Cuts]):
-    """Finds how much to prune for ``shares`` of the original's multiply-accumulates, falling."""
+    """Finds how much to prune for ``shares`` of the original's multiply-accumulates, in order."""
 
     kind: ClassVar[str] = "sweep"
     version: ClassVar[int] = 1
@@ -207,7 +208,7 @@ class Reestimate(Step[Student]):
     """
 
     kind: ClassVar[str] = "reestimate"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resource: ClassVar[Resource] = "train"
     result: ClassVar[type] = Student
 
@@ -241,7 +242,7 @@ class FindRate(Step[FoundRate]):
     """
 
     kind: ClassVar[str] = "rate"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resource: ClassVar[Resource] = "train"
     result: ClassVar[type] = FoundRate
 
@@ -265,7 +266,7 @@ class Finetune(Step[Student]):
     """
 
     kind: ClassVar[str] = "finetune"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     resource: ClassVar[Resource] = "train"
     result: ClassVar[type] = Student
 
@@ -357,7 +358,7 @@ class Quantize(Step[Deployable]):
     """Stores a float ONNX model in ``bits``, in the format that suits the device."""
 
     kind: ClassVar[str] = "quantize"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resource: ClassVar[Resource] = "light"
     result: ClassVar[type] = Deployable
 
@@ -403,7 +404,7 @@ class Probe(Step[DeviceProfile]):
     """Finds out by measuring what is fast on a device; ``device`` is what its processor says."""
 
     kind: ClassVar[str] = "probe"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     resource: ClassVar[Resource] = "device"
     result: ClassVar[type] = DeviceProfile
 

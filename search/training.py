@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from search import activity
-from search.batch_norm import torch_is_slow, widen_narrow
+from search.batch_norm import NarrowBatchNorm2d, torch_is_slow, widen_narrow
 from search.benchmark.stillness import give_way, working
 from search.data import Split, batch_of
 from search.data.splits import View
@@ -27,25 +27,32 @@ from search.strided import skip_first
 
 log = logging.getLogger(__name__)
 
+M = TypeVar("M", bound=nn.Module)
 R = TypeVar("R")
 EVALUATION_BATCH = 1000  # at most
 GPU_SHARE = 0.25  # of a GPU's free memory, which images may fill
 _COPIED_BYTES = 1 << 26
 
 
-def trying_own_layers(train: Callable[[bool], R]) -> R:
-    """Trains with faster layers of this project, and once more without them where that fails.
+def trying_own_layers(place: Callable[[bool], M], use: Callable[[M], R]) -> R:
+    """Uses a network with faster layers of this project, and once more without where that fails.
 
     Args:
-        train: Does it from its beginning; told whether layers may be replaced.
+        place: Returns the network, afresh; told whether its layers may be replaced.
+        use: Does something with it.
+
+    Raises:
+        RuntimeError: As ``use`` raised it, where no layer was replaced.
     """
+    module = place(True)
     try:
-        return train(True)
+        return use(module)
     except RuntimeError as error:
-        if not torch_is_slow():  # nothing was replaced
+        if not any(isinstance(layer, NarrowBatchNorm2d) for layer in module.modules()):
             raise
         log.warning("%s; trying again with the network's own layers alone", one_line(error))
-        return train(False)
+    module = place(False)
+    return use(module)
 
 
 @dataclass(frozen=True)
@@ -168,7 +175,9 @@ class Feed:
             pixels = (torch.from_numpy(self._split.read(chunk.numpy())) for chunk in chunks)
         else:
             reader = _Chunks(self._split, [chunk.numpy() for chunk in chunks])
-            pixels = iter(DataLoader(reader, batch_size=None, num_workers=2))
+            # With a generator, or it would draw from torch's random state, which is the caller's.
+            own = torch.Generator()
+            pixels = iter(DataLoader(reader, batch_size=None, num_workers=2, generator=own))
         try:
             for chunk, raw in zip(chunks, pixels, strict=True):
                 if isinstance(raw, ConfigError):
@@ -236,8 +245,7 @@ def training_batches(
 def reseed(seed: int, step: int) -> None:
     """Seeds torch for one optimizer step.
 
-    So dropout draws the same numbers whether a training is cut into rungs or not, and whether its
-    images are streamed, which draws numbers too, or not.
+    So dropout draws the same numbers whether a training is cut into rungs or not.
     """
     number = seed * 1_000_003 + step
     torch.default_generator.manual_seed(number)  # torch.manual_seed takes 0.1 ms to look around

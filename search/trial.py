@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
 from search.config import DeviceConfig, ObjectiveConfig, TrainConfig
-from search.errors import StageFailed
+from search.errors import InfeasiblePoint, StageFailed
 from search.figures import Yardstick, least_accuracy, speed_figures
 from search.front import Traded
 from search.records import (
@@ -30,6 +31,7 @@ from search.records import (
 )
 from search.steps import (
     PARITY_TOLERANCE,
+    USUAL_RATE,
     ChoosePlacement,
     ChosenPlacement,
     Cut,
@@ -55,10 +57,14 @@ from search.steps import (
     Trace,
 )
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 # Of fresh processes at least; more follow where these disagree. A canary is rare, and a verdict.
 SEARCH_LAUNCHES, CANARY_LAUNCHES = 2, 6
-USUAL_RATE = 0.004  # where no network is trained, and any would do
+# Of one optimizer step: statistics of fewer images are poor, and more images are not faster each.
+SMALLEST_BATCH, LARGEST_BATCH = 16, 128
+ENOUGH_STEPS = 300
 LONG_TRAINING_S = 120.0  # in the uncompressed network
 # Of the original's multiply-accumulates, coarse to fine: what the search tries first.
 SWEEP = (0.5, 0.25, 0.8, 0.35, 0.65, 0.15, 0.08, 0.04)
@@ -83,6 +89,19 @@ class Bench:
     machine: str
     seed: int
     prunes: bool = True
+
+    def batch_size(self, epochs: float) -> int:
+        """Returns how many images an optimizer step takes in a training of ``epochs`` passes.
+
+        Where the user leaves it open, it is the largest power of two that gives the training
+        ``ENOUGH_STEPS``: on few images steps are what a short training lacks.
+        """
+        if self.train.batch_size != "auto":
+            return self.train.batch_size
+        size = LARGEST_BATCH
+        while size > SMALLEST_BATCH and self.data.sizes[0] * epochs < ENOUGH_STEPS * size:
+            size //= 2
+        return size
 
 
 @dataclass(frozen=True)
@@ -168,7 +187,7 @@ def prepare(bench: Bench) -> Recipe[Lab]:
         bench = replace(bench, device=device)
     placement: ChosenPlacement = yield ChoosePlacement(
         bench.spec,
-        min(train.batch_size, bench.data.sizes[0]),
+        min(bench.batch_size(train.epochs), bench.data.sizes[0]),
         train.device,
         train.precision,
         bench.machine,
@@ -178,7 +197,7 @@ def prepare(bench: Bench) -> Recipe[Lab]:
         data=bench.data,
         checkpoint=bench.checkpoint,
         epochs=train.teacher_epochs,
-        batch_size=train.batch_size,
+        batch_size=bench.batch_size(train.teacher_epochs),
         learning_rate=train.teacher_learning_rate,
         weight_decay=train.teacher_weight_decay,
         precision=placement.precision,
@@ -200,25 +219,44 @@ def prepare(bench: Bench) -> Recipe[Lab]:
 
 
 def survey(lab: Lab) -> Recipe[Lab]:
-    """Finds how much to prune for a range of costs, and the learning rate for what is left."""
-    bench, round_to = lab.bench, lab.bench.device.round_to
-    swept: Cuts = yield Sweep(lab.teacher.network, SWEEP, round_to)
-    if not swept.cuts:
+    """Finds how much to prune for a range of costs, and the learning rate for what is left.
+
+    What fails here may fail in trials too, but says nothing against the uncompressed network.
+    Cuts that the network does not survive are left out, up to the first that can be trained.
+    """
+    try:
+        swept: Cuts = yield Sweep(lab.teacher.network, SWEEP, lab.bench.device.round_to)
+    except (StageFailed, InfeasiblePoint) as error:
+        log.warning("how much can be pruned was not found, so no sweep is planned: %s", error)
         return lab
-    pruned: Pruned = yield Prune(lab.teacher.network, swept.cuts[0].prune_ratio, round_to)
+    for number, cut in enumerate(swept.cuts):
+        try:
+            rate = yield from find_rate(cut, lab)
+        except (StageFailed, InfeasiblePoint) as error:
+            share = 100 * cut.prune_ratio
+            log.warning("the sweep leaves out a network pruned by %.0f %%: %s", share, error)
+        else:
+            return replace(lab, cuts=swept.cuts[number:], rate=rate)
+    return lab
+
+
+def find_rate(cut: Cut, lab: Lab) -> Recipe[FoundRate]:
+    """Finds the learning rate for what ``cut`` leaves of the teacher."""
+    bench = lab.bench
+    pruned: Pruned = yield Prune(lab.teacher.network, cut.prune_ratio, bench.device.round_to)
     start: Student = yield reestimate(pruned.network, lab)
     rate: FoundRate = yield FindRate(
         start=start.network,
         teacher_logits=lab.teacher.logits,
         data=bench.data,
         weight_decay=bench.train.weight_decay,
-        batch_size=bench.train.batch_size,
+        batch_size=bench.batch_size(bench.train.epochs),
         precision=lab.placement.precision,
         layout=lab.placement.layout,
         device=lab.placement.device,
         seed=bench.seed,
     )
-    return replace(lab, cuts=swept.cuts, rate=rate)
+    return rate
 
 
 def sweep(lab: Lab) -> list[float]:
@@ -229,7 +267,7 @@ def sweep(lab: Lab) -> list[float]:
     """
     cuts = lab.cuts
     train = lab.bench.train
-    steps = train.epochs * max(1.0, lab.bench.data.sizes[0] / train.batch_size)
+    steps = train.epochs * max(1.0, lab.bench.data.sizes[0] / lab.bench.batch_size(train.epochs))
     if steps * lab.placement.step_s > LONG_TRAINING_S:
         cuts = tuple(sorted(cuts, key=lambda cut: -cut.macs_share))
     return [cut.prune_ratio for cut in cuts]
@@ -289,9 +327,9 @@ def trial(point: Point, lab: Lab, referee: Referee) -> Recipe[Ending]:
         if reason is not None:
             return Ending(point, "stopped", reason, figures, violations, None, layers)
 
-        def watch(end: float, student: Student) -> str | None:
+        def watch(end: float, best: Student) -> str | None:
             nonlocal figures
-            figures = replace(figures, float_accuracy=student.val_accuracy)
+            figures = replace(figures, float_accuracy=best.val_accuracy)
             return referee.at_rung(point, end, figures)
 
         recovered = yield from recover(pruned.network, point, lab, watch)
@@ -309,7 +347,8 @@ def trial(point: Point, lab: Lab, referee: Referee) -> Recipe[Ending]:
     )
     violations = violated(figures, lab)
     if any(excess > 0 for excess in violations.values()):
-        return _infeasible(point, figures, violations, deployable, layers, lab)
+        ending = _infeasible(point, figures, violations, deployable, layers, lab)
+        return replace(ending, reason="; ".join(filter(None, (ending.reason, remark))))
     return Ending(point, "complete", remark, figures, violations, deployable, layers)
 
 
@@ -320,7 +359,7 @@ class Recovered:
     Attributes:
         best: The most accurate network on the way, the pruned one before any training included.
         remark: Why this is not the one that training ended with; empty if it is.
-        stopped: Why training was stopped; None when it came to its end.
+        stopped: Why training was stopped; None when it was not.
     """
 
     best: Student
@@ -332,7 +371,7 @@ def recover(
     pruned: Network,
     point: Point,
     lab: Lab,
-    watch: Callable[[float, Student], str | None] = lambda end, student: None,
+    watch: Callable[[float, Student], str | None] = lambda end, best: None,
 ) -> Recipe[Recovered]:
     """Fine-tunes a pruned network rung by rung.
 
@@ -340,28 +379,36 @@ def recover(
         pruned: As pruning left it.
         point: Its recipe.
         lab: Where.
-        watch: Told the student at every rung but the last, and the share of the training that is
-            done; returns why to stop, or None.
+        watch: Told the best student so far at every rung but the last, and the share of the
+            training that is done; returns why to stop, or None.
+
+    Raises:
+        StageFailed: When training fails, and no network before it is better than guessing.
     """
     start: Student = yield reestimate(pruned, lab)
     student, best, at = start, start, 0.0
     for begin, end in pairwise((0.0, *lab.bench.train.rungs)):
-        student = yield finetune(student, begin, end, point, lab)
+        try:
+            student = yield finetune(student, begin, end, point, lab)
+        except StageFailed as error:
+            if best.val_accuracy < lab.least_accuracy:
+                raise
+            return Recovered(best, _describe_kept(at, f"the rest failed ({error})"), None)
         if student.val_accuracy >= best.val_accuracy:
             best, at = student, end
-        stopped = watch(end, student) if end < 1 else None
+        stopped = watch(end, best) if end < 1 else None
         if stopped is not None:
             return Recovered(best, "", stopped)
-    remark = "" if best is student else _describe_kept(best, at, student)
-    return Recovered(best, remark, None)
+    if best is student:
+        return Recovered(best, "", None)
+    change = f"{best.val_accuracy:.2%} became {student.val_accuracy:.2%}"
+    why = f"the rest made it worse on validation ({change})"
+    return Recovered(best, _describe_kept(at, why), None)
 
 
-def _describe_kept(best: Student, at: float, last: Student) -> str:
+def _describe_kept(at: float, why: str) -> str:
     when = f"{at:.0%} of its fine-tuning" if at > 0 else "no fine-tuning"
-    return (
-        f"the network after {when} is kept, because the rest made it worse on validation "
-        f"({best.val_accuracy:.2%} became {last.val_accuracy:.2%})"
-    )
+    return f"the network after {when} is kept, because {why}"
 
 
 def reestimate(network: Network, lab: Lab) -> Reestimate:
@@ -369,7 +416,7 @@ def reestimate(network: Network, lab: Lab) -> Reestimate:
     return Reestimate(
         network=network,
         data=lab.bench.data,
-        batch_size=lab.bench.train.batch_size,
+        batch_size=lab.bench.batch_size(lab.bench.train.epochs),
         precision=lab.placement.precision,
         layout=lab.placement.layout,
         device=lab.placement.device,
@@ -444,7 +491,7 @@ def finetune(student: Student, begin: float, end: float, point: Point, lab: Lab)
         schedule=point.schedule,
         weight_decay=train.weight_decay,
         epochs=train.epochs,
-        batch_size=train.batch_size,
+        batch_size=lab.bench.batch_size(train.epochs),
         precision=lab.placement.precision,
         layout=lab.placement.layout,
         device=lab.placement.device,

@@ -19,7 +19,17 @@ from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.factory import load_factory, source_sha256
 from search.records import File, Network, NetworkSpec, Teacher
-from search.steps import Exported, Finetune, Prune, Pruned, Quantize, Reestimate, Step, Teach
+from search.steps import (
+    Exported,
+    FindRate,
+    Finetune,
+    Prune,
+    Pruned,
+    Quantize,
+    Reestimate,
+    Step,
+    Teach,
+)
 from search.trial import export
 from tests.fakes import lab
 
@@ -124,6 +134,20 @@ class Workbench:
     def reestimate_step(self, network: Network) -> Reestimate:
         """Takes the statistics of a pruned network anew."""
         return Reestimate(network, self.data, 64, "float32", "channels_last", "cpu", seed=0)
+
+    def rate_step(self, name: str) -> FindRate:
+        """Finds a learning rate for the half-pruned network of that name."""
+        return FindRate(
+            start=self.do(self.reestimate_step(self.prune(name, 0.5).network)).network,
+            teacher_logits=self.teacher(name).logits,
+            data=self.data,
+            weight_decay=0.0001,
+            batch_size=64,
+            precision="float32",
+            layout="channels_last",
+            device="cpu",
+            seed=0,
+        )
 
     def finetune_step(self, name: str, **changes: Any) -> Finetune:
         """One short fine-tuning of the half-pruned network of that name, but for ``changes``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
+from search.front import losses
 from search.records import Finalist, TrialRecord
 from search.report.points import ORIGINAL
 
@@ -49,8 +50,8 @@ CAUSES: Mapping[str, tuple[str, str, str]] = {
         MEASURE,
     ),
     "slow": (
-        "is no faster than the original",
-        "are no faster than the original",
+        "is not measurably faster than the original",
+        "are not measurably faster than the original",
         SAVE,
     ),
     "worse": (
@@ -89,18 +90,26 @@ ADVISED = 2  # causes, the most frequent first
 
 
 def describe_no_gain(
-    records: Sequence[TrialRecord], front: Collection[int], finalists: Sequence[Finalist] = ()
+    records: Sequence[TrialRecord],
+    front: Collection[int],
+    objectives: Sequence[str],
+    finalists: Sequence[Finalist] = (),
 ) -> str:
     """Says in a few sentences why nothing beats the original, and what to change; else empty.
 
     Args:
         records: Finished trials.
         front: Numbers of those on the search's front.
+        objectives: Names of what the front trades.
         finalists: The closing round's; with some, its front is what counts.
     """
     others = [record for record in records if record.number != ORIGINAL]
     original = next((record for record in records if record.number == ORIGINAL), None)
-    if original is None or _is_gain(front, finalists):
+    if original is None:
+        return ""
+    members = [record for record in others if record.number in front]
+    is_found = any(_is_better(member, original, objectives) for member in members)
+    if _is_confirmed(finalists) if finalists else is_found:
         return ""
     if original.violations.get("min_accuracy_share", 0.0) > 0:
         return (
@@ -122,10 +131,21 @@ def describe_no_gain(
     return f"{what}: of the other trials {told}. What may change that: {'; '.join(advice)}."
 
 
-def _is_gain(front: Collection[int], finalists: Sequence[Finalist]) -> bool:
-    """Whether a point other than the original is on the front, and not only tied with it."""
-    if not finalists:
-        return any(number != ORIGINAL for number in front)
+def _is_better(record: TrialRecord, original: TrialRecord, objectives: Sequence[str]) -> bool:
+    """Whether a point of the front beats the original, in latency by more than its noise."""
+    if original.outcome != "complete":
+        return True  # of the two it alone keeps the limits
+    if "latency" in objectives and (record.figures.speedup_low or 0.0) > 1:
+        return True
+    others = [name for name in objectives if name != "latency"]
+    own, whole = losses(record.figures, others), losses(original.figures, others)
+    if own is None or whole is None:
+        return False
+    return any(loss < most for loss, most in zip(own, whole, strict=True))
+
+
+def _is_confirmed(finalists: Sequence[Finalist]) -> bool:
+    """Whether a point other than the original stands, and is not only tied with it."""
     standing = [finalist for finalist in finalists if finalist.stands]
     tie = next((f.tie for f in standing if f.number == ORIGINAL), None)
     return any(f.number != ORIGINAL and (f.tie is None or f.tie != tie) for f in standing)
@@ -145,7 +165,8 @@ def _cause(record: TrialRecord, original: TrialRecord, closed: bool) -> str:
     if closed:
         return "closing"
     latency_ms, whole_ms = figures.latency_ms, original.figures.latency_ms
-    if latency_ms is None or whole_ms is None or latency_ms < whole_ms:
+    is_faster = (figures.speedup_low or 0.0) > 1
+    if latency_ms is None or whole_ms is None or (latency_ms < whole_ms and is_faster):
         return "worse"
     interval_ms = figures.latency_interval_ms
     is_open = figures.measuring == "poor" and interval_ms is not None and interval_ms[0] < whole_ms

@@ -15,6 +15,7 @@ from search.benchmark.stillness import working
 from search.errors import StageFailed
 from search.networks import Preprocessed
 from search.optimization import GRADIENT_NORM, distillation_loss, make_pace
+from search.placing import use_placed
 from search.records import Student
 from search.steps import Finetune, Shelf
 from search.training import (
@@ -25,7 +26,6 @@ from search.training import (
     reseed,
     steps_per_epoch,
     training_batches,
-    trying_own_layers,
 )
 
 RECENT_SHARE = 0.1  # of the latest loss in the smoothed one
@@ -34,16 +34,12 @@ CHECK_EVERY_STEPS = 50  # reading the loss waits for the device
 
 def run(step: Finetune, shelf: Shelf) -> Student:
     """Does the step."""
-    return trying_own_layers(partial(_train, step, shelf))
+    load = partial(networks.load, step.start, shelf)
+    return use_placed(step, load, partial(_train, step, shelf))
 
 
-def _train(step: Finetune, shelf: Shelf, own_layers: bool) -> Student:
+def _train(step: Finetune, shelf: Shelf, module: Preprocessed, placement: Placement) -> Student:
     splits = data.load(step.data, shelf.images)
-    placement = Placement(torch.device(step.device), step.precision, step.layout)
-    network = networks.load(step.start, shelf)
-    module = placement.place(
-        Preprocessed(network, step.data.mean, step.data.std), step.data.image_shape, own_layers
-    )
     teacher_logits = KeptLogits(
         shelf.path(step.teacher_logits), step.data.classes, placement.device
     )
@@ -53,11 +49,11 @@ def _train(step: Finetune, shelf: Shelf, own_layers: bool) -> Student:
     train = Feed(splits.train, placement.device)
     with torch.random.fork_rng(devices=[]):
         state = finetune(module, train, teacher_logits, placement, step, state)
-    # With the statistics that training has left, evaluation may be worthless.
-    reestimate(module, train, placement, step.batch_size, step.seed, frozen_too=False)
+        # With the statistics that training has left, evaluation may be worthless.
+        reestimate(module, train, placement, step.batch_size, step.seed, frozen_too=False)
     score = accuracy(module, Feed(splits.validation, placement.device), placement)
     return Student(
-        network=networks.save(network, step.start.spec, shelf),
+        network=networks.save(module.network, step.start.spec, shelf),
         state=shelf.put(_to_bytes(state), ".pt") if step.end < 1 else None,
         val_accuracy=score,
     )

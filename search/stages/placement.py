@@ -7,9 +7,10 @@ import logging
 import statistics
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search import activity, networks
@@ -17,7 +18,7 @@ from search.benchmark.stillness import give_way, working
 from search.errors import ConfigError
 from search.machine import usable_memory_bytes
 from search.steps import ChoosePlacement, ChosenPlacement, Layout, Precision, Shelf
-from search.training import Placement
+from search.training import Placement, trying_own_layers
 
 log = logging.getLogger(__name__)
 
@@ -82,17 +83,16 @@ def compare(step: ChoosePlacement, device: torch.device, ways: list[Way]) -> dic
     Raises:
         ConfigError: When a step takes more memory than there is.
     """
-    trainings = {way: Training(step, device, way) for way in ways}
     few = min(GLANCE_IMAGES, step.batch_size)
-    glances = {}
+    trainings: dict[Way, Training] = {}
+    glances: dict[Way, float] = {}
     failures = []
-    for number, (way, training) in enumerate(trainings.items()):
+    for number, way in enumerate(ways):
         activity.tell("way", number, len(ways))
+        placement = Placement(device, way.precision, way.layout)
+        look = partial(_glance, step, placement, few, number == 0 and device.type == "cpu")
         try:
-            if number == 0 and device.type == "cpu":
-                check_memory(training.saved_bytes(few) / few, step.batch_size)
-            training.step(few)
-            glances[way] = training.step(few)
+            trainings[way], glances[way] = trying_own_layers(partial(_place, step, placement), look)
         except RuntimeError as error:  # such as a layer that lacks an arithmetic
             log.debug("cannot train in %s", way, exc_info=True)
             failures.append(error)
@@ -119,26 +119,40 @@ def compare(step: ChoosePlacement, device: torch.device, ways: list[Way]) -> dic
     return {way: scale * statistics.median(seconds[way][WARM_UP_STEPS:]) for way in near}
 
 
+def _glance(
+    step: ChoosePlacement, placement: Placement, few: int, checks_memory: bool, module: nn.Module
+) -> tuple[Training, float]:
+    training = Training(step, placement, module)
+    if checks_memory:
+        check_memory(training.saved_bytes(few) / few, step.batch_size)
+    training.step(few)
+    return training, training.step(few)
+
+
+def _place(step: ChoosePlacement, placement: Placement, own_layers: bool) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        network = networks.build(step.spec)
+    return placement.place(network, step.spec.image_shape, own_layers)
+
+
 class Training:
     """The uncompressed network, trained on random images.
 
     Args:
-        step: With the network and the size of a batch.
-        device: Where.
-        way: How.
+        step: With the size of a batch.
+        placement: Where the network is.
+        module: The network.
     """
 
-    def __init__(self, step: ChoosePlacement, device: torch.device, way: Way) -> None:
-        self._placement = Placement(device, way.precision, way.layout)
-        with torch.random.fork_rng(devices=[]):
-            network = networks.build(step.spec)
-        self._module = self._placement.place(network, step.spec.image_shape).train()
+    def __init__(self, step: ChoosePlacement, placement: Placement, module: nn.Module) -> None:
+        self._placement = placement
+        self._module = module.train()
         self._optimizer = torch.optim.AdamW(self._module.parameters(), fused=True)
         generator = torch.Generator().manual_seed(0)
         shape = (step.batch_size, *step.spec.image_shape)
-        self._images = torch.rand(shape, generator=generator).to(device)
+        self._images = torch.rand(shape, generator=generator).to(placement.device)
         labels = torch.randint(step.spec.classes, (step.batch_size,), generator=generator)
-        self._labels = labels.to(device)
+        self._labels = labels.to(placement.device)
 
     def step(self, images: int) -> float:
         """Trains on that many images, and returns the seconds."""

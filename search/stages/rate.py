@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -12,10 +14,21 @@ from search import activity, data, networks
 from search.benchmark.stillness import working
 from search.networks import Preprocessed
 from search.optimization import GRADIENT_NORM, distillation_loss, make_optimizer
-from search.steps import SOUND_TEMPERATURE, SOUND_WEIGHT, FindRate, FoundRate, Shelf
+from search.placing import use_placed
+from search.steps import (
+    SOUND_TEMPERATURE,
+    SOUND_WEIGHT,
+    USUAL_RATE,
+    FindRate,
+    FoundRate,
+    Shelf,
+)
 from search.training import Feed, KeptLogits, Placement, reseed, training_batches
 
+log = logging.getLogger(__name__)
+
 LOWEST, HIGHEST, STEPS = 1e-5, 1.0, 60
+SETTLING = 10  # steps whose smoothed loss is that of a few batches, lucky or not, and no verdict
 SMOOTHING = 0.2  # share of the latest loss in the smoothed one
 DIVERGED = 4.0  # times the least loss so far, at which the test ends
 # The loss falls longest just below the rate at which it rises again, which is too high to train at.
@@ -24,15 +37,15 @@ SAFETY = 0.5
 
 def run(step: FindRate, shelf: Shelf) -> FoundRate:
     """Does the step."""
-    splits = data.load(step.data, shelf.images)
-    placement = Placement(torch.device(step.device), step.precision, step.layout)
-    network = networks.load(step.start, shelf)
-    module = placement.place(
-        Preprocessed(network, step.data.mean, step.data.std), step.data.image_shape
-    )
+    load = partial(networks.load, step.start, shelf)
+    return use_placed(step, load, partial(_find, step, shelf))
+
+
+def _find(step: FindRate, shelf: Shelf, module: Preprocessed, placement: Placement) -> FoundRate:
+    train = Feed(data.load(step.data, shelf.images).train, placement.device)
     logits = KeptLogits(shelf.path(step.teacher_logits), step.data.classes, placement.device)
     with torch.random.fork_rng(devices=[]):
-        tried = test_rates(module, Feed(splits.train, placement.device), logits, placement, step)
+        tried = test_rates(module, train, logits, placement, step)
     return FoundRate(choose(tried), tried)
 
 
@@ -75,7 +88,7 @@ def test_rates(
         smoothed += SMOOTHING * (loss.item() - smoothed)
         unbiased = smoothed / (1 - (1 - SMOOTHING) ** (number + 1))
         rate = LOWEST * (HIGHEST / LOWEST) ** (number / (STEPS - 1))
-        if not unbiased < DIVERGED * min((past for _, past in tried), default=math.inf):
+        if not unbiased < DIVERGED * min((past for _, past in tried[SETTLING:]), default=math.inf):
             break
         tried.append((rate, unbiased))
         for group in optimizer.param_groups:
@@ -89,5 +102,14 @@ def test_rates(
 
 def choose(tried: Sequence[tuple[float, float]]) -> float:
     """Returns the rate to train at: somewhat below that of the least smoothed loss."""
-    best, _ = min(tried, key=lambda one: one[1])
+    settled = tried[SETTLING:]
+    if not settled:
+        log.warning(
+            "the loss was not finite from step %d of the learning rate's test on, which found "
+            "nothing; %g is taken",
+            len(tried) + 1,
+            USUAL_RATE,
+        )
+        return USUAL_RATE
+    best, _ = min(settled, key=lambda one: one[1])
     return SAFETY * best

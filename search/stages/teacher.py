@@ -16,6 +16,7 @@ from search.benchmark.stillness import working
 from search.checkpoints import load_checkpoint
 from search.errors import ConfigError, StageFailed
 from search.networks import Preprocessed
+from search.placing import use_placed
 from search.records import Dataset, File, NetworkSpec, Teacher
 from search.steps import Shelf, Teach
 from search.training import (
@@ -27,7 +28,6 @@ from search.training import (
     reseed,
     steps_per_epoch,
     training_batches,
-    trying_own_layers,
 )
 
 log = logging.getLogger(__name__)
@@ -35,28 +35,28 @@ log = logging.getLogger(__name__)
 
 def run(step: Teach, shelf: Shelf) -> Teacher:
     """Does the step."""
-    return trying_own_layers(partial(_obtain, step, shelf))
+    return use_placed(step, partial(_build, step), partial(_obtain, step, shelf))
 
 
-def _obtain(step: Teach, shelf: Shelf, own_layers: bool) -> Teacher:
-    splits = data.load(step.data, shelf.images)
-    placement = Placement(torch.device(step.device), step.precision, step.layout)
-    train = Feed(splits.train, placement.device)
+def _build(step: Teach) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step.seed)
-        network = networks.build(step.spec)
-        module = placement.place(
-            Preprocessed(network, step.data.mean, step.data.std), step.data.image_shape, own_layers
-        )
-        if step.checkpoint is None:
+        return networks.build(step.spec)
+
+
+def _obtain(step: Teach, shelf: Shelf, module: Preprocessed, placement: Placement) -> Teacher:
+    splits = data.load(step.data, shelf.images)
+    train = Feed(splits.train, placement.device)
+    if step.checkpoint is None:
+        with torch.random.fork_rng(devices=[]):
             teach(module, train, placement, step)
             reestimate(module, train, placement, step.batch_size, step.seed, frozen_too=False)
-        else:  # the user's own statistics belong to the user's weights
-            load_checkpoint(network, shelf.path(step.checkpoint), "model.checkpoint")
+    else:  # the user's own statistics belong to the user's weights
+        load_checkpoint(module.network, shelf.path(step.checkpoint), "model.checkpoint")
     logits = note_logits(module, train, placement, shelf)
     score = accuracy(module, Feed(splits.validation, placement.device), placement)
     return Teacher(
-        network=networks.save(network, step.spec, shelf),
+        network=networks.save(module.network, step.spec, shelf),
         logits=logits,
         val_accuracy=score,
     )

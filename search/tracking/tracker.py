@@ -432,7 +432,7 @@ class Tracker:
     def _remarks(self) -> str:
         numbers = [record.number for record in self._front.members]
         later = describe_later(self._closing, len(self._records), numbers)
-        nothing = describe_no_gain(self._records, numbers, self._finalists)
+        nothing = describe_no_gain(self._records, numbers, self._objectives, self._finalists)
         noise = describe_noise(self._canaries, self._records)
         return " ".join(filter(None, (nothing, later, noise)))
 

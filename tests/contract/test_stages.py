@@ -29,20 +29,26 @@ from search.steps import (
     ChoosePlacement,
     Evaluate,
     Export,
+    FindRate,
     Finetune,
     Graph,
     Measure,
     Profile,
     Prune,
     Quantize,
+    Reestimate,
     Step,
+    Sweep,
     Teach,
     Trace,
 )
 from tests.fakes import DATA, NETWORK, file, measure_step
 from tests.workbench import NETWORKS, Workbench
 
-KINDS = ("teacher", "prune", "finetune", "trace", "export", "16", "8", "4", "evaluate")
+KINDS = (
+    *("teacher", "sweep", "prune", "reestimate", "rate", "finetune"),
+    *("trace", "export", "16", "8", "4", "evaluate"),
+)
 
 
 def step_of(bench: Workbench, name: str, kind: str) -> Step[Any]:
@@ -53,6 +59,12 @@ def step_of(bench: Workbench, name: str, kind: str) -> Step[Any]:
             return replace(bench.teach_step(name), epochs=1)
         case "prune":
             return Prune(bench.teacher(name).network, 0.5, 8)
+        case "sweep":
+            return Sweep(bench.teacher(name).network, (0.5, 0.2), 8)
+        case "reestimate":
+            return bench.reestimate_step(network)
+        case "rate":
+            return bench.rate_step(name)
         case "finetune":
             return bench.finetune_step(name, optimizer="adamw", schedule="plateau", end=0.5)
         case "trace":
@@ -191,7 +203,13 @@ DEPLOYABLE = Deployable(file("model"), 8, (("key", "value"),))
 STEPS: list[Step[Any]] = [
     ChoosePlacement(NETWORK.spec, 8, "cpu", "float32", "this machine"),
     Teach(NETWORK.spec, DATA, file("given"), 3, 8, 0.1, 0.01, "float32", "contiguous", "cpu", 0),
+    Sweep(NETWORK, (0.5, 0.2), 8),
     Prune(NETWORK, 0.5, 8),
+    Reestimate(NETWORK, DATA, 8, "float32", "contiguous", "cpu", 0),
+    FindRate(
+        *(NETWORK, file("logits"), DATA, 0.01, 8, "float32", "contiguous", "cpu"),
+        seed=0,
+    ),
     Finetune(
         start=NETWORK,
         state=file("state"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from search.driving import Effort, drive
 from search.engine.base import Done
-from search.errors import StageFailed
+from search.errors import InfeasiblePoint, StageFailed
 from search.figures import Yardstick, effective_bits, speed_figures
 from search.records import Deployable, Figures, KeptLayer, Measurement, Point, Student, Teacher
 from search.steps import (
+    USUAL_RATE,
     ChoosePlacement,
     ChosenPlacement,
     Cut,
@@ -23,6 +24,7 @@ from search.steps import (
     Evaluate,
     Export,
     Exported,
+    FindRate,
     Finetune,
     FoundRate,
     Graph,
@@ -33,6 +35,7 @@ from search.steps import (
     Reestimate,
     Score,
     Step,
+    Sweep,
     Teach,
     Trace,
 )
@@ -52,9 +55,11 @@ from search.trial import (
     violated,
 )
 from tests.fakes import (
+    CUTS,
     LOCAL,
     NETWORK,
     PROFILE,
+    RATE,
     TEACHER_ACCURACY,
     FakeEngine,
     file,
@@ -446,6 +451,38 @@ def test_nothing_is_looked_for_where_nothing_can_be_pruned() -> None:
     assert found == lab()
 
 
+def surveyed(refuse: Callable[[Step[Any]], None]) -> Lab:
+    """What is found where steps that ``refuse`` raises for fail."""
+    return drive(survey(replace(lab(), cuts=(), rate=None)), FakeEngine(refuse))
+
+
+@pytest.mark.parametrize("error", [InfeasiblePoint("its code asserts"), StageFailed("prune", "no")])
+def test_cuts_that_a_network_does_not_survive_are_left_out(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(step: Step[Any]) -> None:
+        if isinstance(step, Prune) and step.ratio in (CUTS[0].prune_ratio, CUTS[1].prune_ratio):
+            raise error
+
+    found = surveyed(refuse)
+    assert (found.cuts, found.rate) == (CUTS[2:], RATE)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert "50 %" in caplog.text
+    assert sound_rate(found, CUTS[2].prune_ratio) == pytest.approx(RATE.learning_rate, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", [Sweep, Prune, Reestimate, FindRate])
+def test_a_network_whose_students_fail_can_still_be_used(kind: type[Step[Any]]) -> None:
+    def refuse(step: Step[Any]) -> None:
+        if isinstance(step, kind):
+            raise StageFailed(step.kind, "ZeroDivisionError: division by zero")
+
+    found = surveyed(refuse)
+    assert (found.cuts, found.rate) == ((), None)
+    assert sound_rate(found, 0.5) == USUAL_RATE
+    assert sweep(found) == []
+
+
 # ---- what suits the network
 
 
@@ -501,6 +538,63 @@ def test_the_best_network_on_the_way_is_kept_and_told(
     exported = [s.network for s in engine.computed if isinstance(s, Export)][-1]
     of = max(range(3), key=lambda number: (scores[number], number))
     assert exported == engine.run(students[of]).result.network
+
+
+class Watching(Unjudged):
+    """Notes the accuracies that it is told at rungs."""
+
+    def __init__(self) -> None:
+        self.told: list[float | None] = []
+
+    def at_rung(self, _point: Point, _end: float, figures: Figures) -> str | None:
+        self.told.append(figures.float_accuracy)
+        return "stopped here"
+
+
+def test_a_trial_is_judged_by_the_best_network_on_its_way() -> None:
+    referee = Watching()
+    ending = drive(trial(POINT, lab(), referee), Tuned(0.93, 0.3))
+    assert referee.told == [0.93]
+    assert (ending.outcome, ending.figures.float_accuracy) == ("stopped", 0.93)
+
+
+class Diverging(Tuned):
+    """Fails at the rung that begins at ``begin``."""
+
+    def __init__(self, begin: float, *scores: float) -> None:
+        super().__init__(*scores)
+        self._begin = begin
+
+    def _answer(self, step: Step[Any]) -> Any:
+        if isinstance(step, Finetune) and step.begin == self._begin:
+            raise StageFailed("finetune", "the loss is not finite; give a lower rate")
+        return super()._answer(step)
+
+
+@pytest.mark.parametrize(
+    ("begin", "scores", "kept", "when"),
+    [
+        (0.0, (0.93,), 0.93, "after no fine-tuning"),
+        (0.5, (0.5, 0.9), 0.9, "after 50% of its fine-tuning"),
+        (0.5, (0.93, 0.9), 0.93, "after no fine-tuning"),
+    ],
+)
+def test_a_fine_tuning_that_fails_leaves_the_best_network_on_the_way(
+    begin: float, scores: tuple[float, ...], kept: float, when: str
+) -> None:
+    ending = drive(trial(POINT, lab(), Unjudged()), Diverging(begin, *scores))
+    assert (ending.outcome, ending.figures.float_accuracy) == ("complete", kept)
+    assert when in ending.reason
+    assert "the loss is not finite; give a lower rate" in ending.reason
+    limited = drive(trial(POINT, lab(max_accuracy_drop=0.0), Unjudged()), Diverging(begin, *scores))
+    assert limited.outcome == "infeasible"
+    assert limited.reason.startswith("exceeds max_accuracy_drop")
+    assert "the loss is not finite" in limited.reason
+
+
+def test_a_fine_tuning_that_fails_before_anything_is_worth_it_fails_the_trial() -> None:
+    with pytest.raises(StageFailed, match="the loss is not finite"):
+        drive(trial(POINT, lab(), Unjudged()), Diverging(0.0, 0.5))
 
 
 # ---- figures
@@ -639,3 +733,16 @@ def test_a_probe_decides_what_the_trials_are_made_for() -> None:
     steps, prepared = answers(prepare(bench), replies)
     assert [step.kind for step in steps][1] == "probe"
     assert prepared.bench.device == found
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "size"),
+    [(54_000, 1.5, 128), (3_600, 1.5, 16), (3_600, 12, 128), (14_400, 1.5, 64), (100, 1, 16)],
+)
+def test_a_short_training_takes_smaller_batches(images: int, epochs: float, size: int) -> None:
+    bench = lab().bench
+    data = replace(bench.data, sizes=(images, 20, 30))
+    bench = replace(bench, data=data, train=replace(bench.train, batch_size="auto"))
+    assert bench.batch_size(epochs) == size
+    fixed = replace(bench, train=replace(bench.train, batch_size=96))
+    assert fixed.batch_size(epochs) == 96

@@ -16,6 +16,7 @@ from search.report.advice import CAUSES, describe_no_gain
 from tests.plants import plant, plant_finalist
 
 ORIGINAL = plant(0, val_accuracy=0.95, latency_ms=1.0)
+TRADED = ("accuracy", "latency")
 
 
 def infeasible(number: int, limit: str, **changes: Any) -> TrialRecord:
@@ -37,7 +38,7 @@ def infeasible(number: int, limit: str, **changes: Any) -> TrialRecord:
         ),
         (
             [plant(1, latency_ms=1.1), plant(2, latency_ms=1.2)],
-            "2 are no faster than the original",
+            "2 are not measurably faster than the original",
             "space.prune_ratio.high",
         ),
         (
@@ -56,36 +57,69 @@ def infeasible(number: int, limit: str, **changes: Any) -> TrialRecord:
     ],
 )
 def test_the_reason_is_told_with_a_key(others: list[TrialRecord], told: str, key: str) -> None:
-    text = describe_no_gain([ORIGINAL, *others], [0])
+    text = describe_no_gain([ORIGINAL, *others], [0], TRADED)
     assert told in text
     assert key in text
 
 
 def test_what_is_frequent_is_told_first() -> None:
     slow = [plant(number, latency_ms=2.0) for number in (2, 3)]
-    text = describe_no_gain([ORIGINAL, infeasible(1, "min_accuracy_share"), *slow], [0])
-    assert text.index("2 are no faster") < text.index("1 is little better than guessing")
+    text = describe_no_gain([ORIGINAL, infeasible(1, "min_accuracy_share"), *slow], [0], TRADED)
+    assert text.index("2 are not measurably faster") < text.index(
+        "1 is little better than guessing"
+    )
 
 
 def test_a_gain_needs_no_words() -> None:
     records = [ORIGINAL, plant(1)]
-    assert describe_no_gain(records, [0, 1]) == ""
-    assert describe_no_gain([], []) == ""
+    assert describe_no_gain(records, [0, 1], TRADED) == ""
+    assert describe_no_gain([], [], TRADED) == ""
     stands, tied = plant_finalist(records[1]), plant_finalist(records[1], tie=1)
     left = plant_finalist(records[1], stands=False, reason="the original is faster")
     whole = plant_finalist(ORIGINAL)
-    assert describe_no_gain(records, [0, 1], [whole, stands]) == ""
-    assert "in the closing round" in describe_no_gain(records, [0, 1], [whole, left])
-    nothing_new = describe_no_gain(records, [0, 1], [replace(whole, tie=1), tied])
+    assert describe_no_gain(records, [0, 1], TRADED, [whole, stands]) == ""
+    assert "in the closing round" in describe_no_gain(records, [0, 1], TRADED, [whole, left])
+    nothing_new = describe_no_gain(records, [0, 1], TRADED, [replace(whole, tie=1), tied])
     assert "in the closing round" in nothing_new
+
+
+ALIKE = {
+    "val_accuracy": 0.95,
+    "latency_ms": 0.998,
+    "latency_ratio": 0.998,
+    "latency_ratio_low": 0.98,
+    "latency_ratio_high": 1.02,
+    "speedup": 1.002,
+    "speedup_low": 0.98,
+    "speedup_high": 1.02,
+    "size_bytes": 1,
+}
+
+
+def test_a_point_that_noise_put_on_the_front_is_no_gain() -> None:
+    # The original in 16 bits: as accurate, and faster only by chance.
+    records = [ORIGINAL, plant(1, bits=16, **ALIKE)]
+    text = describe_no_gain(records, [0, 1], TRADED)
+    assert "1 is not measurably faster than the original" in text
+    assert "space.prune_ratio.high" in text
+    surely = plant(1, bits=16, **(ALIKE | {"speedup_low": 1.001}))
+    assert describe_no_gain([ORIGINAL, surely], [0, 1], TRADED) == ""
+    better = plant(1, bits=16, **(ALIKE | {"val_accuracy": 0.951}))
+    assert describe_no_gain([ORIGINAL, better], [0, 1], TRADED) == ""
+    assert describe_no_gain(records, [0, 1], [*TRADED, "size"]) == ""
+
+
+def test_what_alone_keeps_the_limits_is_a_gain() -> None:
+    whole = infeasible(0, "max_latency_ms", latency_ms=1.0, val_accuracy=0.95)
+    assert describe_no_gain([whole, plant(1, bits=16, **ALIKE)], [1], TRADED) == ""
 
 
 def test_an_original_that_guesses_is_told_before_all_else() -> None:
     guessing = replace(infeasible(0, "min_accuracy_share"), reason="is little better than guessing")
-    text = describe_no_gain([guessing, infeasible(1, "min_accuracy_share")], [])
+    text = describe_no_gain([guessing, infeasible(1, "min_accuracy_share")], [], TRADED)
     assert text.startswith("The original itself is no better than guessing")
     slow = infeasible(0, "max_latency_ms")
-    text = describe_no_gain([slow, infeasible(1, "max_latency_ms")], [])
+    text = describe_no_gain([slow, infeasible(1, "max_latency_ms")], [], TRADED)
     assert text.startswith("Nothing keeps the limits of the study so far, nor does the original")
 
 

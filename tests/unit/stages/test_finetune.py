@@ -343,6 +343,17 @@ def test_streamed_images_train_the_same_network(bench: Workbench, tmp_path: Path
     assert students[0] == students[1]
 
 
+def test_streaming_draws_none_of_the_caller_s_random_numbers(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    write_images(bench, tmp_path, 240)
+    feed = Feed(data.load(describe_folder(tmp_path, 0)).train, torch.device("cpu"))
+    before = torch.get_rng_state()
+    with working():
+        assert len(list(feed.batches(torch.arange(20), 10))) == 2
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_streamed_image_that_breaks_says_so_in_one_line(bench: Workbench, tmp_path: Path) -> None:
     write_images(bench, tmp_path, 240)
     described = describe_folder(tmp_path, 0)

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 
 from search.benchmark import protocol
+from search.quantization import static_int8
 from search.records import Int8Format, Interval, Measurement
 from search.stages import probe
 from search.steps import Probe
@@ -81,6 +82,16 @@ def test_probe_network_computes() -> None:
     assert logits.shape == (8, 24)
     assert np.isfinite(logits).all()
     assert logits.std() > 0
+
+
+def test_all_but_the_first_convolution_are_in_8_bits() -> None:
+    model = onnx.load_from_string(static_int8(probe.conv_net(24), [IMAGES], "u8s8"))
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    made = {output: node for node in model.graph.node for output in node.output}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert [node.input[1] in types for node in convolutions] == [True, False, False]
+    for node in convolutions[1:]:
+        assert types[made[node.input[1]].input[0]] == onnx.TensorProto.INT8
 
 
 def test_a_real_device_is_probed(monkeypatch: pytest.MonkeyPatch) -> None:
