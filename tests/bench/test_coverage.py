@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.benchmark.test_protocol import LEVEL, NOISES, Noises, simulate
+from search.benchmark.protocol import LEVEL
+from tests.unit.benchmark.test_protocol import NOISES, Noises, simulate
 
 SIMULATIONS = 1000
 

@@ -19,7 +19,8 @@ from search.steps import Confirm
 from search.storage.journal import Journal
 from search.study import Study
 from tests.fakes import PLAIN, FakeEngine, lab, measurement, score, trials_of
-from tests.unit.test_finalists import IMAGES, OBJECTIVES, SPACE, contender
+from tests.unit.test_finalists import IMAGES, OBJECTIVES, contender
+from tests.unit.test_study import SPACE
 
 RATIOS = (1.0, 0.9, 0.8)
 
