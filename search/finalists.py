@@ -124,9 +124,9 @@ def confirm(
     told = len(session.log_ratios[0])
     if told < launches:
         log.warning(
-            "the finalists are so slow that the closing round had time for %d of %d launches of "
-            "each: the intervals of their speed-ups hold together, the comparisons between them "
-            "with %.2f %% each; a larger finalists.budget_s lets all hold together",
+            "launches take so long that the closing round had time for %d of %d of each model: the "
+            "intervals of their speed-ups hold together, the comparisons between them with %.2f %% "
+            "each; a larger finalists.budget_s lets all hold together",
             *(told, launches, 100 * highest_level(told)),
         )
     return session, min(level, highest_level(told))

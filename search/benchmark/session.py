@@ -29,7 +29,7 @@ from search.records import Measurement, Session
 # Here a launch is a value and needs no interval of its own: one quadruple of turns is enough.
 LEAST_ROUNDS = 2
 # A launch may take so long however small its budget is: processes have to start and warm up.
-STARTING_S = 1.5
+STARTING_S = 2.0
 # Where the launches would take this much longer than they may, the models are too slow for all.
 OVERTIME = 1.5
 

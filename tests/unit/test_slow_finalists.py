@@ -61,7 +61,7 @@ def test_fewer_launches_lower_the_level_and_are_told(
         recipe.send(told)
     found, level = end.value.value
     assert found == told
-    assert (f"of {wanted} launches" in caplog.text) is (missing > 0)
+    assert (f"of {wanted} of each model" in caplog.text) is (missing > 0)
     assert level == (highest_level(wanted - missing) if missing else joint)
     # All that is published is finite, and what is clearly slower still leaves.
     finalists = judge(contenders, found, level, lab())
