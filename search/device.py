@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from search import cli
 from search.config import RegistrationConfig
-from search.errors import ConfigError, StageFailed
+from search.errors import ConfigError, DeviceLost, StageFailed
 from search.parsing import parse
 
 if TYPE_CHECKING:
@@ -27,12 +27,16 @@ def register(config: RegistrationConfig) -> int:
 
     Returns:
         Exit status.
+
+    Raises:
+        ConfigError: If the device cannot be probed.
+        DeviceLost: If its agent is killed again and again.
     """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from search.benchmark.device import describe_device
+    from search.benchmark.device import AgentKilled, describe_device
     from search.engine.inline import InlineEngine
     from search.engine.store import Store
     from search.progress import configure_logging
@@ -53,6 +57,10 @@ def register(config: RegistrationConfig) -> int:
     if config.device.probe:
         try:
             done = engine.run(Probe(described, config.device))
+        except AgentKilled as error:
+            remedy = "see that nobody ends its processes and that memory is free there"
+            reason = "the device's agent was killed twice while the device was probed"
+            raise DeviceLost(f"{reason} ({error.reason}); {remedy}") from error
         except StageFailed as error:
             raise ConfigError(f"the device cannot be probed: {error}") from error
         profile = done.result

@@ -17,6 +17,7 @@ import numpy as np
 
 from search import pareto
 from search.benchmark.estimates import (
+    highest_level,
     launches_needed,
     signed_rank_interval,
     walsh_means,
@@ -103,7 +104,8 @@ def confirm(
     """Measures the contenders together.
 
     Returns:
-        The session, and the level at which all its comparisons hold together.
+        The session, and the level of its intervals, at which all comparisons hold together; lower
+        where the models were too slow for so many launches.
     """
     best = lab.yardstick.best_threads
     level = joint_level(len(contenders), lab.bench.limits.names)
@@ -119,7 +121,15 @@ def confirm(
         ),
         launches,
     )
-    return session, level
+    told = len(session.log_ratios[0])
+    if told < launches:
+        log.warning(
+            "launches take so long that the closing round had time for %d of %d of each model: the "
+            "intervals of their speed-ups hold together, the comparisons between them with %.2f %% "
+            "each; a larger finalists.budget_s lets all hold together",
+            *(told, launches, 100 * highest_level(told)),
+        )
+    return session, min(level, highest_level(told))
 
 
 def choose(

@@ -210,12 +210,15 @@ def prepare(bench: Bench) -> Recipe[Lab]:
     base, against_base = bench.thread_counts[0], {}
     for threads in bench.thread_counts:
         measured: Measurement = yield measure(bench, reference, threads, reference, base)
-        if threads == base:  # a network is exactly as fast as itself, whatever was measured
-            measured = replace(measured, ratio=1.0, ratio_low=1.0, ratio_high=1.0)
-        against_base[threads] = measured
+        against_base[threads] = as_fast_as_itself(measured) if threads == base else measured
     yardstick = Yardstick(against_base[base].reference_p50_ms, against_base)
     lab = Lab(bench, placement, teacher, reference, score.accuracy, yardstick)
     return (yield from survey(lab)) if bench.prunes else lab
+
+
+def as_fast_as_itself(measured: Measurement) -> Measurement:
+    """Returns a network's figures beside itself: its ratio is 1, whatever was measured."""
+    return replace(measured, ratio=1.0, ratio_low=1.0, ratio_high=1.0, quality="resolved")
 
 
 def survey(lab: Lab) -> Recipe[Lab]:
@@ -310,9 +313,7 @@ def trial(point: Point, lab: Lab, referee: Referee) -> Recipe[Ending]:
     layers = kept_layers(pruned.network, lab.teacher.network)
     untrained = yield from deploy(pruned.network, point.bits, bench)
     if untrained == lab.reference:  # measured with the other thread counts, and as fast as itself
-        speed = replace(
-            lab.yardstick.against_base[point.threads], ratio=1.0, ratio_low=1.0, ratio_high=1.0
-        )
+        speed = as_fast_as_itself(lab.yardstick.against_base[point.threads])
     else:
         speed = yield measure(bench, untrained, point.threads, lab.reference, point.threads)
     figures = speed_figures(

@@ -851,11 +851,16 @@ def find_holders(descriptor: int, locks: Path = Path("/proc/locks")) -> list[int
 
     Source: proc(5), /proc/locks.
     """
-    inode = str(os.fstat(descriptor).st_ino)
+    status = os.fstat(descriptor)
+    device = [os.major(status.st_dev), os.minor(status.st_dev)]
     rows = (line.split() for line in read_lines(locks))
     # Such as "1: FLOCK ADVISORY WRITE 708 00:13:10 0 EOF"; who waits has an arrow before FLOCK.
-    held = (row for row in rows if row[1] == "FLOCK" and row[5].rpartition(":")[2] == inode)
-    return sorted({int(row[4]) for row in held} - {os.getpid(), 0, -1})
+    held = [(row[5].split(":"), int(row[4])) for row in rows if row[1] == "FLOCK"]
+    alike = [(place, who) for place, who in held if int(place[2]) == status.st_ino]
+    here = {who for place, who in alike if [int(part, 16) for part in place[:2]] == device}
+    # Some file systems, as those in layers, have another device there than programs are told.
+    found = here or {who for _, who in alike}
+    return sorted(found - {os.getpid(), 0, -1})
 
 
 def is_stopped(process: int) -> bool:

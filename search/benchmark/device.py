@@ -43,6 +43,10 @@ class AgentKilled(StageFailed):
     """The agent or a process of it was killed, by somebody or because memory ran out there."""
 
 
+class AgentExpired(AgentKilled):
+    """The agent freed the device, because this program asked nothing or was stopped."""
+
+
 class LoginRefused(ConfigError):  # noqa: N818 - named by what happened
     """The device lets nobody in with this configuration, or not yet: it may be starting."""
 
@@ -129,7 +133,8 @@ def hold(device: Device, timeout_s: float) -> None:
 def on_device(config: DeviceConfig, work: Callable[[Device], T], size_bytes: int = 0) -> T:
     """Does work on the device, which nobody else uses meanwhile.
 
-    It is begun anew where the connection breaks, and once where the agent is killed.
+    It is begun anew where the connection breaks, once where the agent is killed, and each time that
+    this program was stopped for so long that the agent freed the device.
 
     Args:
         config: The device.
@@ -150,6 +155,8 @@ def on_device(config: DeviceConfig, work: Callable[[Device], T], size_bytes: int
                 hold(device, hold_s)
                 patience.reached()
                 return work(device)
+        except AgentExpired as error:
+            log.warning("%s; measuring anew", error)
         except AgentKilled as error:
             if was_killed:
                 raise
@@ -379,8 +386,10 @@ def too_long(request: dict[str, Any]) -> StageFailed:
 def died(request: dict[str, Any], status: int | None, hint: str) -> StageFailed:
     """What to raise when the agent is no more."""
     reason = f"the agent died with status {status} at {request['request']!r}{hint}"
-    # It also ends itself where this program was stopped, and goes on now.
-    is_killed = status in (-signal.SIGKILL, -signal.SIGTERM, agent.EXPIRED)
+    if status == agent.EXPIRED:
+        why = "it frees the device when this program stands still"
+        return AgentExpired("measure", f"{reason} ({why})")
+    is_killed = status in (-signal.SIGKILL, -signal.SIGTERM)
     return AgentKilled("measure", reason) if is_killed else StageFailed("measure", reason)
 
 

@@ -124,13 +124,22 @@ def signed_rank_rank(count: int, level: float) -> int:
     raise AssertionError("all outcomes together exceed half of them")
 
 
+def fewest_launches(level: float) -> int:
+    """Returns the fewest values whose signed-rank interval has ``level``."""
+    return next(n for n in itertools.count(2) if signed_rank_rank(n, level) > 0)
+
+
 def launches_needed(level: float) -> int:
     """Returns the fewest values whose signed-rank interval has ``level``, and some to spare.
 
     With the fewest possible a single value on the other side would undo any difference.
     """
-    least = next(n for n in itertools.count(2) if signed_rank_rank(n, level) > 0)
-    return least + SPARE_LAUNCHES
+    return fewest_launches(level) + SPARE_LAUNCHES
+
+
+def highest_level(count: int) -> float:
+    """Returns the highest level of a signed-rank interval of ``count`` values: of all they span."""
+    return 1.0 - 2.0 ** (1 - count)
 
 
 def wilson_interval(right: int, count: int, level: float = 0.95) -> tuple[float, float]:

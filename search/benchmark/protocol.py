@@ -30,7 +30,7 @@ from search.records import Measurement, Quality
 PROTOCOL_VERSION = 3
 # Two sessions that were started once may agree on a wrong ratio for as long as they live: the fresh
 # launch is the unit of repetition. The spread of seven holds the median launch with 98 %.
-MOST_LAUNCHES, LAUNCHES_FOR_SPREAD = 7, 6
+LEAST_LAUNCHES, MOST_LAUNCHES, LAUNCHES_FOR_SPREAD = 2, 7, 6
 LOOKS = (20, 40, 80, 160)
 LEVEL = 0.95
 LOG_HALF_WIDTH = 0.015
@@ -82,7 +82,7 @@ class Plan:
         batch_size: Images of one inference.
         throughput_batch_size: Images of one inference where throughput is measured.
         memory_limit_bytes: What a model may take beyond the runtime's own memory; None = all.
-        launches: Pairs of fresh processes at least, from 2.
+        launches: Pairs of fresh processes at least, from 2; two of a model that takes long.
         retry: Whether a second attempt follows a disturbed one.
         budget_s: Seconds of one attempt, after which no more evidence is sought than an interval
             needs.
@@ -180,8 +180,7 @@ def compare(
 
     before = ask({"request": "conditions"})
     launches = everything = _attempt(ask, plan, plan.launches, 0, clock)
-    # A model that takes long is not measured twice.
-    is_quick = 3 * (clock() - begin) < plan.timeout_s
+    is_quick = _is_quick(plan, clock() - begin)
     if plan.retry and is_quick and half_width(launches) > POOR_LOG_HALF_WIDTH:
         sleep(RETRY_DELAY_S)
         launches = _attempt(ask, plan, MOST_LAUNCHES, len(launches), clock)
@@ -193,6 +192,11 @@ def compare(
     conditions = conditions_of(launches[-1], before, ask({"request": "conditions"}))
     ask({"request": "close"})
     return summarise(launches, everything, alone, conditions)
+
+
+def _is_quick(plan: Plan, took_s: float) -> bool:
+    """Says whether there is time for more than a figure needs; a slow model gets no more."""
+    return 3 * took_s < plan.timeout_s
 
 
 def interval(launches: Sequence[Launch]) -> tuple[float, float]:
@@ -232,14 +236,16 @@ def _attempt(ask: Ask, plan: Plan, wanted: int, before: int, clock: Clock) -> li
         before: Launches of an earlier attempt, which had other seeds.
         clock: Seconds that only rise.
     """
-    until = clock() + plan.budget_s
+    begin = clock()
+    until = begin + plan.budget_s
     most = max(MOST_LAUNCHES, wanted)
     launches: list[Launch] = []
     while len(launches) < most:
         begun = clock()
         share = (until - begun) / (most - len(launches))
         launches.append(launch_pair(ask, plan, before + len(launches), begun + share, clock))
-        if len(launches) < plan.launches:
+        least = plan.launches if _is_quick(plan, clock() - begin) else LEAST_LAUNCHES
+        if len(launches) < least:
             continue
         enough = len(launches) >= wanted and half_width(launches) <= LOG_HALF_WIDTH
         if enough or clock() + (clock() - begun) > until:
@@ -247,8 +253,20 @@ def _attempt(ask: Ask, plan: Plan, wanted: int, before: int, clock: Clock) -> li
     return launches
 
 
-def launch_pair(ask: Ask, plan: Plan, number: int, until: float, clock: Clock) -> Launch:
-    """Opens both models in fresh processes and measures them until the clock says ``until``."""
+def launch_pair(
+    ask: Ask, plan: Plan, number: int, until: float, clock: Clock, least: int = MINIMUM_ROUNDS
+) -> Launch:
+    """Opens both models in fresh processes and measures them until the clock says ``until``.
+
+    Args:
+        ask: Leads to the agent.
+        plan: What to compare.
+        number: Of the launch, from 0.
+        until: When it ends, with a narrow interval also before.
+        clock: Seconds that only rise.
+        least: Rounds however long they take, an even number; with fewer than ``MINIMUM_ROUNDS`` the
+            launch has an estimate and no interval of its own.
+    """
     seed = plan.seed * SEEDS_APART + number
     # Whoever starts first may get the better memory: take turns in that as well.
     roles = ROLES if number % 2 == 0 else ROLES[::-1]
@@ -256,7 +274,7 @@ def launch_pair(ask: Ask, plan: Plan, number: int, until: float, clock: Clock) -
     sides = dict(zip(ROLES, (plan.candidate, plan.reference), strict=True))
     opened = {role: ask(open_request(plan, role, sides[role], seed)) for role in roles}
     single = {role: ask(single_request(role, MOST_RUNS, SINGLE_MS)) for role in roles}
-    rounds = _measure_rounds(ask, seed, max(until, clock() + LEAST_ROUNDS_S), clock)
+    rounds = _measure_rounds(ask, seed, max(until, clock() + LEAST_ROUNDS_S), clock, least)
     low, high = sign_test_interval(log_ratios(rounds.used), LOOK_LEVEL)
     return Launch(
         seed=seed,
@@ -289,16 +307,16 @@ def single_request(role: str, count: int, limit_ms: float) -> dict[str, Any]:
     return {"request": "single", "role": role, "count": count, "limit_ms": limit_ms}
 
 
-def _measure_rounds(ask: Ask, seed: int, until: float, clock: Clock) -> Rounds:
+def _measure_rounds(ask: Ask, seed: int, until: float, clock: Clock, least: int) -> Rounds:
     """Asks for rounds up to each look; ends with a narrow interval or with the time.
 
     A disturbed round does not count towards a look, but so many are made up for at most once.
     """
     rounds = Rounds((), (), "wall")
     for look in LOOKS:
-        asked = _more_rounds(ask, rounds, look, seed, until, clock)
+        asked = _more_rounds(ask, rounds, look, seed, until, clock, least)
         if asked.excluded:
-            asked = _more_rounds(ask, asked, look + asked.excluded, seed, until, clock)
+            asked = _more_rounds(ask, asked, look + asked.excluded, seed, until, clock, least)
         short = len(asked.pairs) < look
         rounds = asked
         low, high = sign_test_interval(log_ratios(rounds.used), LOOK_LEVEL)
@@ -308,14 +326,14 @@ def _measure_rounds(ask: Ask, seed: int, until: float, clock: Clock) -> Rounds:
 
 
 def _more_rounds(
-    ask: Ask, rounds: Rounds, wanted: int, seed: int, until: float, clock: Clock
+    ask: Ask, rounds: Rounds, wanted: int, seed: int, until: float, clock: Clock, least: int
 ) -> Rounds:
     """Returns ``rounds`` with as many more as make ``wanted``, or as there is time for.
 
     Slow models' least rounds are asked for one by one, so that no answer takes long.
     """
     while (done := len(rounds.pairs)) < wanted:
-        if done >= MINIMUM_ROUNDS and clock() >= until:
+        if done >= least and clock() >= until:
             break
         request = {
             "request": "rounds",

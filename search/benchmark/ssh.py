@@ -42,6 +42,8 @@ FAREWELL_S = 2.0
 # Longer than the keep-alives take to find that the network is dead, which says more.
 KILL_S = 20.0
 TOO_OLD = 3
+# A time-out that is noticed so late says that this program was stopped, as by Ctrl-Z.
+STOOD_STILL_S = 1.0
 # Programs are fixed, and what varies is an argument: nothing is ever read as code.
 CHECK = (
     f"import os, sys; sys.version_info < (3, 10) and sys.exit({TOO_OLD}); "
@@ -382,18 +384,25 @@ async def _last_words(stream: asyncssh.SSHReader[bytes]) -> bytes:
 
 
 async def _within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
-    """Waits so long for work and no longer.
+    """Waits so long for work and no longer; anew where this program was stopped meanwhile.
+
+    What the work waits for may have come in that time, and is only seen after the time-out.
 
     Raises:
         _TooSlow: If it took longer.
     """
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
     try:
-        async with asyncio.timeout(timeout_s) as limit:
-            return await work
-    except TimeoutError:
-        if limit.expired():
-            raise _TooSlow from None
-        raise
+        while True:
+            deadline_s = loop.time() + timeout_s
+            await asyncio.wait([task], timeout=timeout_s)
+            if task.done():
+                return task.result()
+            if loop.time() - deadline_s < STOOD_STILL_S:
+                raise _TooSlow
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _exchange(process: Process, line: bytes, timeout_s: float) -> bytes:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from search import activity
 from search.benchmark.device import Device, on_device
 from search.benchmark.plans import make_plan
 from search.benchmark.session import compare_together
@@ -15,11 +16,9 @@ from search.data import read_samples
 from search.records import Session
 from search.steps import Confirm, Shelf
 
-log = logging.getLogger(__name__)
-
 
 def run(step: Confirm, shelf: Shelf) -> Session:
-    """Does the step; it takes up to the comparisons' budgets together.
+    """Does the step; it takes about the comparisons' budgets together, slow models longer.
 
     Raises:
         StageFailed: If a model does not load or crashes, or the device's time-out runs out.
@@ -32,11 +31,8 @@ def run(step: Confirm, shelf: Shelf) -> Session:
 
         def confirm(device: Device) -> Session:
             plans = [make_plan(one, shelf, inputs, device) for one in step.comparisons]
-
-            def tell(number: int) -> None:
-                log.debug("launches %d of %d", number + 1, step.launches)
-
-            return compare_together(device, plans, step.launches, on_round=tell)
+            tell = partial(activity.tell, "launch")
+            return compare_together(device, plans, step.launches, on_launch=tell)
 
         models = {one.deployable.model for one in step.comparisons} | {first.reference.model}
         return on_device(first.connection, confirm, sum(model.size_bytes for model in models))

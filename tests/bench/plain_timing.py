@@ -4,7 +4,8 @@ It knows how people time models by hand and how MLPerf LoadGen does; it does not
 figures are compared with.
 
 ``python plain_timing.py naive MODEL INPUTS`` prints the mean milliseconds of a few runs.
-``python plain_timing.py median MODEL INPUTS`` prints the median of many runs, after a warm-up.
+``python plain_timing.py median MODEL INPUTS [THREADS]`` prints the median of many runs, after a
+warm-up.
 ``python plain_timing.py loadgen MODEL INPUTS FOLDER`` leaves LoadGen's logs in ``FOLDER``. Inputs
 are a float32 ``.npy`` file ``[k, C, H, W]``, of which one run takes one image.
 """
@@ -30,10 +31,10 @@ WARM_UP_S, TIMING_S, LEAST_TIMED = 0.5, 0.5, 11
 LEAST_QUERIES, LEAST_DURATION_MS, PERCENTILE = 1024, 3000, 0.9
 
 
-def open_model(model: str, session_entries: dict[str, str]) -> Any:
-    """Opens a model with default options but for one thread and ``session_entries``."""
+def open_model(model: str, session_entries: dict[str, str], threads: int = THREADS) -> Any:
+    """Opens a model with default options but for its threads and ``session_entries``."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
+    options.intra_op_num_threads = threads
     for key, value in session_entries.items():
         options.add_session_config_entry(key, value)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -57,9 +58,9 @@ def time_naively(model: str, inputs: str) -> float:
     return (time.perf_counter() - begin) * 1e3 / NAIVE_RUNS
 
 
-def time_patiently(model: str, inputs: str) -> float:
+def time_patiently(model: str, inputs: str, threads: str = str(THREADS)) -> float:
     """Median milliseconds of the runs of half a second, at least 11, in a protocol's session."""
-    session = open_model(model, SESSION_ENTRIES)
+    session = open_model(model, SESSION_ENTRIES, int(threads))
     feeds = read_feeds(session, inputs)
     gc.disable()
     warm_up(session, feeds)

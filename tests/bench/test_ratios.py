@@ -37,8 +37,15 @@ COMPARISONS = int(os.environ.get("RATIO_COMPARISONS", "3"))
 TRUTH_PAIRS, TRUTH_LEVEL = 12, 0.95
 # Layers of candidate and reference, whose times are nearly proportional to them.
 LAYERS = {"0.2": (2, 10), "0.5": (4, 8), "1": (6, 6), "3": (12, 4)}
-# Channels and pixels of a layer: about 0.02, 0.2 and 3 ms.
-SIZES = {"small": (16, 16), "medium": (32, 32), "large": (32, 128)}
+ONE = plain_timing.THREADS
+# Channels and pixels of a layer, about 0.02, 0.2 and 3 ms with one thread, and threads. Several are
+# timed by the wall clock.
+SIZES = {
+    "small": (16, 16, ONE),
+    "medium": (32, 32, ONE),
+    "large": (32, 128, ONE),
+    "large with 2 threads": (32, 128, 2),
+}
 SLOW_MS = ("60", "200", "1000", "2000")
 SLOW_CHANNELS, SLOW_PIXELS = 32, 224
 COMMANDS = {
@@ -83,11 +90,12 @@ class Pair:
     candidate: Path
     reference: Path
     inputs: Path
+    threads: int = ONE
 
     def plan(self, seed: int, budget_s: float) -> Plan:
         return Plan(
-            candidate=Side(str(self.candidate), plain_timing.THREADS, ()),
-            reference=Side(str(self.reference), plain_timing.THREADS, ()),
+            candidate=Side(str(self.candidate), self.threads, ()),
+            reference=Side(str(self.reference), self.threads, ()),
             inputs=str(self.inputs),
             batch_size=1,
             throughput_batch_size=4,
@@ -177,13 +185,15 @@ def test_slow_models(tmp_path: Path) -> None:
             )
 
 
-def make_pair(folder: Path, channels: int, pixels: int, layers: int, others: int) -> Pair:
+def make_pair(
+    folder: Path, channels: int, pixels: int, threads: int, layers: int, others: int
+) -> Pair:
     paths = [folder / f"{channels}-{pixels}-{n}-{i}.onnx" for i, n in enumerate((layers, others))]
     candidate, reference = (
         save_conv_stack(path, channels, count, pixels)
         for path, count in zip(paths, (layers, others), strict=True)
     )
-    return Pair(candidate, reference, make_inputs(folder, channels, pixels))
+    return Pair(candidate, reference, make_inputs(folder, channels, pixels), threads)
 
 
 def make_inputs(folder: Path, channels: int, pixels: int) -> Path:
@@ -198,14 +208,17 @@ def find_truth(pair: Pair) -> Truth:
     logs = []
     for turn in range(TRUTH_PAIRS):
         models = (pair.candidate, pair.reference)[:: 1 if turn % 2 == 0 else -1]
-        took = {model: float(run_plainly("median", model, pair.inputs)) for model in models}
+        took = {
+            model: float(run_plainly("median", model, pair.inputs, pair.threads))
+            for model in models
+        }
         logs.append(math.log(took[pair.candidate] / took[pair.reference]))
     low, high = sign_test_interval(np.array(logs), TRUTH_LEVEL)
     return Truth(math.exp(median(logs)), math.exp(low), math.exp(high))
 
 
-def run_plainly(how: str, model: Path, inputs: Path) -> str:
-    command = [sys.executable, plain_timing.__file__, how, str(model), str(inputs)]
+def run_plainly(how: str, model: Path, inputs: Path, threads: int = ONE) -> str:
+    command = [sys.executable, plain_timing.__file__, how, str(model), str(inputs), str(threads)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from search.benchmark import agent
 from search.benchmark.agent import (
     EVEN,
     LONGEST_PIECE_MS,
@@ -187,3 +188,19 @@ def test_a_clock_of_ticks_is_not_fine(step_ns: int, fine: bool) -> None:
 )
 def test_a_few_runs_of_a_slow_model_must_agree(samples: list[float], steady: bool) -> None:
     assert is_steady(samples) is steady
+
+
+@pytest.mark.parametrize(
+    ("took_ms", "warm"),
+    [([500.0, 300.0, 200.0, 204.0, 201.0], True), ([500.0, *[300.0, 200.0] * 3], False)],
+)
+def test_a_slow_model_is_warm_once_a_few_runs_agree(
+    took_ms: list[float], warm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its runs no window fits into the time that fast models warm up in."""
+    monkeypatch.setattr(agent, "WARM_LIMIT_MS", 0.0)
+    bench, runs = agent.Bench(), iter(took_ms)
+    bench._clock, bench._feeds = WALL, [{}]
+    monkeypatch.setattr(bench, "_time_piece", lambda piece, clock: next(runs))
+    assert bench._warm_up() == (200.0, warm)
+    assert list(runs) == []

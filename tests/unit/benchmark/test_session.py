@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from search.benchmark.estimates import (
+    fewest_launches,
+    highest_level,
     launches_needed,
     signed_rank_interval,
     signed_rank_rank,
@@ -20,7 +22,7 @@ from search.benchmark.estimates import (
     worse_by_chance,
 )
 from search.benchmark.protocol import Plan, Side
-from search.benchmark.session import compare_together
+from search.benchmark.session import LEAST_ROUNDS, allowed_launches, compare_together
 from search.records import Session
 from tests.unit.benchmark.test_protocol import FakeClock, FakeLink, plan
 
@@ -34,10 +36,13 @@ class ModelLink(FakeLink):
         latencies_ms: By the model's path.
         luck: Standard deviation of the logarithm of a launch, for each side.
         seed: Of the luck.
+        block_s: Seconds of a block.
     """
 
-    def __init__(self, latencies_ms: dict[str, float], luck: float, seed: int) -> None:
-        super().__init__(FakeClock(), self._time, 0.004, self._draw)
+    def __init__(
+        self, latencies_ms: dict[str, float], luck: float, seed: int, block_s: float = 0.004
+    ) -> None:
+        super().__init__(FakeClock(), self._time, block_s, self._draw)
         self._latencies_ms, self._luck = latencies_ms, luck
         self._rng = np.random.default_rng(seed)
         self._models = ["", ""]
@@ -100,7 +105,49 @@ def test_equal_models_are_rarely_told_apart_and_three_percent_are_found() -> Non
     assert found / SESSIONS >= 0.95
 
 
+# ---- models that take long
+
+
+def test_slow_models_get_the_launches_that_their_own_intervals_need() -> None:
+    models = ["a", "b", "c"]
+    link = ModelLink(dict.fromkeys([*models, "original"], 1.0), 0.01, 0, block_s=2.0)
+    told: list[tuple[int, int]] = []
+    brief = [replace(one, budget_s=10.0) for one in plans(models)]
+    begin_s = link.clock.now_s
+    session = compare_together(
+        link, brief, 12, link.clock, lambda done, total: told.append((done, total))
+    )
+    assert [len(logs) for logs in session.log_ratios] == [7] * 3  # at 1 - 0.05 / 3
+    assert highest_level(7) >= 1 - 0.05 / 3 > highest_level(6)
+    assert [m.rounds for m in session.measurements] == [7 * LEAST_ROUNDS] * 3
+    assert all(0 < m.ratio_low < 1 < m.ratio_high < 2 for m in session.measurements)
+    assert told[0] == (0, 36)
+    assert told[-1] == (20, 21)
+    launch_s = LEAST_ROUNDS * 2 * 2.0
+    assert link.clock.now_s - begin_s < 21 * (launch_s + 1.0)
+
+
+def test_quick_models_get_all_launches_however_small_the_budget() -> None:
+    link = ModelLink({"a": 1.0, "original": 1.0}, 0.0, 0)
+    (brief,) = (replace(one, budget_s=0.1) for one in plans(["a"]))
+    session = compare_together(link, [brief], 12, link.clock)
+    assert [len(logs) for logs in session.log_ratios] == [12]
+
+
+def test_a_round_in_which_the_search_was_stopped_costs_no_launches() -> None:
+    assert allowed_launches(plans(["a"]), 12, [2.0] * 6 + [5000.0]) == 12
+    assert allowed_launches(plans(["a"]), 12, [20.0] * 3) == 12  # too early to tell
+    assert allowed_launches(plans(["a"]), 12, [20.0] * 6) == 6
+
+
 # ---- closed forms
+
+
+@pytest.mark.parametrize("count", range(2, 20))
+def test_the_highest_level_is_that_of_the_whole_span(count: int) -> None:
+    assert signed_rank_rank(count, highest_level(count)) == 1
+    assert signed_rank_rank(count, highest_level(count) + 1e-9) == 0
+    assert fewest_launches(highest_level(count)) == count
 
 
 @pytest.mark.parametrize("count", range(1, 11))
