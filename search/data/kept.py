@@ -110,7 +110,6 @@ def keep(
         record.truncate(0)
         record.seek(0)
         record.write(content.encode())
-        record.flush()
         return images if kept is None else kept, content
 
 
@@ -303,7 +302,7 @@ def _turn(path: Path) -> Iterator[IO[bytes]]:
     """Opens a record for one process at a time; it is removed if nothing is written into it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "r+b") as record:
+        with os.fdopen(descriptor, "r+b", buffering=0) as record:
             _await_turn(record)
             if _status(record).st_nlink == 0:  # the one before failed, and removed it
                 continue

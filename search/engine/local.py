@@ -259,6 +259,7 @@ class _ToCoordinator(QueueHandler):
 
     def __init__(self, send: Callable[[Any], None]) -> None:
         super().__init__(queue.SimpleQueue[LogRecord]())
+        self.setFormatter(logging.Formatter())  # or basicConfig gives it one with names in front
         self._send = send
 
     def enqueue(self, record: LogRecord) -> None:
