@@ -13,6 +13,8 @@ from search.trial import Lab
 
 # Of the time of an uncompressed network's optimizer step, what a pruned one's takes on average.
 PRUNED_STEP = 0.6
+# Of the search's time: a closing round that takes more is worth being told how to shorten.
+LONG_CLOSING = 0.2
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,9 @@ class Forecast:
         measuring_s: One measurement.
         other_s: Exporting, storing and scoring a trial's model.
         trial_s: An average trial: pruned, and stopped at a rung as often as not.
+        left: Trials that are left; None where only time ends the study.
         study_s: All trials that are left, or the time that they are given.
-        closing_s: The closing round.
+        closing_s: The closing round at most: of as many finalists as it takes, and the original.
     """
 
     steps: int
@@ -34,6 +37,7 @@ class Forecast:
     measuring_s: float
     other_s: float
     trial_s: float
+    left: int | None
     study_s: float
     closing_s: float
 
@@ -77,11 +81,16 @@ def forecast(
     # The device measures one at a time, however many train.
     each_s = max((trial_s + again_s) / slots, measuring_s)
     study_s = math.inf if study.timeout_s is None else study.timeout_s
-    if study.n_trials is not None:
-        study_s = min(study_s, max(0, study.n_trials - done) * each_s)
-    further_s = PRUNED_STEP * finalists.epochs * max(1.0, per_epoch) * step_s + other_s
-    closing_s = finalists.count * further_s / slots + finalists.budget_s if finalists.count else 0.0
-    return Forecast(steps, training_s, measuring_s, other_s, trial_s, study_s, closing_s)
+    left = None if study.n_trials is None else max(0, study.n_trials - done)
+    if left is not None:
+        study_s = min(study_s, left * each_s)
+    closing_s = 0.0
+    if finalists.count:
+        further_s = PRUNED_STEP * finalists.epochs * max(1.0, per_epoch) * step_s + other_s
+        # One is measured at a time, each for its budget, and the original too.
+        measured_s = (finalists.count + 1) * finalists.budget_s
+        closing_s = finalists.count * further_s / slots + measured_s
+    return Forecast(steps, training_s, measuring_s, other_s, trial_s, left, study_s, closing_s)
 
 
 def describe_forecast(found: Forecast, step_s: float, study: StudyConfig) -> str:
@@ -92,18 +101,27 @@ def describe_forecast(found: Forecast, step_s: float, study: StudyConfig) -> str
         f"up to {format_duration(step_s)}, measuring {format_duration(found.measuring_s)}, "
         f"exporting and scoring {format_duration(found.other_s)})"
     )
-    if study.n_trials is None or found.study_s == study.timeout_s:
+    if found.left is None or found.study_s == study.timeout_s:
         whole = f"the search ends after study.timeout_s, {format_duration(found.study_s)}"
     else:
-        whole = f"{format_counted(study.n_trials, 'trial')} about {format_duration(found.study_s)}"
+        whole = f"{_name_left(found.left, study)} about {format_duration(found.study_s)}"
     if found.closing_s:
         whole += f", and the closing round {format_duration(found.closing_s)}"
     costs = {
-        "train.epochs": training,
-        "device.budget_s": found.measuring_s,
-        "smaller data": found.other_s,
+        "fewer train.epochs": training,
+        "a smaller device.budget_s": found.measuring_s,
+        "fewer or smaller images": found.other_s,
     }
-    dearest = max(costs, key=lambda name: costs[name])
-    fewer = "study.n_trials or study.timeout_s" if study.timeout_s is None else "study.timeout_s"
-    closing = ", finalists.epochs" if found.closing_s > 0.2 * found.study_s else ""
-    return f"{trial}; {whole}; shorter with less of {dearest}{closing}, or with {fewer}"
+    ways = [max(costs, key=lambda way: costs[way])]
+    if found.closing_s > LONG_CLOSING * found.study_s:
+        ways.append("a smaller finalists.count")
+    ways.append("fewer study.n_trials" if found.left is not None else "a smaller study.timeout_s")
+    if found.left is not None and study.timeout_s is None:
+        ways.append("a study.timeout_s")
+    return f"{trial}; {whole}; shorter with {', '.join(ways[:-1])} or {ways[-1]}"
+
+
+def _name_left(left: int, study: StudyConfig) -> str:
+    if left == study.n_trials:
+        return format_counted(left, "trial")
+    return "the trial that is left" if left == 1 else f"the {left} trials that are left"

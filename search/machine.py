@@ -18,7 +18,7 @@ def usable_memory_bytes() -> int:
     if own != resource.RLIM_INFINITY:
         limits.append(own)
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
     except OSError:  # another version, or none
         limit = "max"
     if limit.isdigit():

@@ -20,8 +20,8 @@ from rich.text import Text
 from search.activity import Activity, listening
 from search.config import StudyConfig
 from search.engine.base import Event
-from search.errors import hide_passwords
 from search.front import GrowingFront
+from search.logs import PROJECT, Discreet
 from search.records import TrialRecord
 from search.report.formats import (
     format_counted,
@@ -294,23 +294,22 @@ def describe(record: TrialRecord, on_front: bool) -> str:
     return f"{head}; {tail}"
 
 
-class _Discreet(logging.Formatter):
-    """Hides passwords, whoever wrote the message."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return hide_passwords(super().format(record))
-
-
 def configure_logging(console: Console, level: int = logging.INFO) -> None:
-    """Sends the project's log to ``console``, below the live display where there is one."""
+    """Sends the project's log to ``console``, below the live display where there is one.
+
+    Args:
+        console: Where to write.
+        level: Least level that is shown there; others may want more of the log.
+    """
     handler: Any
     if console.is_terminal:
         handler = RichHandler(
             console=console, show_level=False, show_path=False, log_time_format="%H:%M:%S"
         )
-        handler.setFormatter(_Discreet("%(message)s"))
+        handler.setFormatter(Discreet("%(message)s"))
     else:
         handler = logging.StreamHandler(console.file)
-        handler.setFormatter(_Discreet("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(Discreet("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setLevel(level)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    logging.getLogger("search").setLevel(level)
+    logging.getLogger(PROJECT).setLevel(level)

@@ -7,7 +7,8 @@ import logging
 import resource
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from search.errors import (
     hide_passwords,
 )
 from search.leaving import leave_after
+from search.logs import RunLog
 from search.parsing import parse
 
 if TYPE_CHECKING:
@@ -75,20 +77,27 @@ def search(config: SearchConfig, settings: str) -> int:
     # Imported here, so that --help and a mistyped override answer at once.
     from rich.console import Console
 
+    from search.progress import configure_logging
+
+    console = Console()
+    configure_logging(console)
+    with RunLog(cli.STATE / "logs" / f"{config.study.name}.log") as run_log:
+        return _search(config, settings, console, run_log)
+
+
+def _search(config: SearchConfig, settings: str, console: Console, run_log: RunLog) -> int:
     from search import exhibits
     from search.archive import earlier_points
     from search.coordinator import Coordinator
     from search.engine import make_engine
     from search.engine.store import Store
     from search.importance import importances
-    from search.progress import Progress, configure_logging
+    from search.progress import Progress
     from search.report.formats import format_counted
     from search.setup import make_bench, settings_of
     from search.storage import open_ledgers
     from search.study import Study
 
-    console = Console()
-    configure_logging(console)
     is_silent = _check_places(config)
     store = Store(cli.STATE / "store")
     store.clear_leftovers()
@@ -110,6 +119,7 @@ def search(config: SearchConfig, settings: str) -> int:
         settings_kept = settings_of(config, bench, space)
         cli.STATE.mkdir(exist_ok=True)
         study = Study(ledger, config.study, space, objectives, settings_kept)
+        run_log.begin()
         log.info(
             "study %s: %s on %s, measured on %s (%s, %s)",
             config.study.name,
@@ -137,6 +147,7 @@ def search(config: SearchConfig, settings: str) -> int:
             storage=ledgers.arguments,
         )
         with (
+            _telling_memory(study.records),
             Delivery(
                 connect,
                 config.tracking,
@@ -184,7 +195,6 @@ def search(config: SearchConfig, settings: str) -> int:
             f"{_server(config.tracking.uri)}{delivery.location}",
             arguments,
         )
-        _tell_memory(study.records)
         delivery.check()
     return 0
 
@@ -269,7 +279,7 @@ def _tell_time(
     from search.forecast import describe_forecast, forecast
 
     asked = sum(record.student_of is None for record in study.records)
-    if asked == config.study.n_trials:
+    if config.study.n_trials is not None and asked >= config.study.n_trials:
         return
     found = forecast(
         lab, stage_s, config.study, config.policy, config.finalists, asked, engine.slots
@@ -277,14 +287,22 @@ def _tell_time(
     log.info("%s", describe_forecast(found, lab.placement.step_s, config.study))
 
 
-def _tell_memory(records: Sequence[TrialRecord]) -> None:
-    """Says how much memory the search held at most."""
+@contextmanager
+def _telling_memory(records: Sequence[TrialRecord]) -> Iterator[None]:
+    """Says at the end, whatever that is, how much memory the search held at most.
+
+    Args:
+        records: Of all trials; those that are still to come are added to it.
+    """
     from search.report.formats import format_bytes
 
-    own_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    workers = [record.worker_rss_bytes for record in records if record.worker_rss_bytes]
-    beside = f", a worker {format_bytes(max(workers))}" if workers else ""
-    log.info("most memory held: this process %s%s", format_bytes(own_bytes), beside)
+    try:
+        yield
+    finally:
+        own_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        workers = [record.worker_rss_bytes for record in records if record.worker_rss_bytes]
+        beside = f", a worker {format_bytes(max(workers))}" if workers else ""
+        log.info("most memory held: this process %s%s", format_bytes(own_bytes), beside)
 
 
 def _release_canary(lab: Lab, study: Study, engine: Engine) -> list[Canary]:

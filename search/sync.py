@@ -56,7 +56,7 @@ def sync(config: SyncConfig) -> int:
     if not names:
         raise ConfigError("study is not given, and there is none; run it where one is kept")
     try:
-        return max([_deliver(name, ledgers, config) for name in names])
+        return max(_deliver(name, ledgers, config) for name in names)
     except TrackingSilent as error:
         raise TrackingLost(f"{error.what}; run it again when it answers") from error
     except TrackingLost as error:

@@ -23,6 +23,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import argparse
 import hashlib
+import io
 import json
 import math
 import time
@@ -373,6 +374,8 @@ def _times_ms(
 
 def main() -> int:
     """Runs the command line and returns its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of a label
+        sys.stdout.reconfigure(errors="backslashreplace")
     lines = (__doc__ or "").splitlines()
     parser = argparse.ArgumentParser(
         description=lines[0],

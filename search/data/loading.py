@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +32,17 @@ from search.records import Dataset
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """A data set that was loaded, checked and split."""
+    """A data set that was loaded, checked and split.
+
+    ``is_lazy`` says whether its source gave training images that did not lie in memory, wherever
+    they are held now.
+    """
 
     fingerprint: str
     shape: Shape
     labels: tuple[str, ...]
     splits: Splits
+    is_lazy: bool
 
 
 Check = Callable[[Shape, int], None]
@@ -61,11 +67,18 @@ def describe(
         ConfigError: It cannot be found or read, or cannot serve as a data set.
     """
     _check_given(config)
-    opened = _open(config, kept, check)
+
+    def check_all(shape: Shape, classes: int) -> None:
+        _check_statistics(config.mean, config.std, shape[0])
+        check(shape, classes)
+
+    opened = _open(config, kept, check_all)
     _remember(opened)
     mean, std = config.mean, config.std
     if mean is None or std is None:
-        computed_mean, computed_std = channel_statistics(opened.splits.train, opened.shape)
+        computed_mean, computed_std = channel_statistics(
+            opened.splits.train, opened.shape, opened.is_lazy
+        )
         mean = computed_mean if mean is None else mean
         std = computed_std if std is None else std
     _check_statistics(mean, std, opened.shape[0])
@@ -143,7 +156,7 @@ def _open(
         test=_cut(test, source.test_labels, everything, shape, origin),
     )
     identity = fingerprint(source, (train_content, test_content), shape, cut)
-    return _Opened(identity, shape, source.labels, splits)
+    return _Opened(identity, shape, source.labels, splits, not _in_memory(source.train_images))
 
 
 def _hold(
@@ -173,17 +186,33 @@ def _hold(
         if isinstance(found, MappedImages):
             return found, content
     if may_hold:
-        parts: list[Pixels] = []
-        pixels = read_all(images, shape, origin, parts.append)
-        return np.concatenate(parts), pixels if content is None else content
+        held, pixels = _read_into_memory(images, shape, origin)
+        return held, pixels if content is None else content
     return images, read_all(images, shape, origin) if content is None else content
+
+
+def _read_into_memory(images: Images, shape: Shape, origin: str) -> tuple[Pixels, str]:
+    """Returns all images ``[n, C, H, W]``, and the SHA-256 of their pixels."""
+    held = np.empty((len(images), *shape), np.uint8)
+    done = 0
+
+    def take(pixels: Pixels) -> None:
+        nonlocal done
+        held[done : done + len(pixels)] = pixels
+        done += len(pixels)
+
+    return held, read_all(images, shape, origin, take)
+
+
+def _in_memory(images: Pixels | Images) -> TypeGuard[Pixels]:
+    # A memory-mapped file is an array to numpy, but copying it would read it whole.
+    return isinstance(images, np.ndarray) and not isinstance(images, np.memmap)
 
 
 def _cut(
     images: Pixels | Images, labels: Labels, indices: Labels, shape: Shape, origin: str
 ) -> Split:
-    # A memory-mapped file is an array to numpy, but copying it would read it whole.
-    if isinstance(images, np.ndarray) and not isinstance(images, np.memmap):
+    if _in_memory(images):
         whole = len(indices) == len(images)
         return Split(images if whole else images[indices], labels[indices])
     return Split(View(images, indices, shape, origin), labels[indices])

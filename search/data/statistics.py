@@ -16,21 +16,25 @@ _SAMPLE = 5000
 _CHUNK_BYTES = 1 << 22
 
 
-def channel_statistics(split: Split, shape: Shape) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(
+    split: Split, shape: Shape, is_lazy: bool
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Computes mean and standard deviation of the pixels, scaled to 0..1.
 
-    Counting the 256 levels is exact, and spares a float copy of the whole set. A split that is not
-    held in memory is estimated from at most 5 000 evenly spaced images.
+    Counting the 256 levels is exact, and spares a float copy of the whole set. Images of a lazy
+    source are estimated from at most 5 000 evenly spaced ones, also where this process holds them:
+    the figures are settings of a study, and must not depend on how full a disk is.
 
     Args:
         split: The images.
         shape: ``(channels, height, width)``.
+        is_lazy: Whether the source gave images that did not lie in memory.
 
     Returns:
         Mean and standard deviation, ``[channels]`` each.
     """
     chosen = np.arange(len(split))
-    if not split.in_memory and len(split) > _SAMPLE:
+    if is_lazy and len(split) > _SAMPLE:
         chosen = np.linspace(0, len(split) - 1, _SAMPLE).astype(np.int64)
     counts = np.zeros((shape[0], 256), np.int64)
     for pixels in _chunks(split, chosen, shape):

@@ -16,9 +16,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from logging import LogRecord
+from logging.handlers import QueueHandler
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,6 +35,7 @@ from search.engine.base import Done, Memory, OnEvent, announced, compute
 from search.engine.store import Store
 from search.errors import ConfigError, SearchError, StageFailed
 from search.leaving import leave_worker
+from search.logs import PROJECT
 from search.machine import usable_memory_bytes
 from search.records import DeviceProfile
 from search.steps import Step
@@ -173,8 +177,11 @@ class Worker:
         process, pipe = self._start()
         try:
             pipe.send(step)
-            while isinstance(answer := pipe.recv(), Activity):
-                listener(answer)
+            while isinstance(answer := pipe.recv(), Activity | LogRecord):
+                if isinstance(answer, Activity):
+                    listener(answer)
+                else:
+                    _log_here(answer)
         except (EOFError, OSError) as error:
             process.join(JOIN_S)
             self._process = None
@@ -236,6 +243,31 @@ class Worker:
         return process, here
 
 
+def _log_here(record: LogRecord) -> None:
+    """Logs what a worker logged, as if this process had."""
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
+
+
+class _ToCoordinator(QueueHandler):
+    """Hands over what a worker logs.
+
+    Args:
+        send: Takes a record that can be pickled.
+    """
+
+    def __init__(self, send: Callable[[Any], None]) -> None:
+        super().__init__(queue.SimpleQueue[LogRecord]())
+        self.setFormatter(logging.Formatter())  # or basicConfig gives it one with names in front
+        self._send = send
+
+    def enqueue(self, record: LogRecord) -> None:
+        """Sends a record, unless the coordinator was killed, who is the only one to tell."""
+        with suppress(ConnectionError):
+            self._send(record)
+
+
 def serve(
     pipe: Connection, root: Path, cores: frozenset[int] | None, memory_limit_bytes: int | None
 ) -> None:
@@ -250,13 +282,23 @@ def serve(
         os.sched_setaffinity(0, cores)  # torch and onnxruntime take as many threads
     if memory_limit_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit_bytes, resource.RLIM_INFINITY))
+    sending = threading.Lock()  # threads of a stage log too
+
+    def send(message: Any) -> None:
+        with sending:
+            pipe.send(message)
+
+    teller = _ToCoordinator(send)
+    logging.basicConfig(handlers=[teller], level=logging.WARNING, force=True)
+    logging.getLogger(PROJECT).setLevel(logging.DEBUG)  # the coordinator knows what is wanted
     store = Store(root)
     try:
         # The pipe breaks when the coordinator is killed, who is the only one to tell.
         with suppress(EOFError, ConnectionError):
             while True:
-                pipe.send(_answer(pipe.recv(), store, pipe.send))
+                send(_answer(pipe.recv(), store, send))
     except SystemExit:
+        logging.getLogger().removeHandler(teller)  # half a message may have been sent
         leave_worker(1)
     leave_worker(0)  # or threads of the user's code would keep it
 

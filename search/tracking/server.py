@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
@@ -16,11 +18,17 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from search.benchmark.agent import describe_holders
 from search.config import TrackingConfig
 from search.database import Database, is_postgres, patient_connecting, with_driver
 from search.errors import ConfigError, TrackingLost, TrackingSilent, hide_passwords
 
+log = logging.getLogger(__name__)
+
 DATABASE = "mlflow.db"
+# A database is made within seconds.
+LONG_WAIT_S = 30.0
+POLL_S = 0.1
 # Such answers a server may take back; other ones say that this address will never do.
 PASSING_STATUSES = (408, 429)
 SERVER_ERROR, UNAVAILABLE = 500, 503
@@ -98,7 +106,7 @@ def _make_database(state: Path) -> None:
     """Makes MLflow's tables aside: half of them, which a kill may leave, it could not mend."""
     folder = os.open(state, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # against another study's search
+        _lock(folder)  # against another study's search
         if not (state / DATABASE).exists():
             part = state / f"{DATABASE}.part"
             for left in state.glob(f"{part.name}*"):  # with SQLite's journal, or it were replayed
@@ -107,6 +115,24 @@ def _make_database(state: Path) -> None:
             part.rename(state / DATABASE)
     finally:
         os.close(folder)
+
+
+def _lock(folder: int) -> None:
+    """Takes the lock of the state's folder; whoever has it for long is named."""
+    began, is_told = time.monotonic(), False
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            waited_s = time.monotonic() - began
+        if waited_s > LONG_WAIT_S and not is_told:
+            is_told = True
+            log.warning(
+                "MLflow's database waits for %s, which makes it; trials are kept meanwhile",
+                describe_holders(folder) or "a process that cannot be seen from here",
+            )
+        time.sleep(POLL_S)
 
 
 FULL = "database or disk is full"

@@ -127,7 +127,7 @@ class Tracker:
                 self._introduce()
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "config.yaml"
-                path.write_text(hide_passwords(settings))
+                path.write_text(hide_passwords(settings), "utf-8", "backslashreplace")
                 self._client.log_artifact(self._runs.parent, str(path))
 
     @property
@@ -387,7 +387,7 @@ class Tracker:
         }
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            (folder / "front.json").write_text(json.dumps(summary, indent=1))
+            (folder / "front.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
             with self._claim():
                 self._draw(folder)
             self._client.log_artifacts(self._runs.parent, str(folder))
@@ -419,7 +419,8 @@ class Tracker:
                 self._importances(records),
                 self._explanations,
                 self._storage,
-            )
+            ),
+            encoding="utf-8",
         )
 
     def _picture(self) -> tuple[object, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import commands
-from tests.e2e.searching import STUDY
+from tests.e2e.searching import SMOKE, STUDY, begin_beside
 from tests.watch import Watched, has_strace, watched
 
 
@@ -17,7 +17,7 @@ from tests.watch import Watched, has_strace, watched
 def doings(
     finished: tuple[Path, str], search_watched: Watched, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Watched]:
-    """A search, a pick from it, and its bundle, each in a home of its own."""
+    """A search, one with workers, a sync, a pick and its bundle, each in a home of its own."""
     folder, _ = finished
     aside = tmp_path_factory.mktemp("homes")
     out = tmp_path_factory.mktemp("picked") / "bundle"
@@ -29,10 +29,28 @@ def doings(
     np.save(out.parent / "image.npy", np.zeros((1, 28, 28), np.uint8))
     classified = watched([*predict, "../image.npy"], out, aside / "classify")
     assert verified.result.returncode == classified.result.returncode == 0, (verified, classified)
-    return {"search": search_watched, "pick": picked, "verify": verified, "classify": classified}
+    beside = begin_beside(folder, tmp_path_factory.mktemp("beside"), "evaluate", "finetune")
+    words = commands.line("search.run", *SMOKE, "study.n_trials=4", "finalists.count=0", *WORKER)
+    worked = watched(words, beside, aside / "workers")
+    assert worked.result.returncode == 0, worked.result
+    for path in (beside / "mlruns").glob("mlflow.db*"):
+        path.unlink()
+    synced = watched(commands.line("search.sync", f"study={STUDY}"), beside, aside / "sync")
+    assert synced.result.returncode == 0, synced.result
+    return {
+        "search": search_watched,
+        "workers": worked,
+        "sync": synced,
+        "pick": picked,
+        "verify": verified,
+        "classify": classified,
+    }
 
 
-DOINGS = pytest.mark.parametrize("doing", ["search", "pick", "verify", "classify"])
+WORKER = ("engine=local", "engine.workers=1")
+DOINGS = pytest.mark.parametrize(
+    "doing", ["search", "workers", "sync", "pick", "verify", "classify"]
+)
 
 
 @DOINGS

@@ -28,13 +28,21 @@ def test_a_front_is_listed(
     assert re.search(r"\d\.\d+[x\N{MULTIPLICATION SIGN}]", printed)
 
 
+@pytest.mark.parametrize("variables", [ASCII, {}], ids=["C", "stream"])
 def test_a_search_ends(
-    finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    variables: dict[str, str],
+    finished: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("store", "studies"):
-        shutil.copytree(finished[0] / "mlruns" / name, tmp_path / "mlruns" / name)
+    """A whole search, but for steps that are remembered."""
+    shutil.copytree(finished[0] / "mlruns" / "store", tmp_path / "mlruns" / "store")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     search = (*SMOKE, f"study.n_trials={TRIALS}")
     printed = commands.expect_success(commands.run_fresh(tmp_path, "search.run", *search))
     assert re.search(r"\d\.\d+x", printed)
     assert "Pick from it: python -m search.pick" in printed
+    (page,) = (tmp_path / "mlruns" / "artifacts").rglob("front.html")
+    assert "\N{MULTIPLICATION SIGN}" in page.read_text(encoding="utf-8")

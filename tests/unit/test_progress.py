@@ -14,10 +14,13 @@ from search import activity, progress
 from search.activity import Activity, listening, tell
 from search.config import FinalistsConfig, StudyConfig
 from search.engine.base import Event, announced
+from search.finalists import close
 from search.forecast import describe_forecast, forecast
 from search.progress import Progress
-from search.steps import Prune
-from tests.fakes import NETWORK, POLICY, lab
+from search.records import Deployable
+from search.steps import Confirm, Prune
+from tests.fakes import NETWORK, POLICY, FakeEngine, lab
+from tests.plants import MODEL, plant
 
 STEP = Prune(NETWORK, 0.5, 8)
 STUDY = StudyConfig(name="study", n_trials=10, timeout_s=None, warm_start=(), seed=0)
@@ -140,7 +143,10 @@ def test_a_forecast_adds_up() -> None:
     # Half of the training, and the other half for every second trial, in a pruned network.
     assert found.trial_s == pytest.approx(0.6 * 0.75 * 1.0 + 3.0 + 2.0)
     assert found.study_s == pytest.approx(6 * found.trial_s)
-    assert found.closing_s == pytest.approx(4 * (0.6 * 2.0 + 3.0) + 5.0)
+    # Four finalists are trained on, and measured for 5 s each, as the original is.
+    assert found.closing_s == pytest.approx(4 * (0.6 * 2.0 + 3.0 + 5.0) + 5.0)
+    without = replace(ROUND, count=0)
+    assert forecast(known, stage_s, STUDY, policy, without, done=4, slots=1).closing_s == 0.0
     for study in (replace(STUDY, timeout_s=7.0), replace(STUDY, timeout_s=7.0, n_trials=None)):
         assert forecast(known, stage_s, study, policy, ROUND, 0, 1).study_s == 7.0
 
@@ -152,12 +158,57 @@ def test_workers_share_the_training_but_not_the_device() -> None:
     assert many.study_s == pytest.approx(10 * 2.0)
 
 
+def test_the_closing_round_takes_what_its_measuring_is_given() -> None:
+    """What it spends on the device is what its step says, whatever the forecast thinks."""
+    known, engine = lab(), FakeEngine()
+    first = replace(plant(0, val_accuracy=0.8, latency_ms=2.0), deployable=Deployable(MODEL, 8, ()))
+    better = (
+        plant(number, val_accuracy=0.9 + 0.01 * number, latency_ms=0.5 + 0.1 * number)
+        for number in range(1, 6)
+    )
+    records = [first, *better]
+    close(records, known, ROUND, engine)
+    (confirmed,) = (step for step in engine.computed if isinstance(step, Confirm))
+    spent_s = sum(comparison.budget_s for comparison in confirmed.comparisons)
+    free = replace(ROUND, epochs=0.0)
+    assert spent_s == forecast(known, {}, STUDY, POLICY, free, done=0, slots=1).closing_s
+
+
 @pytest.mark.parametrize(
-    ("stage_s", "key"), [({"measure": 900.0}, "device.budget_s"), ({}, "train.epochs")]
+    ("stage_s", "way"),
+    [
+        ({"measure": 900.0}, "shorter with a smaller device.budget_s"),
+        ({}, "shorter with fewer train.epochs"),
+        ({"evaluate": 900.0}, "shorter with fewer or smaller images"),
+    ],
 )
-def test_the_line_names_the_dearest_setting(stage_s: dict[str, float], key: str) -> None:
+def test_the_line_names_what_makes_the_dearest_part_shorter(
+    stage_s: dict[str, float], way: str
+) -> None:
     found = forecast(lab(), stage_s, STUDY, POLICY, ROUND, done=0, slots=1)
     line = describe_forecast(found, 0.1, STUDY)
-    assert key in line
+    assert way in line
     assert "study.n_trials" in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("done", "named"),
+    [
+        (0, "; 10 trials about"),
+        (8, "; the 2 trials that are left"),
+        (9, "; the trial that is left"),
+    ],
+)
+def test_the_line_counts_the_trials_that_are_left(done: int, named: str) -> None:
+    found = forecast(lab(), {"measure": 4.0}, STUDY, POLICY, ROUND, done, slots=1)
+    assert named in describe_forecast(found, 0.1, STUDY)
+
+
+def test_a_study_that_only_time_ends_is_shortened_by_time() -> None:
+    study = replace(STUDY, n_trials=None, timeout_s=60.0)
+    found = forecast(lab(), {}, study, POLICY, ROUND, done=3, slots=1)
+    line = describe_forecast(found, 0.1, study)
+    assert "the search ends after study.timeout_s" in line
+    assert line.endswith("or a smaller study.timeout_s")
+    assert "n_trials" not in line

@@ -9,8 +9,11 @@ import logging
 import multiprocessing
 import os
 import shutil
+import threading
 import time
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from search.benchmark import stillness
+from search.benchmark.agent import lock_until, open_lock
+from search.benchmark.stillness import working
 from search.config import ImageFolderConfig
-from search.data import Split, describe, image_folder, kept, load, loading
+from search.data import Split, describe, image_folder, kept, load, loading, statistics
 from search.data.kept import MappedImages
 from search.data.splits import View
 from search.errors import ConfigError
@@ -193,23 +199,30 @@ def test_a_disk_that_fills_up_meanwhile(
     assert list((folder.parent / "parts").iterdir()) == []
 
 
+class Disk:
+    """A disk that holds these files alone."""
+
+    def __init__(self, folder: Path, size_bytes: int) -> None:
+        self._folder = folder
+        self._size_bytes = size_bytes
+
+    @property
+    def free(self) -> int:
+        return self._size_bytes - sum(path.stat().st_size for path in self._folder.glob("*.u8"))
+
+
+def fill(path: Path, age_s: float) -> Path:
+    path.write_bytes(bytes(1000))
+    os.utime(path, (time.time() - age_s,) * 2)
+    return path
+
+
 def test_what_was_used_least_recently_makes_room(
     root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.mkdir(parents=True)
-    old, new = folder / f"{'0' * 64}.u8", folder / f"{'1' * 64}.u8"
-    for path, age_s in ((old, 2000), (new, 1000)):
-        path.write_bytes(bytes(1000))
-        os.utime(path, (time.time() - age_s,) * 2)
-
-    class Usage:
-        """A disk of 4 500 bytes that holds these files alone."""
-
-        @property
-        def free(self) -> int:
-            return 4500 - sum(path.stat().st_size for path in folder.glob("*.u8"))
-
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage())
+    old, new = fill(folder / f"{'0' * 64}.u8", 2000), fill(folder / f"{'1' * 64}.u8", 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(folder, 4500))
     monkeypatch.setattr(kept, "RESERVE_BYTES", 1500)
     describe(config(root), folder)  # 1 440 and 540 bytes
     assert not old.exists()
@@ -217,11 +230,92 @@ def test_what_was_used_least_recently_makes_room(
     assert len(list(folder.glob("*.u8"))) == 3
 
 
+def test_what_is_mapped_makes_no_room(
+    root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.mkdir(parents=True)
+    used, unused = fill(folder / f"{'0' * 64}.u8", 2000), fill(folder / f"{'1' * 64}.u8", 1000)
+    with used.open("rb") as stream:
+        mapped = MappedImages(stream, (1, 10, 10))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(folder, 4500))
+    monkeypatch.setattr(kept, "RESERVE_BYTES", 1500)
+    describe(config(root), folder)
+    assert used.exists()
+    assert not unused.exists()
+    assert len(mapped) == 10
+    assert not kept._make_room(folder, 1000), "all is in use, what was just decoded too"
+    del mapped
+    assert kept._make_room(folder, 1000)
+    assert not used.exists()
+
+
+def test_a_file_that_is_just_being_removed_counts_as_gone(folder: Path) -> None:
+    """Another process makes room between the opening and the lock."""
+    images = np.arange(2 * 90, dtype=np.uint8).reshape(2, *SHAPE)
+    content = kept.keep(images, "named", SHAPE, folder, "here")[1]  # and nothing stays mapped
+    path = folder / f"{content}.u8"
+    found: list[MappedImages | None] = []
+    with path.open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        finder = threading.Thread(
+            target=lambda: found.append(kept._find(folder, content, 2, SHAPE))
+        )
+        finder.start()
+        time.sleep(0.2)
+        path.unlink()
+    finder.join()
+    assert found == [None]
+
+
 def test_a_broken_image_is_named_before_anything_is_trained(root: Path, folder: Path) -> None:
     (root / "train" / "dog" / "3.png").write_bytes(b"no image")
     with pytest.raises(ConfigError, match=r"cannot read the image '.*dog/3\.png'"):
         describe(config(root, image_size=(4, 4)), folder)
-    assert list((folder.parent / "parts").iterdir()) == []
+    assert [path for path in folder.parent.rglob("*") if path.is_file()] == []
+
+
+def test_an_image_that_is_cut_off_leaves_nothing(root: Path, folder: Path) -> None:
+    path = root / "train" / "dog" / "3.png"
+    path.write_bytes(path.read_bytes()[:-40])  # its header, and so its size, can be read
+    with pytest.raises(ConfigError, match=r"cannot read the image '.*dog/3\.png'"):
+        describe(config(root), folder)
+    assert [path for path in folder.parent.rglob("*") if path.is_file()] == []
+
+
+def test_statistics_of_too_few_channels_are_refused_before_images_are_kept(
+    root: Path, folder: Path, decoded: list[Path]
+) -> None:
+    with pytest.raises(ConfigError, match="has 1 value but images have 3 channels"):
+        describe(config(root, mean=(0.5,)), folder)
+    assert not folder.exists()
+    assert len(decoded) == 2, "of each folder the first, for its shape"
+
+
+def test_who_waited_for_a_process_that_failed_keeps_what_it_decodes(
+    root: Path, folder: Path
+) -> None:
+    """The record that it waited for is removed, and it makes another one."""
+    folder.mkdir(parents=True)
+    path = folder / "key.content"
+
+    def fail() -> None:
+        with kept._turn(path):
+            begun.set()
+            time.sleep(0.5)
+            raise ConfigError("no image")
+
+    def work() -> None:
+        with working(), pytest.raises(ConfigError):
+            fail()
+
+    begun = threading.Event()
+    other = threading.Thread(target=work)
+    other.start()
+    begun.wait()
+    with working(), kept._turn(path) as record:
+        record.write(b"mine")
+    other.join()
+    assert path.read_bytes() == b"mine"
 
 
 def test_images_that_name_themselves_are_read_once(folder: Path) -> None:
@@ -247,6 +341,124 @@ def test_images_that_name_themselves_are_read_once(folder: Path) -> None:
     assert (same, len(list(folder.glob("*.u8")))) == (content, 1)
     assert isinstance(unnamed, MappedImages)
     assert len(first) == 7
+
+
+class Counted:
+    """A lazy sequence that nothing names."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.reads = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        self.reads += 1
+        return np.full(SHAPE, index % 251, np.uint8)
+
+
+def test_images_that_nothing_names_are_written_while_they_are_read(folder: Path) -> None:
+    images = Counted(7)
+    first, content = kept.keep(images, None, SHAPE, folder, "here")
+    assert images.reads == 7
+    assert isinstance(first, MappedImages)
+    again, same = kept.keep(images, None, SHAPE, folder, "here")
+    assert (images.reads, same) == (14, content), "to find out that they are the same"
+    assert isinstance(again, MappedImages)
+    assert len(list(folder.iterdir())) == 1
+    assert list((folder.parent / "parts").iterdir()) == []
+
+
+def test_memory_holds_images_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = Counted(20_000)  # 1.8 MB
+    monkeypatch.setattr(kept, "_CHUNK_BYTES", 1 << 16)
+    tracemalloc.start()
+    held, _ = loading._hold(images, SHAPE, "here", None, may_hold=True)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert isinstance(held, np.ndarray)
+    assert held[300].tolist() == images[300].tolist()
+    assert peak_bytes < 1.5 * held.nbytes
+
+
+def test_statistics_do_not_depend_on_where_images_are_held(
+    root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "_SAMPLE", 5)
+    places: list[tuple[int, Path | None]] = [(10**9, None), (0, None), (0, folder)]
+    found = []
+    for limit, place in places:
+        loading._opened.clear()
+        dataset = describe(config(root, memory_limit_bytes=limit), place)
+        found.append((load(dataset).train.in_memory, dataset.mean, dataset.std))
+    assert [in_memory for in_memory, *_ in found] == [True, False, False]
+    assert len({(mean, std) for _, mean, std in found}) == 1
+
+
+Measuring = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measuring:
+    """Measures on a machine where nobody else does."""
+    paths = {name: tmp_path / name for name in ("QUEUE_LOCK", "DEVICE_LOCK")}
+    for name, path in paths.items():
+        monkeypatch.setattr(stillness, name, path)
+
+    @contextmanager
+    def measure() -> Iterator[None]:
+        with ExitStack() as held:
+            for path in paths.values():
+                descriptor = open_lock(path)
+                held.callback(os.close, descriptor)
+                assert lock_until(descriptor, time.monotonic() + 60)
+            yield
+
+    return measure
+
+
+def test_images_are_not_decoded_while_somebody_measures(
+    root: Path, folder: Path, measuring: Measuring, decoded: list[Path]
+) -> None:
+    reader = threading.Thread(target=describe, args=(config(root), folder))
+    with measuring():
+        reader.start()
+        time.sleep(0.5)
+        assert len(decoded) <= 2, "of each folder the first, for its shape"
+    reader.join(60)
+    assert len(decoded) > 20
+
+
+def test_images_give_way_between_chunks_and_while_others_decode(
+    root: Path,
+    folder: Path,
+    measuring: Measuring,
+    decoded: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever measures gets the machine though one thread decodes and another waits for it."""
+    monkeypatch.setattr(kept, "_CHUNK_BYTES", 90)  # one image
+    decode = image_folder._decode
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.1)
+        return decode(*arguments)
+
+    monkeypatch.setattr(image_folder, "_decode", slowly)
+    readers = [threading.Thread(target=describe, args=(config(root), folder)) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    deadline = time.monotonic() + 60
+    while len(decoded) < 6 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with measuring():
+        before = len(decoded)
+        time.sleep(0.5)
+        assert len(decoded) == before
+    for reader in readers:
+        reader.join(60)
+    assert 6 <= before < len(decoded)
 
 
 def describe_in_a_process(root: Path, folder: Path, answers: Any) -> None:
