@@ -138,7 +138,7 @@ def test_a_placement_that_is_not_given_is_measured(bench: Workbench) -> None:
 
 def own_measure_step(bench: Workbench, threads: int) -> Measure:
     deployable = bench.do(bench.quantize_step(bench.export(bench.prune("cnn", 0.5).network), 32))
-    return measure_step(deployable, threads=threads, data=bench.data)
+    return measure_step(deployable, threads=threads, data=bench.data, budget_s=0.3)
 
 
 class WatchedDevice(LocalDevice):

@@ -440,12 +440,8 @@ def step(config: SshDeviceConfig, models: Path, tmp_path: Path) -> tuple[Measure
     store = Store(tmp_path / "store")
     model = Deployable(store.put((models / "light.onnx").read_bytes(), ".onnx"), 32, ())
     digits = describe(DigitsConfig(0.2, None, None, 1 << 30, "digits"))
-    return measure_step(model, data=digits, connection=config, throughput_batch_size=2), store
-
-
-def test_stage_measures_there(step: tuple[Measure, Store]) -> None:
-    found = measure.run(*step)
-    assert 0.3 < found.ratio < 3.0
+    step = measure_step(model, data=digits, connection=config, throughput_batch_size=2)
+    return replace(step, budget_s=0.3), store
 
 
 def test_a_lost_connection_is_made_anew_and_the_trial_measured(
