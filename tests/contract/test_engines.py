@@ -103,7 +103,10 @@ def test_the_answer_does_not_depend_on_the_engine(opened: Opened, bench: Workben
     assert opened.engine.submit(step).result().result == bench.do(step)
 
 
-def test_it_is_told_how_far_a_step_is(bench: Workbench, tmp_path: Path) -> None:
+def test_it_is_told_how_far_a_step_is(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.activity._told_s", 0.0)  # as if nothing was told before
     events: list[Event] = []
     step = replace(bench.teach_step("cnn"), epochs=5)
     for config in (ENGINES["inline"], ENGINES["local"]):

@@ -875,11 +875,7 @@ def test_lost_server_is_told_in_one_line_without_the_password(
     empty_database: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Half of MLflow's own pauses, which still make minutes for as often as it tries.
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     with serve(tmp_path, tmp_path / "log") as server:
         tracker = open_tracker(uri=server.address.replace("http://", "http://user:hunter2@"))
@@ -888,7 +884,7 @@ def test_lost_server_is_told_in_one_line_without_the_password(
         started = time.monotonic()
         with pytest.raises(TrackingLost) as caught:
             tracker.log_trials(RECORDS, {})
-    assert time.monotonic() - started < 60, "MLflow's own patience is minutes"
+    assert time.monotonic() - started < 200, "MLflow's own patience is more than four minutes"
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
     assert capfd.readouterr().out == ""
