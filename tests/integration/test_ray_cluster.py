@@ -20,6 +20,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from search.benchmark.agent import count_usable_cores
 from search.config import RayEngineConfig
 from search.engine import cluster, make_engine
 from search.engine.cluster import RayEngine
@@ -100,7 +101,7 @@ def test_the_step_of_a_lost_node_is_done_elsewhere_and_a_lost_device_is_waited_f
                 asked.result(timeout=1)
             add_device()
             _await_text(caplog, "the cluster has all again that steps need")
-            assert asked.result(timeout=60).usable_cores == len(os.sched_getaffinity(0))
+            assert asked.result(timeout=60).usable_cores == count_usable_cores()
     finally:
         nodes.shutdown()
 
@@ -112,7 +113,7 @@ def test_nodes_find_the_user_s_modules_beside_a_search_of_the_user_s(
     shape, classes = bench.data.image_shape, bench.data.classes
     spec = NetworkSpec("mine", None, foreign.FACTORY, (), None, shape, classes)
     with make_engine(RAY, Store(tmp_path), lambda step: None) as engine:
-        assert engine.describe(DEVICE).usable_cores >= 1
+        assert engine.describe(DEVICE).usable_cores == count_usable_cores()
         step = replace(bench.teach_step("cnn"), spec=spec, epochs=1)
         taught: Teacher = engine.submit(step).result(timeout=120).result
     assert taught.network.spec == spec
