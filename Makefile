@@ -39,15 +39,17 @@ test: lint
 	$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target searches rooms units
 
 # Three processes at a time, because tests wait a lot: for servers, and while others measure.
-# End-to-end tests without a search that others share even out what the three take.
+# Files that share nothing costly with their neighbours even out what the three take.
+WITH_SEARCHES := tests/integration/test_tracking.py
 WITH_ROOMS := tests/e2e/test_small_disk.py
 WITH_UNITS := $(addprefix tests/e2e/test_,page.py devices.py postgres.py server_away.py)
 
 searches:
-	$(BIN)/python -m pytest tests/e2e $(addprefix --ignore=,$(WITH_ROOMS) $(WITH_UNITS))
+	$(BIN)/python -m pytest tests/e2e $(WITH_SEARCHES) \
+		$(addprefix --ignore=,$(WITH_ROOMS) $(WITH_UNITS))
 
 rooms:
-	$(BIN)/python -m pytest tests/integration $(WITH_ROOMS)
+	$(BIN)/python -m pytest tests/integration $(WITH_ROOMS) $(addprefix --ignore=,$(WITH_SEARCHES))
 
 units:
 	$(BIN)/python -m pytest $(WITH_UNITS) \

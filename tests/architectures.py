@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -68,10 +68,15 @@ def spec_of(family: str) -> NetworkSpec:
     return NetworkSpec("custom", None, factory, arguments, None, (3, side, side), CLASSES)
 
 
-def walk(family: str, store: Store) -> Walk:
+def walk(family: str, store: Store, exported_at: Sequence[float] = RATIOS) -> Walk:
     """Traces, exports, prunes, exports again, quantizes and trains an architecture.
 
     Reasons that the stages name are noted; every other error passes.
+
+    Args:
+        family: Its name in ``FAMILIES``.
+        store: For all that is made of it.
+        exported_at: Ratios at which it is exported again; 8 bits follow at 0.5 alone.
     """
     found, spec = Walk(family), spec_of(family)
     started: list[Step[object]] = []
@@ -104,10 +109,14 @@ def walk(family: str, store: Store) -> Walk:
         if smaller is None:
             continue
         found.left.append(smaller.network.macs / whole.macs)
-        model = tried(f"export {ratio}", partial(exported, smaller.network))
-        if ratio == 0.5 and model is not None:
-            content = store.path(model.model).read_bytes()
-            tried("int8", partial(run_int8, content, spec.image_shape))
+        if ratio in exported_at:
+            model = tried(f"export {ratio}", partial(exported, smaller.network))
+            if model is None:
+                continue
+            if ratio == 0.5:
+                content = store.path(model.model).read_bytes()
+                tried("int8", partial(run_int8, content, spec.image_shape))
+        if ratio == 0.5:
             train(networks.load(smaller.network, store), spec.image_shape)
     found.traces = sum(isinstance(step, Trace) for step in started)
     found.prunable = prunable_share(networks.load(whole, store), spec.image_shape)

@@ -89,7 +89,11 @@ def run(
     folder: Path, module: str, *arguments: str, timeout_s: float = TIMEOUT_S
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command in a process that has imported everybody else's packages already."""
-    return _warm().run(folder, module, arguments, timeout_s)
+    try:
+        return _warm().run(folder, module, arguments, timeout_s)
+    except BaseException:
+        _warm.cache_clear()  # the next command starts another one
+        raise
 
 
 def expect_success(result: subprocess.CompletedProcess[str]) -> str:
@@ -101,15 +105,19 @@ def expect_success(result: subprocess.CompletedProcess[str]) -> str:
 # ---- on the tests' side
 
 
-class _Warm:
-    """A process that has imported the packages and runs one command at a time in a fork."""
+class Warm:
+    """A process that has imported packages and runs one command at a time in a fork.
 
-    def __init__(self) -> None:
+    Args:
+        packages: What it imports.
+    """
+
+    def __init__(self, packages: Sequence[str] = PACKAGES) -> None:
         self._channel, far = socket.socketpair()
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         with far:
             self._process = subprocess.Popen(
-                line("tests.commands", str(far.fileno())),
+                line("tests.commands", str(far.fileno()), *packages),
                 cwd=ROOT,
                 env=environment(),
                 stdin=subprocess.DEVNULL,
@@ -122,6 +130,7 @@ class _Warm:
     def run(
         self, folder: Path, module: str, arguments: Sequence[str], timeout_s: float
     ) -> subprocess.CompletedProcess[str]:
+        """Runs a command; one that takes too long is killed, and this process ended."""
         with tempfile.TemporaryDirectory() as name:
             streams = [Path(name, "stdout"), Path(name, "stderr")]
             request = {
@@ -156,8 +165,7 @@ class _Warm:
         return int(text)
 
     def end(self) -> None:
-        """Ends the process; the next command starts another one."""
-        _warm.cache_clear()
+        """Ends the process."""
         self._answers.close()
         self._channel.close()
         self._process.wait()
@@ -165,8 +173,8 @@ class _Warm:
 
 
 @functools.cache
-def _warm() -> _Warm:
-    warm = _Warm()
+def _warm() -> Warm:
+    warm = Warm()
     atexit.register(warm.end)
     return warm
 
@@ -174,8 +182,8 @@ def _warm() -> _Warm:
 # ---- on the other side
 
 
-def _serve(channel: socket.socket) -> dict[str, Any] | None:
-    """Forks for every request until there are no more.
+def _serve(channel: socket.socket, packages: Sequence[str]) -> dict[str, Any] | None:
+    """Imports packages, then forks for every request until there are no more.
 
     Returns:
         In a fork, the request that it is for; None in the process itself, at the end.
@@ -183,7 +191,7 @@ def _serve(channel: socket.socket) -> dict[str, Any] | None:
     # As search.tracking does before it imports MLflow, which would start a thread.
     before = dict(os.environ)
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    for package in PACKAGES:
+    for package in packages:
         importlib.import_module(package)
     os.environ.clear()
     os.environ.update(before)
@@ -238,6 +246,6 @@ def _become(
 
 
 if __name__ == "__main__":
-    asked = _serve(socket.socket(fileno=int(sys.argv[1])))
+    asked = _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
     if asked is not None:
         _become(**asked)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from search.benchmark import stillness
 from search.config import DigitsConfig
 from search.data import describe
 from search.driving import drive
@@ -76,6 +80,20 @@ class Residual(nn.Module):
         return logits
 
 
+@contextmanager
+def undisturbed(folder: Path) -> Iterator[None]:
+    """Lets work of this process go on while others measure, for what is not about sharing.
+
+    Args:
+        folder: Of the lock files that are used instead of the machine's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stillness, "QUEUE_LOCK", folder / "queue.lock")
+        patched.setattr(stillness, "DEVICE_LOCK", folder / "device.lock")
+        yield
+
+
 class Workbench:
     """A store with an engine, and the steps that tests begin with.
 
@@ -95,7 +113,8 @@ class Workbench:
 
     def do(self, step: Step[R]) -> R:
         """Returns the answer of ``step``, computed at most once."""
-        result: R = self.engine.run(step).result
+        with undisturbed(self.store.root):
+            result: R = self.engine.run(step).result
         return result
 
     def spec(self, name: str) -> NetworkSpec:
@@ -176,7 +195,8 @@ class Workbench:
     def export(self, network: Network) -> Exported:
         """The float ONNX model of a network, by the recipe of trials."""
         shared = replace(lab().bench, spec=network.spec, data=self.data)
-        return drive(export(network, shared), self.engine)
+        with undisturbed(self.store.root):
+            return drive(export(network, shared), self.engine)
 
     def quantize_step(self, exported: Exported, bits: int, **changes: Any) -> Quantize:
         """Stores an exported model in ``bits`` for a processor with VNNI, but for ``changes``."""

@@ -103,9 +103,12 @@ def test_the_answer_does_not_depend_on_the_engine(opened: Opened, bench: Workben
     assert opened.engine.submit(step).result().result == bench.do(step)
 
 
-def test_it_is_told_how_far_a_step_is(bench: Workbench, tmp_path: Path) -> None:
+def test_it_is_told_how_far_a_step_is(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.activity._told_s", 0.0)  # as if nothing was told before
     events: list[Event] = []
-    step = replace(bench.teach_step("cnn"), epochs=30)
+    step = replace(bench.teach_step("cnn"), epochs=5)
     for config in (ENGINES["inline"], ENGINES["local"]):
         with make_engine(config, Store(tmp_path / config.name), events.append) as engine:
             engine.submit(step, "trial 7").result()
@@ -145,7 +148,7 @@ def test_the_device_is_described_where_it_is(opened: Opened) -> None:
 
 @pytest.fixture
 def local(tmp_path: Path) -> Iterator[Engine]:
-    with make_engine(LOCAL, Store(tmp_path), lambda step: None) as engine:
+    with make_engine(replace(LOCAL, workers=1), Store(tmp_path), lambda step: None) as engine:
         yield engine
 
 
@@ -214,8 +217,6 @@ def test_two_train_at_a_time_and_leaving_ends_them(tmp_path: Path, teach: Teach)
         assert engine.slots == 2
         asked = [engine.submit(replace(teach, epochs=LONG, seed=seed)) for seed in (1, 2)]
         _await(lambda: len(busy_workers()) == 2, 60)
-        started = time.monotonic()
-    assert time.monotonic() - started < 60
     wait(asked, timeout=5)
     assert all(future.exception() is not None for future in asked)
     assert multiprocessing.active_children() == []

@@ -1,11 +1,21 @@
-"""What end-to-end tests share: one search that all of them look at."""
+"""What end-to-end tests share: one search that all of them look at, and how every search begins."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from search import cli
+from search.config import SearchConfig
+from search.engine.inline import InlineEngine
+from search.engine.store import Store
+from search.parsing import parse
+from search.setup import make_bench
+from search.steps import Teach
+from search.trial import prepare
 from tests import commands
 from tests.e2e.searching import SMOKE, TRIALS
 from tests.watch import Watched, watched
@@ -23,3 +33,27 @@ def search_watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
 def finished(search_watched: Watched) -> tuple[Path, str]:
     """A working directory with a finished search, and what was printed."""
     return search_watched.folder, commands.expect_success(search_watched.result)
+
+
+@pytest.fixture(scope="session")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory that remembers the steps of ``SMOKE`` up to the teacher."""
+    folder = tmp_path_factory.mktemp("begun")
+
+    def begin(raw: Any, _: str) -> int:
+        config = parse(raw, SearchConfig)
+        store = Store(cli.STATE / "store")
+        engine = InlineEngine(store, lambda event: None)
+        bench, _space = make_bench(config, store, engine)
+        recipe = prepare(bench)
+        step = next(recipe)
+        while not isinstance(step, Teach):
+            step = recipe.send(engine.run(step).result)
+        engine.run(step)
+        return 0
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        patched.setattr(sys, "argv", ["search.run"])
+        assert cli.main(begin, SMOKE) == 0
+    return folder

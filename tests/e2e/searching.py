@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from mlflow.entities import Run
@@ -22,7 +24,7 @@ SMOKE = (
     "objective.min_accuracy_share=0",  # so little training teaches some networks nothing
     "device.budget_s=0.3",
     "space.threads=1",
-    "finalists.count=3",
+    "finalists.count=2",
     "finalists.epochs=0.3",
     "finalists.budget_s=2.0",
 )
@@ -52,6 +54,18 @@ def begin_beside(finished: Path, folder: Path, *forgotten: str) -> Path:
     shutil.copytree(finished / "mlruns" / "store", store)
     for stage in forgotten:
         shutil.rmtree(store / "steps" / stage)
+    return folder
+
+
+def copied(finished: Path, folder: Path) -> Path:
+    """Copies a working directory with all that MLflow holds, for tests that change something."""
+    shutil.copytree(finished / "mlruns", folder / "mlruns")
+    addresses = finished.as_uri(), folder.as_uri()
+    with closing(sqlite3.connect(folder / "mlruns" / "mlflow.db")) as database, database:
+        database.execute("UPDATE runs SET artifact_uri = replace(artifact_uri, ?, ?)", addresses)
+        database.execute(
+            "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", addresses
+        )
     return folder
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,15 +51,20 @@ ENDINGS = {
 }
 
 
-def both(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], ...]:
-    return tuple(one(folder, "program", *arguments) for one in (commands.run, commands.run_fresh))
+@pytest.fixture(scope="module")
+def light() -> Iterator[commands.Warm]:
+    """A process to fork from that has imported nothing; others' packages do not end commands."""
+    warm = commands.Warm(packages=())
+    yield warm
+    warm.end()
 
 
 def test_it_finds_itself_in_the_same_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands.run(tmp_path, "program")  # so that it is forked from what ran before
     (tmp_path / "program.py").write_text(FACTS)
     monkeypatch.setenv("CNN_SEARCH_TEST", "given late")
-    forked, fresh = both(tmp_path, "--flag", "key=ä b")
+    given = (tmp_path, "program", "--flag", "key=ä b")
+    forked, fresh = commands.run(*given), commands.run_fresh(*given)
     assert forked.stdout == fresh.stdout
     assert "given late" in forked.stdout
     assert (forked.returncode, forked.stderr) == (fresh.returncode, fresh.stderr) == (3, "said")
@@ -65,17 +72,28 @@ def test_it_finds_itself_in_the_same_place(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_it_ends_in_the_same_way(ending: str, tmp_path: Path) -> None:
+def test_it_ends_in_the_same_way(ending: str, light: commands.Warm, tmp_path: Path) -> None:
     source, status, said = ENDINGS[ending]
     (tmp_path / "program.py").write_text(source)
-    forked, fresh = both(tmp_path)
+    forked = light.run(tmp_path, "program", (), commands.TIMEOUT_S)
+    fresh = commands.run_fresh(tmp_path, "program")
     assert forked.returncode == fresh.returncode == status
     assert forked.stdout == fresh.stdout
     last = [(result.stderr.splitlines() or [""])[-1] for result in (forked, fresh)]
     assert last == [said, said]
 
 
-def test_one_that_takes_too_long_is_killed_and_the_next_one_runs(tmp_path: Path) -> None:
+def test_one_that_takes_too_long_is_killed_and_the_next_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[commands.Warm] = []
+
+    @functools.cache
+    def make() -> commands.Warm:
+        made.append(commands.Warm(packages=()))
+        return made[-1]
+
+    monkeypatch.setattr(commands, "_warm", make)
     (tmp_path / "program.py").write_text(
         "import os, time; print(os.getpid(), file=open('pid', 'w'), flush=True); time.sleep(60)"
     )
@@ -84,3 +102,5 @@ def test_one_that_takes_too_long_is_killed_and_the_next_one_runs(tmp_path: Path)
     assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
     (tmp_path / "program.py").write_text("print('well')")
     assert commands.expect_success(commands.run(tmp_path, "program")) == "well\n"
+    assert len(made) == 2
+    made[-1].end()

@@ -15,24 +15,16 @@ import asyncssh
 import pytest
 
 from tests import commands
+from tests.e2e import searching
 from tests.ssh_server import Server, list_key
 
 SMOKE = (
-    "experiment=smoke",
+    *searching.SMOKE,
     "study.name=away",
-    "model.width=16",
-    "train.device=cpu",
-    "train.precision=float32",
-    "train.teacher_epochs=1",
-    "train.epochs=0.3",
-    "objective.min_accuracy_share=0",
-    "device.budget_s=0.3",
-    "space.threads=1",
     "policy.latency_first=false",
     "policy.eta=null",
     "policy.deployments=0",
-    "finalists.count=1",
-    "finalists.epochs=0.3",
+    "finalists.count=0",
     "finalists.budget_s=0.3",
 )
 
@@ -47,8 +39,9 @@ class Away:
 
 
 @pytest.fixture(scope="module")
-def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Away]:
+def away(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Away]:
     folder, home = tmp_path_factory.mktemp("search"), tmp_path_factory.mktemp("home")
+    searching.begin_beside(begun, folder)
     host, user = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
     user.write_private_key(home / "key")
     with Server(home, host, user) as server:
@@ -96,7 +89,7 @@ def test_a_search_measures_there(searched: Away) -> None:
 
 def test_a_search_goes_on_there(searched: Away) -> None:
     before = len(searched.server.uploads)
-    done = run(searched.folder, *searched.overrides, "study.n_trials=4")
+    done = run(searched.folder, *searched.overrides, "study.n_trials=4", "finalists.count=1")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.findall(r"trial (\d+) ", done.stdout) == ["3"]
     assert outcomes(searched.folder) == ["complete"] * 4
@@ -132,7 +125,7 @@ def test_a_search_does_not_go_on_elsewhere(searched: Away) -> None:
 
 def test_a_device_is_registered_once(away: Away) -> None:
     probe = ("search.device", *away.overrides, "device.budget_s=0.3")
-    first = commands.run_fresh(away.folder, *probe)
+    first = commands.run(away.folder, *probe)
     assert (first.returncode, first.stderr) == (0, "")
     name = re.escape(f"127.0.0.1:{away.server.port}")
     assert re.search(rf"Device +{name} *\n", first.stdout)
@@ -148,7 +141,7 @@ def test_registering_takes_the_device_alone(tmp_path: Path) -> None:
     refused = commands.run(tmp_path, "search.device", "experiment=smoke")
     said = "error: experiment=smoke: there is no such key; there are device\n"
     assert (refused.returncode, refused.stderr) == (2, said)
-    shown = commands.run_fresh(tmp_path, "search.device", "--help")
+    shown = commands.run(tmp_path, "search.device", "--help")
     assert shown.stdout.startswith("Shows what is fast on a device")
     assert "  budget_s: 8.0 " in shown.stdout
     assert list(tmp_path.iterdir()) == []

@@ -14,25 +14,16 @@ from pathlib import Path
 import pytest
 
 from tests import chaos, commands
+from tests.e2e.searching import SMOKE, STUDY, begin_beside
 
 TRIALS = 3
-SMOKE = (
-    "experiment=smoke",
-    f"study.n_trials={TRIALS}",
-    "train.teacher_epochs=1",
-    "train.epochs=0.5",
-    "objective.min_accuracy_share=0",
-    "device.budget_s=0.2",
-    "space.threads=1",
-    "policy.deployments=0",
-    "finalists.count=0",
-)
+SHORT = (*SMOKE, f"study.n_trials={TRIALS}", "policy.deployments=0", "finalists.count=0")
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
     """Starts the real command line in a process group of its own, as a terminal does."""
     return subprocess.Popen(
-        commands.line("search.run", *SMOKE, *overrides),
+        commands.line("search.run", *SHORT, *overrides),
         cwd=folder,
         env=commands.environment(),
         stdout=subprocess.PIPE,
@@ -60,7 +51,8 @@ def runs(folder: Path, kind: str) -> list[tuple[str, str]]:
         ).fetchall()
 
 
-def test_ctrl_c_and_on(tmp_path: Path) -> None:
+def test_ctrl_c_and_on(begun: Path, tmp_path: Path) -> None:
+    begin_beside(begun, tmp_path, "teacher")
     process = start(tmp_path)
     assert process.stdout is not None
     printed = []
@@ -72,28 +64,28 @@ def test_ctrl_c_and_on(tmp_path: Path) -> None:
     rest, said = finish(process)
     assert process.returncode == 130, (printed, rest, said)
     assert said == "error: interrupted; the same command goes on from here\n"
-    assert runs(tmp_path, "study") == [("smoke-cnn-w32", "KILLED")]
+    assert runs(tmp_path, "study") == [(STUDY, "KILLED")]
     assert len(runs(tmp_path, "trial")) < TRIALS
 
     # A changed setting is refused without touching what is there.
-    refused = commands.run(tmp_path, "search.run", *SMOKE, "train.epochs=0.7")
+    refused = commands.run(tmp_path, "search.run", *SHORT, "train.epochs=0.7")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith(
-        "error: train.epochs=0.7: the study smoke-cnn-w32 was begun with 0.5; give that"
+        f"error: train.epochs=0.7: the study {STUDY} was begun with 0.3; give that"
     )
     assert refused.stderr.count("\n") == 1
-    assert runs(tmp_path, "study") == [("smoke-cnn-w32", "KILLED")]
+    assert runs(tmp_path, "study") == [(STUDY, "KILLED")]
 
     again = start(tmp_path)
     printed_then, said = finish(again)
     assert again.returncode == 0, said
     assert said == ""
-    assert "continuing smoke-cnn-w32 after " in printed_then
+    assert f"continuing {STUDY} after " in printed_then
     assert "training the teacher" not in printed_then
     trials = re.findall(r"trial (\d+) (?:complete|infeasible|failed)", "".join(printed))
     trials += re.findall(r"trial (\d+) (?:complete|infeasible|failed)", rest + printed_then)
     assert trials == [str(number) for number in range(TRIALS)]
-    assert runs(tmp_path, "study") == [("smoke-cnn-w32", "FINISHED")]
+    assert runs(tmp_path, "study") == [(STUDY, "FINISHED")]
     assert runs(tmp_path, "trial") == [(f"trial {n}", "FINISHED") for n in range(TRIALS)]
 
 

@@ -114,8 +114,39 @@ def _written(folder: Path, records: list[TrialRecord], finalists: Sequence[Final
     return path
 
 
-@pytest.mark.parametrize("window", WINDOWS)
-@pytest.mark.parametrize("kind", ["searched", "closed"])
+@pytest.fixture(scope="module")
+def windows(browser: Browser, searched: Path, closed: Path) -> Iterator[Mapping[str, Visit]]:
+    """Both pages, opened once for all tests that leave them as they were."""
+    opened = {"searched": Visit(browser, searched), "closed": Visit(browser, closed)}
+    yield opened
+    for visit in opened.values():
+        visit.context.close()
+
+
+@pytest.fixture
+def visit(windows: Mapping[str, Visit]) -> Iterator[Visit]:
+    """The page of a search that had no closing round, with its limits as at first."""
+    yield from _as_at_first(windows["searched"])
+
+
+@pytest.fixture
+def visit_closed(windows: Mapping[str, Visit]) -> Iterator[Visit]:
+    """The page of a search with a closing round, with its limits as at first."""
+    yield from _as_at_first(windows["closed"])
+
+
+def _as_at_first(visit: Visit) -> Iterator[Visit]:
+    visit.page.check("input[name=prefer][value=accuracy]")
+    visit.slide("budget", visit.positions("budget"))
+    visit.slide("floor", 0)
+    yield visit
+    assert visit.complaints == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "window"),
+    [*(("searched", window) for window in WINDOWS), ("closed", "light"), ("closed", "phone")],
+)
 def test_page_opens_from_disk_without_a_complaint(
     browser: Browser, request: pytest.FixtureRequest, kind: str, window: str
 ) -> None:
@@ -170,17 +201,15 @@ def _pick(command: str, points: Sequence[Any]) -> int | None:
     return int(min(within, key=keys[prefer])[2]) if within else None
 
 
-@pytest.mark.parametrize("kind", ["searched", "closed"])
-def test_limits_choose_what_the_command_picks(
-    browser: Browser, request: pytest.FixtureRequest, kind: str
-) -> None:
+@pytest.mark.parametrize("kind", ["visit", "visit_closed"])
+def test_limits_choose_what_the_command_picks(request: pytest.FixtureRequest, kind: str) -> None:
     records = search()
-    points = _standing(records, closing(records) if kind == "closed" else ())
-    visit = Visit(browser, request.getfixturevalue(kind))
+    points = _standing(records, closing(records) if kind == "visit_closed" else ())
+    visit: Visit = request.getfixturevalue(kind)
     last, top = visit.positions("budget"), visit.positions("floor")
     draw, chosen = random.Random(1), set()
     places = [(last, 0), (last, top), (0, 0), (0, top)]
-    places += [(draw.randint(0, last), draw.randint(0, top)) for _ in range(400)]
+    places += [(draw.randint(0, last), draw.randint(0, top)) for _ in range(80)]
     for choice in visit.choices(places):
         assert ("max_latency_ms=" in choice.command) is (choice.budget < last)
         assert ("min_accuracy=" in choice.command) is (choice.floor > 0)
@@ -193,15 +222,12 @@ def test_limits_choose_what_the_command_picks(
             assert choice.by_number == f"python -m search.pick study={STUDY} trial={picked}"
         chosen.add(picked)
     assert len(chosen) == len(points) + 1  # each, and none
-    visit.context.close()
 
 
-def test_every_point_can_be_reached_by_its_own_limits(browser: Browser, searched: Path) -> None:
-    visit = Visit(browser, searched)
+def test_every_point_can_be_reached_by_its_own_limits(visit: Visit) -> None:
     places = [(position, 0) for position in range(visit.positions("budget") + 1)]
     names = {choice.name for choice in visit.choices(places)}
     assert len(names - {"No point"}) == len(front(search(), OBJECTIVES))
-    visit.context.close()
 
 
 def test_limits_that_leave_nothing_say_which_and_what_is_near(
@@ -261,11 +287,10 @@ def test_a_sandboxed_frame_without_a_clipboard_selects_the_command(
     visit.context.close()
 
 
-def test_stopped_and_infeasible_trials_come_and_go(browser: Browser, searched: Path) -> None:
+def test_stopped_and_infeasible_trials_come_and_go(visit: Visit) -> None:
     records = search()
     stopped = [record for record in records if record.outcome == "stopped"]
     trained = sum(record.figures.float_accuracy is not None for record in stopped)
-    visit = Visit(browser, searched)
     assert (visit.drawn("stopped"), visit.drawn("untrained")) == (0, 0)
     visit.page.check("[name=stopped]")
     assert visit.drawn("stopped") == trained
@@ -279,22 +304,21 @@ def test_stopped_and_infeasible_trials_come_and_go(browser: Browser, searched: P
     visit.page.uncheck("[name=infeasible]")
     visit.page.uncheck("[name=stopped]")
     assert visit.drawn("infeasible") == visit.drawn("stopped") == 0
-    visit.context.close()
+    visit.page.check("[name=infeasible]")
 
 
-def test_search_comes_beside_finalists_on_request(browser: Browser, closed: Path) -> None:
-    visit = Visit(browser, closed)
-    assert visit.drawn("searched") == 0
-    visit.page.check("[name=searched]")
+def test_search_comes_beside_finalists_on_request(visit_closed: Visit) -> None:
+    assert visit_closed.drawn("searched") == 0
+    visit_closed.page.check("[name=searched]")
     records = search()
     complete = sum(record.outcome == "complete" for record in records)
-    assert visit.drawn("searched") == complete - len(closing(records))
-    assert "on validation" in visit.text(".key")
-    visit.context.close()
+    assert visit_closed.drawn("searched") == complete - len(closing(records))
+    assert "on validation" in visit_closed.text(".key")
+    visit_closed.page.uncheck("[name=searched]")
 
 
-def test_ties_share_a_letter_and_a_ring(browser: Browser, closed: Path) -> None:
-    visit = Visit(browser, closed)
+def test_ties_share_a_letter_and_a_ring(visit_closed: Visit) -> None:
+    visit = visit_closed
     tied = [finalist.number for finalist in closing(search()) if finalist.tie]
     assert visit.drawn("tie") == len(tied) == 2
     labels = visit.page.locator("#chart .textpoint").all_text_contents()
@@ -305,11 +329,9 @@ def test_ties_share_a_letter_and_a_ring(browser: Browser, closed: Path) -> None:
     assert sum(f"tie a with {tied[1]}: neither" in hover for hover in hovers) == 1
     visit.page.click(f"#front tr[data-trial='{tied[0]}']")
     assert f"Tie a with {tied[1]}" in visit.text("#choice-note")
-    visit.context.close()
 
 
-def test_keys_move_the_sliders(browser: Browser, searched: Path) -> None:
-    visit = Visit(browser, searched)
+def test_keys_move_the_sliders(visit: Visit) -> None:
     visit.page.focus("#budget")
     assert visit.text("#budget-value") == "no limit"
     for _ in range(3):
@@ -323,11 +345,9 @@ def test_keys_move_the_sliders(browser: Browser, searched: Path) -> None:
     visit.page.keyboard.press("Tab")
     visit.page.keyboard.press("ArrowRight")
     assert visit.text("#floor-value").endswith(" %")
-    visit.context.close()
 
 
-def test_a_row_points_at_its_mark_and_chooses_it(browser: Browser, searched: Path) -> None:
-    visit = Visit(browser, searched)
+def test_a_row_points_at_its_mark_and_chooses_it(visit: Visit) -> None:
     row = visit.page.locator("#front tbody tr").nth(1)
     trial = row.get_attribute("data-trial")
     rings = visit.page.locator("#chart .shapelayer path")
@@ -341,18 +361,15 @@ def test_a_row_points_at_its_mark_and_chooses_it(browser: Browser, searched: Pat
     assert visit.text("#command").endswith(f"trial={trial}")
     visit.slide("budget", visit.positions("budget"))  # a limit takes over again
     assert "prefer=accuracy" in visit.text("#command")
-    visit.context.close()
 
 
-def test_progress_is_told_by_trial_and_by_minute(browser: Browser, searched: Path) -> None:
-    visit = Visit(browser, searched)
+def test_progress_is_told_by_trial_and_by_minute(visit: Visit) -> None:
     visit.page.locator("#progress").scroll_into_view_if_needed()
     visit.page.wait_for_selector("#progress .main-svg")
     last = "document.getElementById('progress').data[0].x.at(-1)"
     assert visit.page.evaluate(last) == 59
     visit.page.check("input[name=progress][value=minutes]")
     assert visit.page.evaluate(last) == pytest.approx(60)  # a minute each
-    visit.context.close()
 
 
 def test_a_print_has_what_was_not_scrolled_to(browser: Browser, searched: Path) -> None:

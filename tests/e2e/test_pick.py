@@ -23,7 +23,7 @@ from PIL import Image
 
 from tests import commands
 from tests.commands import expect_success
-from tests.e2e.searching import STUDY
+from tests.e2e.searching import STUDY, copied
 from tests.journals import journal, record_of
 
 SERVER_S = 90
@@ -42,8 +42,9 @@ def database(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(finished: tuple[Path, str]) -> Path:
-    return finished[0]
+def folder(finished: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory like the finished one; what is picked is registered there alone."""
+    return copied(finished[0], tmp_path_factory.mktemp("picked"))
 
 
 @pytest.fixture(scope="module")

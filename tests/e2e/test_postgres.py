@@ -10,11 +10,11 @@ from mlflow.tracking import MlflowClient
 
 from search.database import with_driver
 from tests.commands import expect_success, run
-from tests.e2e.searching import SMOKE, STUDY
+from tests.e2e.searching import SMOKE, STUDY, begin_beside
 from tests.postgres_server import PASSWORD, USER, PostgresServer
 
 PLAIN = ("policy.deployments=0", "finalists.count=0", "study.n_trials=3")
-WORKERS = ("engine=local", "engine.workers=2")
+WORKERS = ("engine=local", "engine.workers=1")
 SECRETS = (PASSWORD, quote(PASSWORD, safe=""), PASSWORD.partition(":")[0])
 
 
@@ -28,8 +28,9 @@ def hides(text: str) -> bool:
 
 
 def test_a_search_in_a_database_is_found_and_tells_nobody_its_password(
-    postgres: PostgresServer, url: str, tmp_path: Path
+    postgres: PostgresServer, url: str, begun: Path, tmp_path: Path
 ) -> None:
+    begin_beside(begun, tmp_path)
     kept = ("storage=postgres", f"storage.url={url}")
     searched = (*SMOKE, *kept, f"tracking.uri={url}", *PLAIN, *WORKERS)
     printed = expect_success(run(tmp_path, "search.run", *searched))

@@ -12,17 +12,17 @@ from tests import commands
 from tests.chaos import check, check_store
 from tests.e2e.searching import SMOKE
 
-N_TRIALS = 3
+N_TRIALS = 2
 SEARCH = (
     *SMOKE,
     "data=digits",
-    "engine=local",  # whose workers write too
+    "engine=local",  # whose worker writes too
+    "engine.workers=1",
     "study.name=s",
     f"study.n_trials={N_TRIALS}",
-    "finalists.count=1",
+    "finalists.count=0",
     "device.canary_every=null",
     "device.budget_s=0.1",
-    "finalists.budget_s=0.3",
 )
 # Room to begin with, and how much is made whenever it is used up.
 LITTLE_BYTES, MORE_BYTES, PLENTY_BYTES = 300_000, 2_000_000, 100_000_000

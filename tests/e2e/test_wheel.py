@@ -21,7 +21,7 @@ from tests.commands import ROOT
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "search", "conf", "models")
 SEARCH = (
     "experiment=smoke", "data=digits", "study.name=mine", "model=custom",
-    f"model.factory={foreign.FACTORY}", "engine=local", "engine.workers=1", "study.n_trials=2",
+    f"model.factory={foreign.FACTORY}", "engine=local", "engine.workers=1", "study.n_trials=1",
     "train.device=cpu", "train.precision=float32", "train.teacher_epochs=3", "train.epochs=0.2",
     "device.budget_s=0.2", "device.timeout_s=60", "space.threads=1", "policy.deployments=0",
     "device.canary_every=null", "finalists.count=0",
@@ -106,7 +106,7 @@ def test_a_wheel_takes_no_names_of_users(built: Path) -> None:
 
 def test_a_search_in_workers_beside_folders_of_the_same_names(folder: Path) -> None:
     printed = (folder / "printed").read_text()
-    assert "trial 1 complete: " in printed
+    assert "trial 0 complete: " in printed
     state = re.escape(str(folder / "mlruns"))
     assert re.search(rf"Look at it: +cnn-search ui --state {state} ", printed)
     assert "Pick from it: cnn-search pick study=mine\n" in printed
@@ -118,7 +118,7 @@ def test_a_search_in_workers_beside_folders_of_the_same_names(folder: Path) -> N
     [
         (("pick", "study=mine"), "Pick one:    cnn-search pick study=mine trial=NUMBER"),
         (("explain", "study=mine", "trial=0"), "Orig."),
-        (("sync", "study=mine"), "mine: 0 trials delivered, 2 were there"),
+        (("sync", "study=mine"), "mine: 0 trials delivered, 1 was there"),
         (("device", "device.probe=false"), "onnxruntime"),
         (("ui", "--help"), "usage: cnn-search ui "),
         (("run", "--help"), "\n  cnn-search run experiment=smoke "),

@@ -296,15 +296,14 @@ def test_a_writer_that_is_killed_while_it_replaces_loses_neither_bundle(
     other = compose(facts(plant, study="other"), linear_model(), IMAGES)
     write(parts, other)
     bundles = [_contents_of(whole), _contents_of(parts)]
-    # Dies before the n-th change that it makes to the disk.
+    # Each child dies before the n-th change that it makes to the disk, the last before none.
     program = """
-import os, signal, sys
+import os, shutil, signal, sys
 from pathlib import Path
 from search.bundle import writing
 from search.bundle.predict import SUMS
-parts, target = map(Path, sys.argv[1:3])
+whole, parts, outs = map(Path, sys.argv[1:])
 contents = {p.name: p.read_bytes() for p in parts.iterdir() if p.name != SUMS}
-left = int(sys.argv[3])
 def die(event, _):
     global left
     if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "shutil.rmtree"):
@@ -312,20 +311,30 @@ def die(event, _):
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 writing._faults = lambda _: ""
-sys.addaudithook(die)
-writing.write(target, contents)
+number, status = 0, -signal.SIGKILL
+while status == -signal.SIGKILL:
+    number += 1
+    target = outs / f"out-{number}" / "b"
+    shutil.copytree(whole, target)
+    child = os.fork()
+    if not child:
+        left = number
+        sys.addaudithook(die)
+        writing.write(target, contents)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(number)
+sys.exit(status)
 """
-    states, number, status = [], 0, -signal.SIGKILL
-    while status != 0:
-        number += 1
-        target = tmp_path / f"out-{number}" / "b"
-        shutil.copytree(whole, target)
-        status = subprocess.run(
-            [sys.executable, "-c", program, str(parts), str(target), str(number)],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-            check=False,
-        ).returncode
-        assert status in (0, -signal.SIGKILL)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(whole), str(parts), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    states, number = [], int(done.stdout)
+    for target in (tmp_path / f"out-{n}" / "b" for n in range(1, number + 1)):
         states.append(target.exists())
         assert not target.exists() or _contents_of(target) in bundles
         # Even where nothing better is written, the one or the other is there again.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -171,9 +170,7 @@ def test_a_pipe_is_no_image(root: Path, image_size: tuple[int, int] | None) -> N
 def test_links_that_lead_in_circles_end(root: Path) -> None:
     for name in ("a", "b", "c"):  # each leads to all three: three to the power of forty ways
         (root / "train" / "cat" / name).symlink_to(root / "train" / "cat")
-    begun = time.monotonic()
     assert sum(describe(replace(FOLDER, root=str(root))).sizes) == 16
-    assert time.monotonic() - begun < 10
 
 
 def test_an_image_is_not_handed_to_another_program(root: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from search.benchmark.agent import count_usable_cores
 from search.config import RayEngineConfig
 from search.engine import cluster, make_engine
 from search.engine.cluster import RayEngine
@@ -43,27 +44,6 @@ def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("trusted")
-def test_a_lost_node_costs_its_step_which_is_done_elsewhere(
-    tmp_path: Path, bench: Workbench
-) -> None:
-    nodes = Cluster(initialize_head=True, head_node_args=HEAD)
-    try:
-        doomed = nodes.add_node(num_cpus=1)
-        config = replace(RAY, address=nodes.address)
-        with make_engine(config, Store(tmp_path), lambda step: None) as engine:
-            asked = engine.submit(replace(bench.teach_step("cnn"), epochs=30))
-            while ray.available_resources().get("CPU", 0) > 0:
-                time.sleep(0.1)
-            time.sleep(2)  # in the midst of it
-            nodes.add_node(num_cpus=1)
-            nodes.remove_node(doomed, allow_graceful=False)
-            taught: Teacher = asked.result(timeout=120).result
-            assert taught.val_accuracy > 0.5
-    finally:
-        nodes.shutdown()
-
-
-@pytest.mark.usefixtures("trusted")
 def test_a_training_killed_for_memory_is_tried_once_more(
     tmp_path: Path, bench: Workbench, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -82,24 +62,38 @@ def test_a_training_killed_for_memory_is_tried_once_more(
 
 
 @pytest.mark.usefixtures("trusted")
-def test_who_waits_for_a_lost_device_is_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_the_step_of_a_lost_node_is_done_elsewhere_and_a_lost_device_is_waited_for(
+    tmp_path: Path,
+    bench: Workbench,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cluster, "WATCH_S", 0.2)
     caplog.set_level("INFO")
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
 
     def add_device() -> Any:
         return nodes.add_node(num_cpus=0, resources={"device": 1})
 
     try:
-        device = add_device()
+        device, doomed = add_device(), nodes.add_node(num_cpus=1)
         nodes.wait_for_nodes()
         config = replace(RAY, address=nodes.address)
         with (
             make_engine(config, Store(tmp_path), lambda step: None) as engine,
             ThreadPoolExecutor(1) as beside,
         ):
+            training = engine.submit(replace(bench.teach_step("cnn"), epochs=40))
+            while ray.available_resources().get("CPU", 0) > 0:
+                time.sleep(0.1)
+            time.sleep(2)  # in the midst of it
+            assert not training.done()
+            nodes.add_node(num_cpus=1)
+            nodes.remove_node(doomed, allow_graceful=False)
+            taught: Teacher = training.result(timeout=120).result
+            assert taught.val_accuracy > 0.5
+
+            caplog.clear()
             nodes.remove_node(device, allow_graceful=False)
             _await_text(caplog, "no node of the cluster has the resource 'device'")
             asked = beside.submit(engine.describe, DEVICE)
@@ -107,7 +101,7 @@ def test_who_waits_for_a_lost_device_is_told(
                 asked.result(timeout=1)
             add_device()
             _await_text(caplog, "the cluster has all again that steps need")
-            assert asked.result(timeout=60).usable_cores >= 1
+            assert asked.result(timeout=60).usable_cores == count_usable_cores()
     finally:
         nodes.shutdown()
 
@@ -119,7 +113,7 @@ def test_nodes_find_the_user_s_modules_beside_a_search_of_the_user_s(
     shape, classes = bench.data.image_shape, bench.data.classes
     spec = NetworkSpec("mine", None, foreign.FACTORY, (), None, shape, classes)
     with make_engine(RAY, Store(tmp_path), lambda step: None) as engine:
-        assert engine.describe(DEVICE).usable_cores >= 1
+        assert engine.describe(DEVICE).usable_cores == count_usable_cores()
         step = replace(bench.teach_step("cnn"), spec=spec, epochs=1)
         taught: Teacher = engine.submit(step).result(timeout=120).result
     assert taught.network.spec == spec
@@ -246,31 +240,26 @@ def test_a_cluster_with_a_token_is_joined_with_it_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("trusted")
-def test_what_no_node_has_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_no_node_has_is_refused_or_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with (
         pytest.raises(ConfigError, match=r"engine.gpus=1: this machine has not as many"),
         make_engine(replace(RAY, gpus=1.0), Store(tmp_path), lambda step: None),
     ):
         pass
-    nodes = Cluster(initialize_head=True, head_node_args=HEAD | {"num_cpus": 1})
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         wide = replace(RAY, address=nodes.address, threads=2)
-        with make_engine(wide, Store(tmp_path), lambda step: None):
-            _await_text(caplog, "no node of the cluster has engine.threads=2 cores")
-    finally:
-        nodes.shutdown()
-
-
-@pytest.mark.usefixtures("trusted")
-def test_a_cluster_without_the_device_is_refused(tmp_path: Path) -> None:
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    nothing = replace(RAY, address=nodes.address)
-    try:
         with (
             pytest.raises(ConfigError, match=r"no node there has the resource 'device'"),
-            make_engine(nothing, Store(tmp_path), lambda step: None),
+            make_engine(wide, Store(tmp_path), lambda step: None),
         ):
             pass
+        nodes.add_node(num_cpus=0, resources={"device": 1})
+        nodes.wait_for_nodes()
+        with make_engine(wide, Store(tmp_path), lambda step: None):
+            _await_text(caplog, "no node of the cluster has engine.threads=2 cores")
     finally:
         nodes.shutdown()
 

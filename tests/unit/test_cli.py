@@ -253,11 +253,14 @@ def test_refusal(arguments: list[str], said: str, capsys: pytest.CaptureFixture[
     assert printed.out == ""
 
 
-def test_printed_configurations_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_configurations_are_checked(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["--cfg", "job", "model.wdith=3"]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("error: model.wdith=3: there is no such key (did you mean ")
     assert printed.out == ""
+    assert list(elsewhere.iterdir()) == []
     assert main(["--cfg", "job", "data=image_folder"]) == 0  # which cannot be checked yet
     assert "  root: ???" in capsys.readouterr().out
 

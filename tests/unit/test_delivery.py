@@ -21,6 +21,7 @@ from tests.plants import plant, plant_finalist
 SERVER = TrackingConfig(uri="http://me:secret@host:1", timeout_s=0.1)
 CLOSING = Closing(2, (plant_finalist(plant(1)),), ())
 DEADLINE_S = 20.0
+FOR_EVER_S = 3600.0  # which the test's own time-out cuts off
 
 
 Said = Callable[[], list[str]]
@@ -151,10 +152,9 @@ def test_of_what_was_handed_over_the_newest_counts(shelf: Shelf) -> None:
     gate = threading.Event()
     shelf.fail = hang_until(gate)
     with deliver(shelf, patient()) as delivery:
-        started = time.monotonic()
         for count in range(50):
             delivery.log_trials(records(count), {})
-        assert time.monotonic() - started < 5, "the search waited"
+        assert shelf.opened == 0, "the search waited"
         gate.set()
     assert shelf.trials == list(range(49))
     assert len(shelf.seen) <= 3
@@ -251,12 +251,10 @@ def test_the_end_waits_a_bounded_time(before: int, left: str, shelf: Shelf, said
 def test_a_server_that_hangs_is_left_behind(shelf: Shelf, said: Said) -> None:
     gate = threading.Event()
     shelf.fail = hang_until(gate)
-    started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         break_off(deliver(shelf), KeyboardInterrupt)
-    waited_s = time.monotonic() - started
+    assert shelf.opened == 0, "it was waited for"
     gate.set()
-    assert waited_s < 5
     assert "up to 1 trial is not in MLflow yet" in said()[-1]
 
 
@@ -379,12 +377,10 @@ def test_at_the_end_a_server_that_never_answered_is_asked_once_more(
         raise TrackingLost("away")
 
     shelf.fail = fail
-    began = time.monotonic()
-    long = TrackingConfig(uri=SERVER.uri, timeout_s=DEADLINE_S)
-    with deliver(shelf, long, pause=lambda _: DEADLINE_S) as delivery:
+    long = TrackingConfig(uri=SERVER.uri, timeout_s=FOR_EVER_S)
+    with deliver(shelf, long, pause=lambda _: FOR_EVER_S) as delivery:
         delivery.log_trials(records(1), {})
         until(lambda: asked == [0])
-    assert time.monotonic() - began < DEADLINE_S
     assert asked == [0, 1]
     told = [line.partition(";")[0] for line in said()]
     assert told == ["away", "up to 1 trial is not in MLflow yet"]
@@ -392,13 +388,11 @@ def test_at_the_end_a_server_that_never_answered_is_asked_once_more(
 
 def test_where_nothing_can_be_written_the_end_waits_for_nothing(shelf: Shelf) -> None:
     def search() -> None:
-        with deliver(shelf, TrackingConfig(uri=None, timeout_s=DEADLINE_S)) as delivery:
+        with deliver(shelf, TrackingConfig(uri=None, timeout_s=FOR_EVER_S)) as delivery:
             delivery.log_trials(records(1), {})
             until(lambda: shelf.trials == [0])
             shelf.fail = lost
             raise OSError("full")
 
-    began = time.monotonic()
     with pytest.raises(OSError, match="full"):
         search()
-    assert time.monotonic() - began < DEADLINE_S
