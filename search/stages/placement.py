@@ -16,6 +16,7 @@ from search import activity, networks
 from search.benchmark.stillness import give_way, working
 from search.errors import ConfigError
 from search.machine import usable_memory_bytes
+from search.optimization import make_optimizer
 from search.steps import ChoosePlacement, ChosenPlacement, Layout, Precision, Shelf
 from search.training import Placement
 
@@ -133,7 +134,7 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             network = networks.build(step.spec)
         self._module = self._placement.place(network, step.spec.image_shape).train()
-        self._optimizer = torch.optim.AdamW(self._module.parameters(), fused=True)
+        self._optimizer = make_optimizer(self._module, "adamw", 1e-3, weight_decay=1e-2)
         generator = torch.Generator().manual_seed(0)
         shape = (step.batch_size, *step.spec.image_shape)
         self._images = torch.rand(shape, generator=generator).to(device)
