@@ -94,7 +94,8 @@ class Swish(Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         s = x.sigmoid()
-        return gradients[0] * s * (1 + x * (1 - s))
+        slope: Tensor = s * (1 + x * (1 - s))
+        return gradients[0] * slope
 
 
 def last(do: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -391,7 +392,8 @@ class Positions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[N, WIDTH, 7, 7]`` to the same shape."""
-        return x + self.table(self.places).T.view(1, -1, 7, 7)
+        offsets: Tensor = self.table(self.places)
+        return x + offsets.T.view(1, -1, 7, 7)
 
 
 def positions() -> nn.Module:
