@@ -42,8 +42,10 @@ def build_custom(spec: NetworkSpec) -> nn.Module:
             module = _call(factory, dict(spec.arguments), origin)
         with _telling(f"the first forward pass of {origin}"):
             _within_limit(lambda: _try(module, spec, origin), origin)
-    # Whatever its author froze it for: here every weight recovers from what pruning takes away.
-    return module.requires_grad_(True)
+    for parameter in module.parameters():
+        # Whatever its author froze it for: here every weight recovers from what pruning takes away.
+        parameter.requires_grad_(parameter.is_floating_point())
+    return module
 
 
 def _call(factory: Callable[..., Any], arguments: dict[str, Any], origin: str) -> nn.Module:

@@ -106,7 +106,8 @@ def make_optimizer(
     module: nn.Module, name: str, learning_rate: float, weight_decay: float
 ) -> Optimizer:
     """Builds one of sgd (Nesterov momentum), adam, adamw and rmsprop."""
-    parameters = module.parameters()
+    # Whole numbers, such as an index, are not trained.
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     match name:
         case "sgd":
             return torch.optim.SGD(

@@ -11,18 +11,21 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch_pruning
 from torch import Tensor, nn
 
-from search import channels
-from search.channels import Channels, Ids, Use
+from search import channels, cutting
+from search.channels import Channels, Use
 from search.errors import InfeasiblePoint, one_line
+from search.flows import Ids
 
 log = logging.getLogger(__name__)
 
 # How much a channel's price counts beside its importance. Importances are within a third of 1, so
 # that the tenth root of the price moves costly layers forward and does not decide alone.
 COST_EXPONENT = 0.1
+# How far logits may be from others that differ by rounding alone: of how far those of two images
+# are apart, and of their size.
+ALIKE, ROUNDING = 1e-3, 1e-9
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def prune(
         len(atoms) * group.size for atoms, group in zip(removed, prunable.groups, strict=True)
     )
     share = lost / sum(len(group.atoms) * group.size for group in prunable.groups)
-    smaller = _without(prunable, np.concatenate(removed))
+    smaller = cutting.without(prunable.module, prunable.channels, np.concatenate(removed))
     reason = _fault(smaller, image_shape, prunable.module)
     if reason is not None:
         raise InfeasiblePoint(
@@ -139,8 +142,8 @@ def look(module: nn.Module, image_shape: tuple[int, int, int]) -> Prunable:
     """
     whole = copy.deepcopy(module)
     for parameter in whole.parameters():
-        parameter.requires_grad_(True)  # frozen parameters hide layers from the tracing
-    found = channels.analyse(whole, image_shape)
+        parameter.requires_grad_(parameter.is_floating_point())
+    found = channels.analyse(copy.deepcopy(whole), image_shape)
     prunable = Prunable(whole, found, _groups(whole, found))
     prunable = replace(prunable, groups=_harmless(prunable, image_shape))
     if not prunable.groups:
@@ -153,8 +156,9 @@ def _harmless(prunable: Prunable, image_shape: tuple[int, int, int]) -> tuple[Gr
 
     def fault(groups: Sequence[Group]) -> str | None:
         half = [group.atoms[: len(group.atoms) // 2] for group in groups]
-        smaller = _without(prunable, np.concatenate(half))
-        return _fault(smaller, image_shape, prunable.module)
+        smaller = cutting.without(prunable.module, prunable.channels, np.concatenate(half))
+        reason = _fault(smaller, image_shape, prunable.module)
+        return reason or _disorder(prunable, groups, image_shape)
 
     groups = prunable.groups
     if not groups or fault(groups) is None:
@@ -166,7 +170,7 @@ def _harmless(prunable: Prunable, image_shape: tuple[int, int, int]) -> tuple[Gr
             harmless.append(group)
         else:
             makers = ", ".join(prunable.channels.makers(group.atoms))
-            log.info("%s: left whole, the network cannot compute without: %s", makers, reason)
+            log.info("%s: left whole, the network cannot do without: %s", makers, reason)
     return tuple(harmless)
 
 
@@ -180,6 +184,46 @@ def _fault(smaller: nn.Module, image_shape: tuple[int, int, int], whole: nn.Modu
         except Exception as error:
             return one_line(error)
     return None if shape == wanted else f"its outputs become {list(shape)}, not {list(wanted)}"
+
+
+def _disorder(
+    prunable: Prunable, groups: Sequence[Group], image_shape: tuple[int, int, int]
+) -> str | None:
+    """Returns what tells that a network's channels are elsewhere than believed, if anything does.
+
+    Channels in another order change nothing, if the weights that make and use them follow. That
+    holds for sums and norms over channels too, which fewer channels do change.
+    """
+    whole, found = prunable.module, prunable.channels
+    atoms = [group.atoms for group in groups if not found.ordered.intersection(group.atoms)]
+    images = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0))
+    try:
+        other = cutting.reordered(whole, found, atoms)
+        # Double precision is slow, and decides where single precision does not.
+        if _are_alike(_answer(other, images), _answer(whole, images)):
+            return None
+        images = images.double()
+        wanted = _answer(whole, images)
+        is_random = not torch.equal(_answer(whole, images), wanted)
+        if is_random or _are_alike(_answer(other, images), wanted):
+            return None
+    except Exception as error:
+        return one_line(error)
+    return "it treats channels by their places"
+
+
+def _are_alike(found: Tensor, wanted: Tensor) -> bool:
+    """Compares logits ``[n, classes]``; those that are no numbers tell nothing."""
+    spread = (wanted - wanted.mean(0)).abs().max()
+    off = (found - wanted).abs().max()
+    return not off > ALIKE * spread + ROUNDING * wanted.abs().max()
+
+
+def _answer(module: nn.Module, images: Tensor) -> Tensor:
+    """Returns a network's logits in evaluation, computed in the precision of the images."""
+    with torch.no_grad():
+        logits: Tensor = copy.deepcopy(module).to(images.dtype).eval()(images)
+    return logits.double()
 
 
 # ---- what channels are worth
@@ -344,60 +388,3 @@ def _count_macs(prunable: Prunable, removed: Ids) -> int:
             kept = int(np.isin(use.atoms, removed, invert=True).sum())
             macs[use.name] = macs[use.name] * kept // len(use.atoms)
     return sum(macs.values())
-
-
-def _without(prunable: Prunable, removed: Ids) -> nn.Module:
-    """Returns a copy of the network without ``removed`` atoms."""
-    smaller = copy.deepcopy(prunable.module)
-    layers = dict(smaller.named_modules())
-    for use in prunable.channels.uses:
-        gone: list[int] = np.flatnonzero(np.isin(use.atoms, removed)).tolist()
-        if not gone:
-            continue
-        if use.side == "own":
-            _shrink_parameter(smaller, use, gone)
-        else:
-            _shrink(layers[use.name], use, gone)
-    return smaller
-
-
-def _shrink(layer: nn.Module, use: Use, gone: list[int]) -> None:
-    """Removes channels of a layer, in place."""
-    match layer, use.side:
-        case nn.Linear(), "out":
-            torch_pruning.prune_linear_out_channels(layer, gone)
-        case nn.Linear(), "in":
-            torch_pruning.prune_linear_in_channels(layer, gone)
-        case _, "out":
-            torch_pruning.prune_conv_out_channels(layer, gone)
-        case _, "in":
-            torch_pruning.prune_conv_in_channels(layer, gone)
-        case nn.Conv2d(), _:
-            torch_pruning.prune_depthwise_conv_out_channels(layer, gone)
-        case nn.InstanceNorm2d(), _:
-            torch_pruning.prune_instancenorm_out_channels(layer, gone)
-        case nn.BatchNorm1d() | nn.BatchNorm2d(), _:
-            torch_pruning.prune_batchnorm_out_channels(layer, gone)
-        case nn.GroupNorm(), _:
-            torch_pruning.prune_groupnorm_out_channels(layer, gone)
-        case nn.PReLU(), _:
-            torch_pruning.prune_prelu_out_channels(layer, gone)
-        case nn.LayerNorm(), _:
-            _shrink_layer_norm(layer, gone)
-
-
-def _shrink_layer_norm(layer: nn.LayerNorm, gone: list[int]) -> None:
-    """Removes channels in place; torch-pruning's own function may change the others' order."""
-    left = [place for place in range(layer.normalized_shape[0]) if place not in set(gone)]
-    layer.normalized_shape = (len(left),)
-    for name, parameter in list(layer.named_parameters()):
-        setattr(layer, name, nn.Parameter(parameter.detach()[left]))
-
-
-def _shrink_parameter(module: nn.Module, use: Use, gone: list[int]) -> None:
-    """Removes entries of a parameter that belongs to no known layer, in place."""
-    owner, _, name = use.name.rpartition(".")
-    parameter = module.get_parameter(use.name)
-    left = [place for place in range(parameter.shape[use.axis]) if place not in set(gone)]
-    smaller = parameter.detach().index_select(use.axis, torch.tensor(left))
-    setattr(module.get_submodule(owner), name, nn.Parameter(smaller))

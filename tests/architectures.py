@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,6 +37,9 @@ RATIOS = (0.25, 0.5, 0.75)
 ROUND_TO = 8
 MEAN, STD = (0.5, 0.4, 0.45), (0.25, 0.2, 0.22)
 STEPS = 2
+# Of gradients in double precision, relative to the layer's largest, or to a thousandth of the
+# network's: a bias before a batch normalisation has none but rounding.
+SAME, NONE = 1e-6, 1e-3
 
 
 @dataclass
@@ -154,15 +159,44 @@ def train(module: nn.Module, image_shape: tuple[int, int, int]) -> None:
     for network in (plain, fast):
         skip_first(network)
     batch_norm.widen_narrow(fast)
-    outputs = [trained(network, image_shape) for network in (plain, fast)]
-    for name, wanted in plain.state_dict().items():
-        assert torch.isfinite(wanted).all(), name
-        close(fast.state_dict()[name], wanted, name)
-    close(outputs[1], outputs[0], "logits")
+    wanted, logits = trained(plain, image_shape)
+    with calls_of_ours() as calls:
+        found, fast_logits = trained(fast, image_shape)
+    narrow = [m for m in fast.modules() if isinstance(m, batch_norm.NarrowBatchNorm2d)]
+    assert bool(calls) == bool(narrow), "no layer of ours was compared"
+    largest = max(gradient.abs().max() for gradient in wanted.values())
+    for name, gradient in wanted.items():
+        scale = torch.maximum(gradient.abs().max(), NONE * largest)
+        assert ((found[name] - gradient).abs().max() <= SAME * scale).item(), f"{name}'s gradient"
+    for name, value in plain.state_dict().items():
+        assert torch.isfinite(value).all(), name
+        close(fast.state_dict()[name], value, name)
+    close(fast_logits, logits, "logits")
 
 
-def trained(network: nn.Module, image_shape: tuple[int, int, int]) -> Tensor:
-    """Takes a few steps of gradient descent and returns logits in evaluation."""
+@contextmanager
+def calls_of_ours() -> Iterator[list[torch.Size]]:
+    """Notes the shapes that our own batch normalisation computes."""
+    shapes: list[torch.Size] = []
+    forward = batch_norm._Normalise.forward
+
+    def noted(ctx: Any, images: Tensor, *others: Any) -> Tensor:
+        shapes.append(images.shape)
+        return forward(ctx, images, *others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch_norm._Normalise, "forward", staticmethod(noted))
+        yield shapes
+
+
+def trained(
+    network: nn.Module, image_shape: tuple[int, int, int]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Takes a few steps of gradient descent.
+
+    Returns:
+        The first step's gradients by the parameters' names, and logits in evaluation afterwards.
+    """
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(4, *image_shape, generator=generator)
     images = images.double().to(memory_format=torch.channels_last)
@@ -170,15 +204,19 @@ def trained(network: nn.Module, image_shape: tuple[int, int, int]) -> Tensor:
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), 1e-3)
     network.train()
+    gradients: dict[str, Tensor] = {}
     with torch.random.fork_rng():
         for step in range(STEPS):
             torch.manual_seed(step)  # dropout's
             optimizer.zero_grad()
             F.cross_entropy(network(images), labels).backward()
+            for name, parameter in network.named_parameters():
+                if step == 0 and parameter.grad is not None:
+                    gradients[name] = parameter.grad.clone()
             optimizer.step()
     with torch.no_grad():
         logits: Tensor = network.eval()(images)
-    return logits
+    return gradients, logits
 
 
 def close(got: Tensor, wanted: Tensor, what: str) -> None:

@@ -154,9 +154,13 @@ def build(family: str) -> nn.Module:
     sizes = {"in_size": (chosen.side, chosen.side), "num_classes": CLASSES}
     if chosen.maker == "nasnet_4a1056":  # passes a size of its own
         del sizes["in_size"]
-    module = maker(**{**sizes, **chosen.arguments})
+    return for_any_size(maker(**{**sizes, **chosen.arguments}))
+
+
+def for_any_size(module: nn.Module) -> nn.Module:
+    """Returns a network of pytorchcv, made for 224 pixels, that takes images of fewer too."""
     for name, layer in list(module.named_modules()):
-        if isinstance(layer, nn.AvgPool2d) and name.endswith("final_pool"):  # made for 224 pixels
+        if isinstance(layer, nn.AvgPool2d) and name.endswith("final_pool"):
             owner, _, own = name.rpartition(".")
             setattr(module.get_submodule(owner), own, nn.AdaptiveAvgPool2d(1))
     return module

@@ -17,6 +17,7 @@ from search import activity, networks
 from search.benchmark.stillness import give_way, working
 from search.errors import ConfigError
 from search.machine import usable_memory_bytes
+from search.optimization import make_optimizer
 from search.steps import ChoosePlacement, ChosenPlacement, Layout, Precision, Shelf
 from search.training import Placement, trying_own_layers
 
@@ -147,7 +148,7 @@ class Training:
     def __init__(self, step: ChoosePlacement, placement: Placement, module: nn.Module) -> None:
         self._placement = placement
         self._module = module.train()
-        self._optimizer = torch.optim.AdamW(self._module.parameters(), fused=True)
+        self._optimizer = make_optimizer(self._module, "adamw", 1e-3, weight_decay=1e-2)
         generator = torch.Generator().manual_seed(0)
         shape = (step.batch_size, *step.spec.image_shape)
         self._images = torch.rand(shape, generator=generator).to(placement.device)

@@ -16,6 +16,7 @@ from search.benchmark.stillness import working
 from search.checkpoints import load_checkpoint
 from search.errors import ConfigError, StageFailed
 from search.networks import Preprocessed
+from search.optimization import make_optimizer
 from search.placing import use_placed
 from search.records import Dataset, File, NetworkSpec, Teacher
 from search.steps import Shelf, Teach
@@ -80,9 +81,7 @@ def teach(module: nn.Module, train: Feed, placement: Placement, step: Teach) -> 
     """
     per_epoch = steps_per_epoch(len(train), step.batch_size)
     total = step.epochs * per_epoch
-    optimizer = torch.optim.AdamW(
-        module.parameters(), step.learning_rate, weight_decay=step.weight_decay, fused=True
-    )
+    optimizer = make_optimizer(module, "adamw", step.learning_rate, step.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, step.learning_rate, total_steps=max(total, 2)
     )

@@ -8,7 +8,7 @@ import importlib.util
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests import zoo
+from tests import families, zoo
 
 # The file of pytorchcv, where that is installed, that holds it, and the pixels of an image's side.
 PUBLISHED = {
@@ -19,7 +19,6 @@ PUBLISHED = {
     "mobilenet_w1": ("mobilenet", 64),
     "mobilenetv2_w1": ("mobilenetv2", 64),
     "mobilenetv3_small_w1": ("mobilenetv3", 64),
-    "efficientnet_b0": ("efficientnet", 64),
     "shufflenet_g1_w1": ("shufflenet", 64),
     "squeezenet_v1_1": ("squeezenet", 64),
     "regnetx002": ("regnet", 64),
@@ -29,6 +28,8 @@ OWN = (
     "group_norm", "layer_norm", "instance_norm", "prelu", "transposed", "shared", "tied",
     "grouped", "viewed", "concatenated",
 )  # fmt: skip
+# The published EfficientNet insists on 224 pixels, which the CPU is too slow for.
+FAMILIES = ("inception", "dla", "hrnet", "vgg", "unet", "efficientnet")
 
 
 class Enlarged(nn.Module):
@@ -55,16 +56,27 @@ class Enlarged(nn.Module):
 
 def names() -> list[str]:
     """Lists what ``build`` can build here."""
-    published = PUBLISHED if importlib.util.find_spec("pytorchcv") else ()
-    return [*published, *OWN]
+    return [name for name in (*PUBLISHED, *OWN, *FAMILIES) if _is_here(name)]
+
+
+def left_out() -> list[str]:
+    """Lists what ``build`` could build if pytorchcv were installed."""
+    return [name for name in (*PUBLISHED, *FAMILIES) if not _is_here(name)]
+
+
+def _is_here(name: str) -> bool:
+    is_foreign = name in PUBLISHED or (name in FAMILIES and families.FAMILIES[name].module)
+    return not is_foreign or importlib.util.find_spec("pytorchcv") is not None
 
 
 def build(name: str) -> nn.Module:
     """Builds the network of that name for ten classes, with random weights."""
     if name in OWN:
         return Enlarged(getattr(zoo, name)(), 1, 28)
+    if name in FAMILIES:
+        return Enlarged(families.build(name), 3, families.FAMILIES[name].side)
     file, size = PUBLISHED[name]
     # Not through its own list of models, which imports torchvision.
     make = getattr(importlib.import_module(f"pytorchcv.models.{file}"), name)
     given = {} if name.endswith("cifar10") else {"num_classes": 10, "in_size": (size, size)}
-    return Enlarged(make(pretrained=False, **given), 3, size)
+    return Enlarged(families.for_any_size(make(pretrained=False, **given)), 3, size)
