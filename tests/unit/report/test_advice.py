@@ -83,7 +83,7 @@ def test_a_gain_needs_no_words() -> None:
     assert "in the closing round" in nothing_new
 
 
-ALIKE = {
+ALIKE: dict[str, Any] = {
     "val_accuracy": 0.95,
     "latency_ms": 0.998,
     "latency_ratio": 0.998,
