@@ -90,6 +90,7 @@ EXPIRED, STOPPED_LOOKS = 3, 5
 OUT_OF_MEMORY = re.compile("bad.?alloc|MemoryError|failed to allocate", re.IGNORECASE)
 POWERCAP = Path("/sys/class/powercap")
 STEAL_COLUMN = 8  # of a processor's line in /proc/stat
+LAST_CPU_COLUMN = 36  # of a process's /proc/.../stat behind its name, counted from 0
 KERNEL_EVENT = "_kernel_time"  # ends the names of such events in onnxruntime's profile
 SPINNING = "session.intra_op.allow_spinning"
 # Threads that may spin keep burning processor time for about 40 ms after a run; others stop at
@@ -748,6 +749,8 @@ class Coordinator:
         shares = share_time([child.run_ms for child in children], request["block_ms"])
         clock = PROCESSOR if all(child.clock == PROCESSOR for child in children) else WALL
         self._last = None
+        if clock == PROCESSOR:
+            share_cpu([child.process.pid for child in children])
         settle_s = max(child.settle_s for child in children)
         deadline = time.perf_counter() + request["limit_ms"] / 1e3
         times: tuple[list[float], list[float]] = ([], [])
@@ -773,6 +776,8 @@ class Coordinator:
             last = side
         if len(disturbed) < len(times[0]):
             disturbed += 2 * [read_disturbances() != disturbances]
+        if clock == PROCESSOR:
+            leave_cpu([child.process.pid for child in children])
         return {
             "rounds": list(zip(*times, strict=True)),
             "disturbed": disturbed,
@@ -803,6 +808,29 @@ class Coordinator:
     def _stop(self, role: str) -> None:
         if role in self._children:
             self._children.pop(role).stop()
+
+
+def share_cpu(pids: Sequence[int]) -> None:
+    """Keeps processes of one thread each on the processor that the first of them ran on last.
+
+    Processors of one machine differ in speed for seconds at a time, by what others do on the same
+    core: 1.4 times on a rented one. What takes turns on one of them sees the same.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    with contextlib.suppress(OSError):  # one has died, as the next request to it tells
+        fields = Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()
+        for pid in pids:
+            os.sched_setaffinity(pid, {int(fields[LAST_CPU_COLUMN])})
+
+
+def leave_cpu(pids: Sequence[int]) -> None:
+    """Lets processes run on every processor again that this program may use."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    with contextlib.suppress(OSError):
+        for pid in pids:
+            os.sched_setaffinity(pid, usable_cpus())
 
 
 def open_lock(path: Path) -> int:
