@@ -7,8 +7,11 @@ them as a whole, as protocol 2 did; the other is the agent's.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -204,3 +207,22 @@ def test_a_slow_model_is_warm_once_a_few_runs_agree(
     monkeypatch.setattr(bench, "_time_piece", lambda piece, clock: next(runs))
     assert bench._warm_up() == (200.0, warm)
     assert list(runs) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux places processes")
+def test_two_processes_share_one_processor_and_leave_it() -> None:
+    everywhere = os.sched_getaffinity(0)
+    with contextlib.ExitStack() as stack:
+        pids = []
+        for _ in range(2):
+            process = stack.enter_context(subprocess.Popen(["sleep", "60"]))
+            stack.callback(process.kill)
+            pids.append(process.pid)
+        agent.share_cpu(pids)
+        one, other = map(os.sched_getaffinity, pids)
+        assert one == other
+        assert len(one) == 1
+        assert one <= everywhere
+        agent.leave_cpu(pids)
+        assert [os.sched_getaffinity(pid) for pid in pids] == 2 * [everywhere]
+    agent.share_cpu(pids)  # both are gone
