@@ -31,7 +31,7 @@ def test_it_gets_everything_and_the_search_does_not_wait(
             "data=digits",
             "study.name=s",
             "study.n_trials=null",
-            f"study.timeout_s={AWAY_S + 20}",
+            f"study.timeout_s={AWAY_S + 25}",
             f"tracking.uri={server.address}",
             "tracking.timeout_s=5",
         )
