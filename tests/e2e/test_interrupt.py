@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -51,8 +52,10 @@ def runs(folder: Path, kind: str) -> list[tuple[str, str]]:
         ).fetchall()
 
 
-def test_ctrl_c_and_on(begun: Path, tmp_path: Path) -> None:
+def test_ctrl_c_and_on(begun: Path, empty_database: Path, tmp_path: Path) -> None:
     begin_beside(begun, tmp_path, "teacher")
+    # Making one may take longer than an interrupted search waits for MLflow.
+    shutil.copy(empty_database, tmp_path / "mlruns" / "mlflow.db")
     process = start(tmp_path)
     assert process.stdout is not None
     printed = []
