@@ -137,7 +137,6 @@ FAMILIES = {
     "ESPNetv2 x0.5": large("ESPNetv2 x0.5", "espnetv2", "espnetv2_wd2"),
     "DiCENet x0.2": large("DiCENet x0.2", "dicenet", "dicenet_wd5", side=224),
     "TResNet-M": large("TResNet-M", "tresnet", "tresnet_m"),
-    "OctResNet-10": large("OctResNet-10", "octresnet", "octresnet10_ad2"),
     "FractalNet": large("FractalNet", "fractalnet_cifar", "fractalnet_cifar10", side=32),
     "RiR": large("RiR", "rir_cifar", "rir_cifar10", side=32),
     "RevNet-38": large("RevNet-38", "revnet", "revnet38"),

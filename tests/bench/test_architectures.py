@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from textwrap import shorten
 
 import pytest
 
@@ -44,7 +45,9 @@ def row(found: Walk) -> str:
     """Returns an architecture's line of the table."""
     left = [f"{share:.0%}" for share in found.left]
     left += ["-"] * (len(RATIOS) - len(left))
-    reasons = "; ".join(f"{stage}: {reason}" for stage, reason in found.reasons.items())
+    reasons = "; ".join(
+        f"{stage}: {shorten(reason, 150)}" for stage, reason in found.reasons.items()
+    )
     cells = [
         title(found.family),
         f"{found.parameters / 1e6:.2f} M" if found.parameters >= 1e5 else f"{found.parameters:,}",
