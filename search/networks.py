@@ -132,11 +132,13 @@ def count_macs(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """
     counts: list[int] = []
 
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
         # Every output value sums over one row of weights; a transposed one spreads every input.
         values = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
+        several = values if isinstance(values, tuple | list) else (values,)  # octave convolutions
+        size = sum(value.numel() for value in several if isinstance(value, Tensor))
         weight: Any = layer.weight  # a parameter, or computed from some
-        counts.append(values.numel() * weight[0].numel())
+        counts.append(size * weight[0].numel())
 
     hooks = [
         layer.register_forward_hook(count)
