@@ -121,6 +121,7 @@ def compute(step: Step[Any], store: Store, listener: Listener) -> Done:
         raise StageFailed(step.kind, one_line(error)) from error
     seconds = time.perf_counter() - started
     store.save(step, result, seconds)
+    log.debug("stage %s took %.2f s", step.kind, seconds)
     return Done(result, seconds, reused=False)
 
 

@@ -16,8 +16,8 @@ def test_a_search_leaves_its_whole_log(finished: tuple[Path, str]) -> None:
     assert head.startswith("==== 2")
     assert head.endswith("finalists.budget_s=2.0 study.n_trials=10")
     assert f"INFO search.run: study {STUDY}:" in written
-    assert "DEBUG search.stages.confirm: launches 1 of" in written
-    assert "launches 1 of" not in printed
+    assert "DEBUG search.engine.base: stage finetune took" in written
+    assert "stage finetune took" not in printed
     told = [line for line in written.splitlines() if "INFO search.progress: trial " in line]
     assert len(told) >= TRIALS
     assert "most memory held: this process" in written
