@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncssh
+
+from search.config import SshDeviceConfig
 
 T = TypeVar("T")
 
@@ -160,3 +163,34 @@ def list_key(folder: Path, port: int, key: asyncssh.SSHKey) -> None:
     """Writes the ``known_hosts`` of somebody who trusts the server."""
     line = f"[127.0.0.1]:{port} {key.export_public_key('openssh').decode()}"
     (folder / "known_hosts").write_text(line)
+
+
+def make_config(folder: Path, port: int, host: asyncssh.SSHKey, user: str) -> SshDeviceConfig:
+    """Returns the configuration of somebody who trusts the server, and whose key is ``key``.
+
+    Args:
+        folder: With the private key; gets ``known_hosts``.
+        port: Of the server.
+        host: The server's key.
+        user: Who logs in.
+    """
+    list_key(folder, port, host)
+    return SshDeviceConfig(
+        batch_size=1,
+        throughput_batch_size=1,
+        budget_s=1.0,
+        timeout_s=60.0,
+        spinning=False,
+        memory_limit_bytes=None,
+        canary_every=1,
+        probe=False,
+        name="ssh",
+        host="127.0.0.1",
+        port=port,
+        user=user,
+        key=str(folder / "key"),
+        known_hosts=str(folder / "known_hosts"),
+        python=sys.executable,
+        folder="models/kept here",
+        retry_s=0.0,
+    )

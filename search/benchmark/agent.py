@@ -749,8 +749,9 @@ class Coordinator:
         shares = share_time([child.run_ms for child in children], request["block_ms"])
         clock = PROCESSOR if all(child.clock == PROCESSOR for child in children) else WALL
         self._last = None
+        pids = [child.process.pid for child in children]
         if clock == PROCESSOR:
-            share_cpu([child.process.pid for child in children])
+            share_cpu(pids)
         settle_s = max(child.settle_s for child in children)
         deadline = time.perf_counter() + request["limit_ms"] / 1e3
         times: tuple[list[float], list[float]] = ([], [])
@@ -777,7 +778,7 @@ class Coordinator:
         if len(disturbed) < len(times[0]):
             disturbed += 2 * [read_disturbances() != disturbances]
         if clock == PROCESSOR:
-            leave_cpu([child.process.pid for child in children])
+            place(pids, usable_cpus())
         return {
             "rounds": list(zip(*times, strict=True)),
             "disturbed": disturbed,
@@ -816,21 +817,17 @@ def share_cpu(pids: Sequence[int]) -> None:
     Processors of one machine differ in speed for seconds at a time, by what others do on the same
     core: 1.4 times on a rented one. What takes turns on one of them sees the same.
     """
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    with contextlib.suppress(OSError):  # one has died, as the next request to it tells
-        fields = Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()
-        for pid in pids:
-            os.sched_setaffinity(pid, {int(fields[LAST_CPU_COLUMN])})
+    fields = " ".join(read_lines(Path(f"/proc/{pids[0]}/stat"))).rpartition(")")[2].split()
+    if fields:
+        place(pids, [int(fields[LAST_CPU_COLUMN])])
 
 
-def leave_cpu(pids: Sequence[int]) -> None:
-    """Lets processes run on every processor again that this program may use."""
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    with contextlib.suppress(OSError):
-        for pid in pids:
-            os.sched_setaffinity(pid, usable_cpus())
+def place(pids: Sequence[int], cpus: Sequence[int]) -> None:
+    """Lets processes run on these processors, where the system can be told so."""
+    if hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(OSError):  # one has died, as the next request to it tells
+            for pid in pids:
+                os.sched_setaffinity(pid, cpus)
 
 
 def open_lock(path: Path) -> int:

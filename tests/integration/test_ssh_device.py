@@ -38,7 +38,7 @@ from search.steps import Measure
 from tests.fakes import measure_step
 from tests.integration.test_benchmark_agent import assert_empty, living, open_request
 from tests.onnx_files import save_conv_net, save_endless
-from tests.ssh_server import Server, list_key
+from tests.ssh_server import Server, list_key, make_config
 
 START_S = 60.0
 USER = "somebody"
@@ -68,26 +68,7 @@ def server(home: Path, keys: dict[str, asyncssh.SSHKey]) -> Iterator[Server]:
 @pytest.fixture
 def config(server: Server, tmp_path: Path, keys: dict[str, asyncssh.SSHKey]) -> SshDeviceConfig:
     keys["user"].write_private_key(tmp_path / "key")
-    list_key(tmp_path, server.port, keys["host"])
-    return SshDeviceConfig(
-        batch_size=1,
-        throughput_batch_size=1,
-        budget_s=1.0,
-        timeout_s=60.0,
-        spinning=False,
-        memory_limit_bytes=None,
-        canary_every=1,
-        probe=False,
-        name="ssh",
-        host="127.0.0.1",
-        port=server.port,
-        user=USER,
-        key=str(tmp_path / "key"),
-        known_hosts=str(tmp_path / "known_hosts"),
-        python=sys.executable,
-        folder="models/kept here",
-        retry_s=0.0,
-    )
+    return make_config(tmp_path, server.port, keys["host"], USER)
 
 
 @pytest.fixture(scope="module")

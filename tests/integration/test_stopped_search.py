@@ -14,8 +14,7 @@ from pathlib import Path
 import asyncssh
 
 from search.benchmark.device import LocalDevice, hold
-from search.config import SshDeviceConfig
-from tests.ssh_server import Server, list_key
+from tests.ssh_server import Server, make_config
 
 START_S = 60.0
 ANSWER_S, TIMEOUT_S, STOPPED_S = 1.0, 2.0, 4.0
@@ -31,36 +30,13 @@ with SshDevice(SshDeviceConfig(**config), 60.0) as device:
 """
 
 
-def make_config(folder: Path, server: Server, host: asyncssh.SSHKey) -> SshDeviceConfig:
-    list_key(folder, server.port, host)
-    return SshDeviceConfig(
-        batch_size=1,
-        throughput_batch_size=1,
-        budget_s=1.0,
-        timeout_s=60.0,
-        spinning=False,
-        memory_limit_bytes=None,
-        canary_every=1,
-        probe=False,
-        name="ssh",
-        host="127.0.0.1",
-        port=server.port,
-        user="somebody",
-        key=str(folder / "key"),
-        known_hosts=str(folder / "known_hosts"),
-        python=sys.executable,
-        folder="models",
-        retry_s=0.0,
-    )
-
-
 def test_an_answer_that_came_meanwhile_is_taken_when_it_goes_on(tmp_path: Path) -> None:
     host, user = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
     user.write_private_key(tmp_path / "key")
     (tmp_path / "home").mkdir()
     with Server(tmp_path / "home", host, user) as server, LocalDevice(START_S) as local:
         hold(local, 60.0)  # so that whoever wants it too is told no, after a while
-        config = asdict(make_config(tmp_path, server, host))
+        config = asdict(make_config(tmp_path, server.port, host, "somebody"))
         words = json.dumps([config, ANSWER_S, TIMEOUT_S])
         with subprocess.Popen([sys.executable, "-c", ASKS, words], stdout=subprocess.PIPE) as asks:
             assert asks.stdout is not None

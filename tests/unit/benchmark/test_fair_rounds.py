@@ -223,6 +223,6 @@ def test_two_processes_share_one_processor_and_leave_it() -> None:
         assert one == other
         assert len(one) == 1
         assert one <= everywhere
-        agent.leave_cpu(pids)
+        agent.place(pids, agent.usable_cpus())
         assert [os.sched_getaffinity(pid) for pid in pids] == 2 * [everywhere]
     agent.share_cpu(pids)  # both are gone
