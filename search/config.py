@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     ValidationInfo,
     field_validator,
 )
@@ -265,13 +266,20 @@ def _rise_to_one(rungs: tuple[float, ...]) -> tuple[float, ...]:
 Rung = Annotated[Number, Field(gt=0, le=1)]
 
 
+def _count_or_auto(value: object) -> object:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if value != "auto" and not is_count:
+        raise ValueError("input should be a whole number from 1 on, or auto")
+    return value
+
+
 @dataclass(frozen=True, config=strict)
 class TrainConfig:
     """Training of the teacher, fine-tuning and calibration of the students."""
 
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]
-    batch_size: Count | Literal["auto"]
+    batch_size: Annotated[int | Literal["auto"], PlainValidator(_count_or_auto)]
     epochs: Positive
     rungs: Annotated[tuple[Rung, ...], Field(min_length=1), AfterValidator(_rise_to_one)]
     weight_decay: NonNegative

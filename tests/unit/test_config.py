@@ -258,6 +258,16 @@ def test_every_choice_of_a_comment_is_accepted() -> None:
         ("model.width", 1025, "model.width=1025: input should be less than or equal to 1024"),
         ("model.name", "vgg", "model.name='vgg': no such choice; give one of 'cnn', 'resnet8', "),
         ("sampler.multivariate", 2, "sampler.multivariate=2: input should be true or false"),
+        (
+            "train.batch_size",
+            "many",
+            "train.batch_size='many': input should be a whole number from 1",
+        ),
+        (
+            "train.batch_size",
+            0,
+            "train.batch_size=0: input should be a whole number from 1 on, or a",
+        ),
         ("train.epochs", float("nan"), "train.epochs=nan: input should be a finite number"),
         ("train.epochs", float("inf"), "train.epochs=inf: input should be a finite number"),
         ("train.epochs", "1e", "train.epochs='1e': input should be a number"),
