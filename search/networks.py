@@ -42,7 +42,7 @@ class Preprocessed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Gives logits ``[n, classes]`` for pixels in 0..1."""
         # A batch normalisation, because it exports as one operator where (x - mean) / std is two.
-        normal = F.batch_norm(images, self.pixel_mean, self.pixel_variance, eps=0.0)
+        normal = F.batch_norm(images, self.pixel_mean, self.pixel_variance, eps=1e-12)
         logits: Tensor = self.network(normal)
         return logits
 

@@ -113,7 +113,7 @@ class ChoosePlacement(Step[ChosenPlacement]):
     """
 
     kind: ClassVar[str] = "placement"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     resource: ClassVar[Resource] = "train"
     result: ClassVar[type] = ChosenPlacement
 

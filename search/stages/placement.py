@@ -33,6 +33,9 @@ WARM_UP_STEPS = 2
 TIMED_STEPS = 9
 LEAST_TIMED_STEPS = 3
 BUDGET_S = 6.0
+TRAINING_STEPS = (
+    300  # about as many as a student gets; its first one is taken into account on a GPU
+)
 STEP_S = 1.0  # of what is timed; a slow network's step is shown fewer images
 
 
@@ -79,21 +82,29 @@ def choose_device(wanted: str) -> str:
 def compare(step: ChoosePlacement, device: torch.device, ways: list[Way]) -> dict[Way, float]:
     """Returns the seconds of one optimizer step in every way that is not hopeless.
 
-    They take turns, so that what else the machine does slows all of them.
+    They take turns, so that what else the machine does slows all of them. On a GPU a first step
+    may take seconds, because kernels are made for its shapes, and every pruned network has others:
+    it is spread over the steps of a training.
 
     Raises:
         ConfigError: When a step takes more memory than there is.
     """
     few = min(GLANCE_IMAGES, step.batch_size)
     trainings: dict[Way, Training] = {}
+    firsts: dict[Way, float] = {}
     glances: dict[Way, float] = {}
     failures = []
+    if device.type == "cuda":
+        _wake(device)
     for number, way in enumerate(ways):
         activity.tell("way", number, len(ways))
         placement = Placement(device, way.precision, way.layout)
         look = partial(_glance, step, placement, few, number == 0 and device.type == "cpu")
         try:
-            trainings[way], glances[way] = trying_own_layers(partial(_place, step, placement), look)
+            training, firsts[way], glances[way] = trying_own_layers(
+                partial(_place, step, placement), look
+            )
+            trainings[way] = training
         except RuntimeError as error:  # such as a layer that lacks an arithmetic
             log.debug("cannot train in %s", way, exc_info=True)
             failures.append(error)
@@ -117,17 +128,28 @@ def compare(step: ChoosePlacement, device: torch.device, ways: list[Way]) -> dic
         if is_enough and time.perf_counter() - began > BUDGET_S:
             break
     scale = step.batch_size / images
-    return {way: scale * statistics.median(seconds[way][WARM_UP_STEPS:]) for way in near}
+    found = {way: scale * statistics.median(seconds[way][WARM_UP_STEPS:]) for way in near}
+    if device.type == "cuda":
+        return {way: found[way] + firsts[way] / TRAINING_STEPS for way in near}
+    return found
+
+
+def _wake(device: torch.device) -> None:
+    """Has the GPU's libraries loaded, which the first way would pay for."""
+    layer = nn.Conv2d(8, 8, 3, device=device)
+    for precision in PRECISIONS:
+        with Placement(device, precision, "contiguous").autocast():
+            layer(torch.rand(2, 8, 8, 8, device=device)).sum().backward()
+    torch.cuda.synchronize(device)
 
 
 def _glance(
     step: ChoosePlacement, placement: Placement, few: int, checks_memory: bool, module: nn.Module
-) -> tuple[Training, float]:
+) -> tuple[Training, float, float]:
     training = Training(step, placement, module)
     if checks_memory:
         check_memory(training.saved_bytes(few) / few, step.batch_size)
-    training.step(few)
-    return training, training.step(few)
+    return training, training.step(few), training.step(few)
 
 
 def _place(step: ChoosePlacement, placement: Placement, own_layers: bool) -> nn.Module:
