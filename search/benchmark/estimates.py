@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 RUNS_FOR_PERCENTILE: Mapping[int, int] = {50: 11, 90: 64, 95: 130, 99: 662}
 
 SPARE_LAUNCHES = 3
+MOST_RANKED = 50  # values whose sums of ranks are counted; a normal approximation does for more
 MOST_SUMMED = 2000  # terms of a binomial sum; the normal approximation is as good by then
 
 
@@ -26,45 +27,12 @@ def log_ratios(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def paired_ratio(pairs: NDArray[np.float64]) -> float:
-    """Ratio of first over second by the median round of ``pairs`` ``[n, 2]``.
+    """Ratio of first over second in ``pairs`` ``[n, 2]``: the middle of all means of two rounds.
 
-    Pairing cancels drift that both share, and the median ignores bursts that hit one.
+    Pairing cancels drift that both share, and the middle ignores bursts that hit a few. It is the
+    estimate that belongs to ``signed_rank_interval``, within which it always lies.
     """
-    return math.exp(float(np.median(log_ratios(pairs))))
-
-
-def sign_test_interval(values: NDArray[np.float64], level: float) -> tuple[float, float]:
-    """Interval of the median that holds for independent values of any distribution.
-
-    It lies between the ``r``-th smallest and the ``r``-th largest value, with the largest ``r``
-    for which a median outside is rejected by the two-sided sign test.
-
-    Args:
-        values: ``[n]``, any unit.
-        level: Least probability, 0..1, with which the interval covers the median.
-
-    Returns:
-        Its ends; infinite when ``n`` values can give no interval of this level.
-
-    Source: H. A. David and H. N. Nagaraja, Order Statistics, 3rd edition, section 7.1.
-    """
-    ordered = np.sort(values)
-    rank = sign_test_rank(len(ordered), level)
-    if rank == 0:
-        return -math.inf, math.inf
-    return float(ordered[rank - 1]), float(ordered[-rank])
-
-
-@functools.cache
-def sign_test_rank(count: int, level: float) -> int:
-    """Largest ``r`` with ``P(Binomial(count, 1/2) < r) <= (1 - level) / 2``; 0 if there is none."""
-    allowed = (1.0 - level) / 2.0 * 2.0**count
-    below = 0
-    for rank in range(count // 2 + 1):
-        below += math.comb(count, rank)
-        if below > allowed:
-            return rank
-    raise AssertionError("half of the outcomes lie below the middle")
+    return math.exp(float(np.median(walsh_means(log_ratios(pairs)))))
 
 
 def percentile(times: Sequence[float], percent: int) -> float | None:
@@ -110,6 +78,9 @@ def walsh_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
 @functools.cache
 def signed_rank_rank(count: int, level: float) -> int:
     """Largest ``r`` with ``P(W < r) <= (1 - level) / 2`` for the signed-rank sum of ``count``."""
+    if count > MOST_RANKED:
+        spread = math.sqrt(count * (count + 1) * (2 * count + 1) / 24)
+        return math.floor(count * (count + 1) / 4 - NormalDist().inv_cdf((1 + level) / 2) * spread)
     ways = [1]  # of making each sum from a subset of 1..count
     for number in range(1, count + 1):
         longer = ways + [0] * number

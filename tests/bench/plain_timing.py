@@ -6,6 +6,8 @@ figures are compared with.
 ``python plain_timing.py naive MODEL INPUTS`` prints the mean milliseconds of a few runs.
 ``python plain_timing.py median MODEL INPUTS [THREADS]`` prints the median of many runs, after a
 warm-up.
+``python plain_timing.py ratio MODEL OTHER INPUTS THREADS`` prints how many times as long a run of
+the one takes as one of the other, in turns on one processor where they have one thread.
 ``python plain_timing.py loadgen MODEL INPUTS FOLDER`` leaves LoadGen's logs in ``FOLDER``. Inputs
 are a float32 ``.npy`` file ``[k, C, H, W]``, of which one run takes one image.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import statistics
 import sys
 import time
@@ -27,6 +30,7 @@ NAIVE_WARM_RUNS, NAIVE_RUNS = 1, 20
 # What the protocol's sessions are made with, which LoadGen's must share.
 SESSION_ENTRIES = {"session.intra_op.allow_spinning": "0", "session.set_denormal_as_zero": "1"}
 WARM_UP_S, TIMING_S, LEAST_TIMED = 0.5, 0.5, 11
+TURNS, TURN_S = 40, 0.02
 # Early stopping needs 64 queries for a 90th percentile, and more to come close to it.
 LEAST_QUERIES, LEAST_DURATION_MS, PERCENTILE = 1024, 3000, 0.9
 
@@ -72,6 +76,31 @@ def time_patiently(model: str, inputs: str, threads: str = str(THREADS)) -> floa
         session.run(None, feed)
         times_s.append(time.perf_counter() - begin)
     return statistics.median(times_s) * 1e3
+
+
+def time_in_turns(model: str, other: str, inputs: str, threads: str) -> float:
+    """Ratio of the medians of many runs of both, which take turns."""
+    if int(threads) == 1:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    sessions = [open_model(path, SESSION_ENTRIES, int(threads)) for path in (model, other)]
+    feeds = read_feeds(sessions[0], inputs)
+    gc.disable()
+    for session in sessions:
+        warm_up(session, feeds)
+    times_s: tuple[list[float], list[float]] = ([], [])
+    for turn in range(2 * TURNS):
+        side = (0, 1, 1, 0)[turn % 4]
+        run, feed = sessions[side].run, feeds[turn % len(feeds)]
+        run(None, feed)  # fills the caches again
+        deadline = time.perf_counter() + TURN_S
+        while True:
+            begin = time.perf_counter()
+            run(None, feed)
+            end = time.perf_counter()
+            times_s[side].append(end - begin)
+            if end >= deadline:
+                break
+    return statistics.median(times_s[0]) / statistics.median(times_s[1])
 
 
 def warm_up(session: Any, feeds: list[dict[str, Any]]) -> float:
@@ -125,4 +154,5 @@ if __name__ == "__main__":
     if how == "loadgen":
         run_loadgen(*arguments)
     else:
-        print((time_naively if how == "naive" else time_patiently)(*arguments))
+        ways = {"naive": time_naively, "median": time_patiently, "ratio": time_in_turns}
+        print(ways[how](*arguments))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from search.benchmark.estimates import (
     log_ratios,
     paired_ratio,
     percentile,
-    sign_test_interval,
-    sign_test_rank,
+    signed_rank_interval,
+    signed_rank_rank,
 )
 from search.benchmark.protocol import (
     LAUNCHES_FOR_SPREAD,
@@ -186,44 +187,33 @@ class Noisy:
         return math.exp(self._drift + self._rng.normal(0.0, self._own) + burst + effect)
 
 
-def wide_until(first_narrow: int) -> Noise:
-    """Rounds whose log ratios are +-0.5 at first and then exactly 0."""
+def spread(log_width: float) -> Noise:
+    """Rounds whose log ratios are normal, with that standard deviation, and evenly drawn."""
+    golden = (math.sqrt(5) - 1) / 2
 
     def block_ms(number: int, side: int) -> float:
-        wide = number < first_narrow and side == 0
-        return math.exp(0.5 if number % 2 else -0.5) if wide else 1.0
+        share = (number + 1) * golden % 1
+        return math.exp(log_width * NormalDist().inv_cdf(share)) if side == 0 else 1.0
 
     return block_ms
 
 
-@pytest.mark.parametrize(
-    ("count", "level", "rank"),
-    # Published tables of the sign test's order statistics at 95 %; the last two by hand.
-    [(5, 0.95, 0), (6, 0.95, 1), (10, 0.95, 2), (20, 0.95, 6), (20, LOOK_LEVEL, 5), (1, 0.5, 0)],
-)
-def test_ranks_are_the_tabled_ones(count: int, level: float, rank: int) -> None:
-    assert sign_test_rank(count, level) == rank
+ALIKE, FAR_APART = 0.0, 0.5
 
 
-@pytest.mark.parametrize("count", [6, 7, 20, 33, 160])
-def test_rank_is_the_largest_that_keeps_the_level(count: int) -> None:
-    rank = sign_test_rank(count, 0.95)
-    tail = [sum(math.comb(count, i) for i in range(r)) / 2**count for r in (rank, rank + 1)]
-    assert tail[0] <= 0.025 < tail[1]
+def test_the_fewest_rounds_have_an_interval_narrower_than_their_span() -> None:
+    rounds = np.linspace(-0.01, 0.01, MINIMUM_ROUNDS)
+    whole = signed_rank_interval(rounds, LOOK_LEVEL)
+    assert whole[1] - whole[0] < 0.02
+    assert signed_rank_rank(MINIMUM_ROUNDS, LOOK_LEVEL) > MINIMUM_ROUNDS // 2
 
 
-def test_interval_lies_between_order_statistics() -> None:
-    values = np.random.default_rng(0).permutation(np.arange(1.0, 21.0))
-    assert sign_test_interval(values, 0.95) == (6.0, 15.0)
-
-
-def test_too_few_values_give_an_infinite_interval() -> None:
-    assert sign_test_interval(np.ones(5), 0.95) == (-math.inf, math.inf)
-
-
-def test_minimum_is_the_fewest_rounds_with_an_interval() -> None:
-    assert sign_test_rank(MINIMUM_ROUNDS, LOOK_LEVEL) > 0
-    assert sign_test_rank(MINIMUM_ROUNDS - 2, LOOK_LEVEL) == 0
+def test_estimate_lies_within_its_interval() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        pairs = np.exp(rng.standard_cauchy((MINIMUM_ROUNDS, 2)) / 10)
+        low, high = signed_rank_interval(log_ratios(pairs), LOOK_LEVEL)
+        assert low <= math.log(paired_ratio(pairs)) <= high
 
 
 def test_paired_ratio_ignores_shared_drift_and_a_burst() -> None:
@@ -301,35 +291,42 @@ def test_a_planted_effect_of_five_percent_is_found() -> None:
     assert np.mean(found) >= 0.95
 
 
-@pytest.mark.parametrize("look", LOOKS)
-def test_stops_at_the_look_that_becomes_narrow(look: int) -> None:
-    first_narrow = 0 if look == LOOKS[0] else look // 2
-    found = run(FakeLink(FakeClock(), wide_until(first_narrow), 0.005), plan())
+@pytest.mark.parametrize(
+    ("look", "log_width"), [(20, 0.015), (40, 0.029), (80, 0.043), (160, 0.06)]
+)
+def test_stops_at_the_look_that_becomes_narrow(look: int, log_width: float) -> None:
+    found = run(FakeLink(FakeClock(), spread(log_width), 0.005), plan())
     assert [len(pairs) for _, pairs, _ in found.raw] == [look] * 2
     assert found.rounds == 2 * look
     assert found.quality == "resolved"
 
 
 def test_no_launch_goes_beyond_the_last_look() -> None:
-    found = run(FakeLink(FakeClock(), wide_until(10**6), 0.005), plan())
+    found = run(FakeLink(FakeClock(), spread(FAR_APART), 0.005), plan())
     assert {len(pairs) for _, pairs, _ in found.raw} == {LOOKS[-1]}
 
 
 def test_budget_bounds_all_launches_together() -> None:
     clock = FakeClock()
     begin_s = clock.now_s
-    found = run(FakeLink(clock, wide_until(10**6), 0.005), plan(budget_s=6.0))
+    found = run(FakeLink(clock, spread(FAR_APART), 0.005), plan(budget_s=6.0))
     assert MINIMUM_ROUNDS < len(found.raw[0][1]) < LOOKS[-1]
     attempts_s = clock.now_s - begin_s - RETRY_DELAY_S * (len(found.raw) > MOST_LAUNCHES)
     assert attempts_s < 2 * 6.5
 
 
 def test_slow_model_gets_the_rounds_that_an_interval_needs() -> None:
-    link = FakeLink(FakeClock(), wide_until(0), block_s=10.0)
+    link = FakeLink(FakeClock(), spread(ALIKE), block_s=10.0)
     found = run(link, plan(budget_s=3.0))
     assert found.rounds == 2 * MINIMUM_ROUNDS
     assert math.isfinite(found.ratio_low)
     assert math.isfinite(found.ratio_high)
+
+
+def test_few_rounds_that_say_too_little_become_as_many_as_the_first_look() -> None:
+    link = FakeLink(FakeClock(), spread(FAR_APART), block_s=10.0)
+    found = run(link, replace(plan(budget_s=3.0), timeout_s=10.0))  # no second attempt
+    assert found.rounds == 2 * LOOKS[0]
 
 
 def launching(link_ratios: list[float]) -> tuple[FakeLink, list[int]]:
@@ -386,7 +383,7 @@ def test_what_stays_wide_is_poor() -> None:
 
 def test_the_label_is_that_of_the_interval_that_is_told() -> None:
     """Launches that agree make a narrow interval together, however wide each one's own is."""
-    link = FakeLink(FakeClock(), wide_until(10**6), 0.005)
+    link = FakeLink(FakeClock(), spread(FAR_APART), 0.005)
     found = run(link, plan(budget_s=3.0))
     assert LAUNCHES_FOR_SPREAD <= found.launches < 2 * MOST_LAUNCHES
     half = math.log(found.ratio_high / found.ratio_low) / 2
@@ -413,11 +410,11 @@ def test_canaries_get_their_launches_even_where_the_budget_is_spent() -> None:
 
 
 def test_a_model_that_takes_long_gets_two_launches_with_intervals_of_their_own() -> None:
-    link = FakeLink(FakeClock(), wide_until(0), block_s=2.0)
+    link = FakeLink(FakeClock(), spread(ALIKE), block_s=2.0)
     found = run(link, replace(plan(launches=6, budget_s=8.0), timeout_s=120.0))
     assert (found.launches, found.rounds) == (2, 2 * MINIMUM_ROUNDS)
     assert math.isfinite(found.ratio_low + found.ratio_high)
-    quick = FakeLink(FakeClock(), wide_until(0), block_s=0.2)
+    quick = FakeLink(FakeClock(), spread(ALIKE), block_s=0.2)
     assert run(quick, replace(plan(launches=6, budget_s=8.0), timeout_s=120.0)).launches == 6
 
 
@@ -462,7 +459,7 @@ def test_values_alone_exclude_nothing() -> None:
 
 
 def test_where_all_is_disturbed_all_counts() -> None:
-    link = FakeLink(FakeClock(), wide_until(0), 0.005, disturbed=lambda number: True)
+    link = FakeLink(FakeClock(), spread(ALIKE), 0.005, disturbed=lambda number: True)
     found = run(link, plan())
     assert found.excluded_rounds == 0
     assert found.ratio == 1.0
@@ -480,17 +477,17 @@ def test_counts_are_those_of_loadgen() -> None:
 
 
 def test_percentiles_that_there_is_no_time_for_are_null() -> None:
-    found = run(FakeLink(FakeClock(), wide_until(0), 0.005, run_s=0.012), plan(budget_s=3.0))
+    found = run(FakeLink(FakeClock(), spread(ALIKE), 0.005, run_s=0.012), plan(budget_s=3.0))
     # Five runs in each of two launches, and a second more of them afterwards.
     assert found.p50_ms == 2.0
     assert found.p90_ms == 2.0
     assert found.p99_ms is None
-    swift = run(FakeLink(FakeClock(), wide_until(0), 0.005), plan())
+    swift = run(FakeLink(FakeClock(), spread(ALIKE), 0.005), plan())
     assert swift.p99_ms == 2.0
 
 
 def test_single_stream_pass_is_topped_up_to_the_exact_count() -> None:
-    link = FakeLink(FakeClock(), wide_until(0), 0.005, run_s=0.001)
+    link = FakeLink(FakeClock(), spread(ALIKE), 0.005, run_s=0.001)
     run(link, plan())
     asked = [r for r in link.log if r["request"] == "single" and r["role"] == "candidate"]
     assert [r["count"] for r in asked] == [MOST_RUNS, MOST_RUNS, MOST_RUNS - 2 * 60]
@@ -512,7 +509,7 @@ def test_warming_up_ends_by_a_test(samples: list[float], settled: bool) -> None:
 
 
 def test_record_holds_what_the_agent_said() -> None:
-    link = FakeLink(FakeClock(), wide_until(0), 0.005)
+    link = FakeLink(FakeClock(), spread(ALIKE), 0.005)
     found = run(link, plan(seed=7))
     assert (found.p50_ms, found.reference_p50_ms, found.cpu_ms) == (2.0, 4.0, 3.0)
     assert (found.cold_start_ms, found.peak_rss_bytes, found.model_rss_bytes) == (5.0, 2000, 1500)
@@ -533,7 +530,7 @@ def test_record_holds_what_the_agent_said() -> None:
 
 
 def test_every_answer_has_the_whole_time_out() -> None:
-    link = FakeLink(FakeClock(), wide_until(0), block_s=2.0)
+    link = FakeLink(FakeClock(), spread(ALIKE), block_s=2.0)
     run(link, plan(budget_s=3.0))
     assert set(link.timeouts_s) == {plan().timeout_s}
     # A slow model is asked for one quadruple of blocks at a time.
