@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -135,9 +136,13 @@ def confirm(
 def choose(
     records: Sequence[TrialRecord], objectives: Sequence[str], count: int
 ) -> list[TrialRecord]:
-    """Returns at most ``count`` points that cover the front, by latency, and the original."""
+    """Returns at most ``count`` points that cover the front, by latency, and the original.
+
+    Where latencies were measured poorly the front is deep, because few points are surely beaten:
+    those that nothing beats by its centre come first.
+    """
     members = front(records, objectives)
-    kept = pareto.spread_order(loss_matrix(members, objectives))[:count]
+    kept = islice(pareto.layered_order(loss_matrix(members, objectives)), count)
     chosen = [members[index] for index in sorted(kept)]
     first = original(records)
     # Also where a limit forbids it: it is what all else is compared with.

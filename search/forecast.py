@@ -63,9 +63,8 @@ def forecast(
         slots: Trials that run at a time.
     """
     train = lab.bench.train
-    per_epoch = lab.bench.data.sizes[0] / lab.bench.batch_size(train.epochs)
     step_s = lab.placement.step_s
-    steps = max(1, round(train.epochs * max(1.0, per_epoch)))
+    steps = lab.bench.steps(train.epochs)
     training_s = steps * step_s
     measuring_s = stage_s.get("measure", 0.0) / len(lab.bench.thread_counts)
     other_s = sum(stage_s.get(kind, 0.0) for kind in ("export", "quantize", "evaluate"))
@@ -86,7 +85,7 @@ def forecast(
         study_s = min(study_s, left * each_s)
     closing_s = 0.0
     if finalists.count:
-        further_s = PRUNED_STEP * finalists.epochs * max(1.0, per_epoch) * step_s + other_s
+        further_s = PRUNED_STEP * lab.bench.steps(finalists.epochs) * step_s + other_s
         # One is measured at a time, each for its budget, and the original too.
         measured_s = (finalists.count + 1) * finalists.budget_s
         closing_s = finalists.count * further_s / slots + measured_s

@@ -6,6 +6,7 @@ Every objective is minimised. An array ``losses`` holds one point a row, ``[n, m
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -204,6 +205,23 @@ def spread_order(losses: ArrayLike) -> NDArray[np.int64]:
         distance[order] = -1.0
         order.append(int(np.argmax(distance)))
     return np.concatenate([distinct[order], copies])
+
+
+def layered_order(losses: ArrayLike) -> Iterator[int]:
+    """Yields all points: the front, then the front of the rest, and so on, each in spread order.
+
+    Args:
+        losses: ``[n, m]``, finite.
+
+    Source:
+        Schmucker et al., "Multi-objective asynchronous successive halving", 2021
+        (arXiv 2106.12639).
+    """
+    points = _as_points(losses)
+    ranks = non_dominated_ranks(points)
+    for rank in range(ranks.max(initial=-1) + 1):
+        peers = np.flatnonzero(ranks == rank)
+        yield from peers[spread_order(points[peers])].tolist()
 
 
 def hypervolume(front: ArrayLike, reference: ArrayLike) -> float:

@@ -7,6 +7,7 @@ project's own. All losses are minimised, and all functions are pure.
 from __future__ import annotations
 
 import math
+from itertools import islice
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -56,8 +57,4 @@ def survives(losses: ArrayLike, index: int, eta: float) -> bool:
     points = np.asarray(losses, dtype=np.float64)
     if len(points) <= GRACE:
         return True
-    ranks = pareto.non_dominated_ranks(points)
-    peers = np.flatnonzero(ranks == ranks[index])
-    position = int(np.flatnonzero(peers[pareto.spread_order(points[peers])] == index)[0])
-    better = int((ranks < ranks[index]).sum())
-    return better + position < math.ceil(len(points) / eta)
+    return index in islice(pareto.layered_order(points), math.ceil(len(points) / eta))

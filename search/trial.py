@@ -103,6 +103,11 @@ class Bench:
             size //= 2
         return size
 
+    def steps(self, epochs: float) -> int:
+        """Returns how many optimizer steps a student takes in ``epochs`` passes."""
+        per_epoch = self.data.sizes[0] / self.batch_size(self.train.epochs)
+        return max(1, round(epochs * max(1.0, per_epoch)))
+
 
 @dataclass(frozen=True)
 class Lab:
@@ -269,9 +274,7 @@ def sweep(lab: Lab) -> list[float]:
     takes long, from gentle to hard, because a short study must not begin with what is hard to mend.
     """
     cuts = lab.cuts
-    train = lab.bench.train
-    steps = train.epochs * max(1.0, lab.bench.data.sizes[0] / lab.bench.batch_size(train.epochs))
-    if steps * lab.placement.step_s > LONG_TRAINING_S:
+    if lab.bench.steps(lab.bench.train.epochs) * lab.placement.step_s > LONG_TRAINING_S:
         cuts = tuple(sorted(cuts, key=lambda cut: -cut.macs_share))
     return [cut.prune_ratio for cut in cuts]
 

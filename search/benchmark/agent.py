@@ -300,7 +300,7 @@ class Bench:
             session = self._create(profile_prefix=str(Path(folder) / "profile"))
             for feed in itertools.islice(itertools.cycle(feeds), runs):
                 session.run(None, feed)
-            written = Path(session.end_profiling()).read_text()
+            written = Path(session.end_profiling()).read_text(encoding="utf-8")
         try:
             events: list[Message] = json.loads(written)
         except ValueError as error:

@@ -124,7 +124,8 @@ def _read_known_hosts(config: SshDeviceConfig) -> asyncssh.SSHKnownHosts:
     Never pass its path or text on: asyncssh takes an empty one for the user's own file.
     """
     try:
-        return asyncssh.import_known_hosts(Path(config.known_hosts).expanduser().read_text())
+        listed = Path(config.known_hosts).expanduser().read_text(encoding="utf-8")
+        return asyncssh.import_known_hosts(listed)
     except FileNotFoundError:
         return asyncssh.import_known_hosts("")
     except (OSError, RuntimeError, ValueError) as error:

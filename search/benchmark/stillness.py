@@ -97,7 +97,7 @@ def _lock(descriptor: int, is_urgent: Callable[[], bool]) -> None:
             if not warned and now - begun > LONG_WAIT_S:
                 warned = True
                 log.warning(
-                    "training has waited for %d s for %s, which measures on this machine",
+                    "work has waited for %d s for %s, which measures on this machine",
                     LONG_WAIT_S,
                     describe_holders(descriptor) or "a process that cannot be seen from here",
                 )

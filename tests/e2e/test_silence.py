@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import commands
-from tests.e2e.searching import SMOKE, STUDY, begin_beside
+from tests.e2e.searching import SMOKE, STUDY, begin_beside, copied
 from tests.watch import Watched, has_strace, watched
 
 
@@ -18,7 +18,7 @@ def doings(
     finished: tuple[Path, str], search_watched: Watched, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Watched]:
     """A search, one with workers, a sync, a pick and its bundle, each in a home of its own."""
-    folder, _ = finished
+    folder = copied(finished[0], tmp_path_factory.mktemp("copied"))
     aside = tmp_path_factory.mktemp("homes")
     out = tmp_path_factory.mktemp("picked") / "bundle"
     words = commands.line("search.pick", f"study={STUDY}", "prefer=accuracy", f"out={out}")

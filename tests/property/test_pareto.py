@@ -12,6 +12,7 @@ from search.pareto import (
     bends,
     hypervolume,
     kernel,
+    layered_order,
     non_dominated,
     non_dominated_ranks,
     spread_order,
@@ -134,6 +135,14 @@ def test_spread_order_takes_the_point_farthest_from_all_before(losses: Points) -
         chosen, rest = list(order[:count]), order[count:]
         farthest = max(distance(index, chosen) for index in rest)
         assert np.isclose(distance(order[count], chosen), farthest)
+
+
+@given(points())
+def test_layered_order_takes_front_after_front(losses: Points) -> None:
+    order = list(layered_order(losses))
+    assert sorted(order) == list(range(len(losses)))
+    ranks = non_dominated_ranks(losses)[order]
+    assert list(ranks) == sorted(ranks)
 
 
 @given(points(least=1), st.floats(0.01, 100), st.floats(-100, 100))

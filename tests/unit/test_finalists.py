@@ -112,6 +112,19 @@ def test_at_most_so_many_points_cover_the_front(records: list[TrialRecord]) -> N
     assert choose([], OBJECTIVES, 12) == []
 
 
+def test_what_only_a_poor_measurement_keeps_on_the_front_comes_last(
+    records: list[TrialRecord],
+) -> None:
+    surely = front(records, OBJECTIVES)
+    poor = [
+        replace(r, figures=replace(r.figures, measuring="poor", latency_ratio_high=1e3))
+        for r in records
+    ]
+    assert len(front(poor, OBJECTIVES)) > len(surely)  # nothing is surely beaten any more
+    chosen = choose(poor, OBJECTIVES, len(surely))
+    assert {r.number for r in surely} <= {r.number for r in chosen}
+
+
 def test_students_go_on_gently_from_where_they_stand(records: list[TrialRecord]) -> None:
     engine = FakeEngine()
     held(records, engine)
