@@ -298,11 +298,14 @@ class PolicyConfig:
     deployments: Annotated[Whole, Field(ge=0)]
 
 
+MOST_FINALISTS = 12
+
+
 @dataclass(frozen=True, config=strict)
 class FinalistsConfig:
     """The closing round."""
 
-    count: Annotated[Whole, Field(ge=0, le=12)]
+    count: Annotated[Whole, Field(ge=0, le=MOST_FINALISTS)]
     epochs: NonNegative
     budget_s: Positive
 

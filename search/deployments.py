@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.figures import Yardstick
-from search.front import LOSSES, Traded, losses, worst_matrix
+from search.front import LOSSES, Traded, loss_matrix, losses
 from search.records import DeviceProfile, Figures, Point, TrialRecord
 from search.rows import Rows
 from search.stopping import are_hopeless, is_hopeless
@@ -338,7 +338,8 @@ def worth_deploying(
     """
     if not chosen.size or not allowed:
         return []
-    beaten = worst_matrix(members, objectives)
+    # By their centres: a hope is lucky enough, and a poor measurement would let all hope.
+    beaten = loss_matrix(members, objectives)
     promised = outlook.promises(students.structures(chosen), allowed)
     hopeless = are_hopeless(students.at_most(chosen, promised, objectives), beaten)
     hopes = []

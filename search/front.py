@@ -83,6 +83,12 @@ def front(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[Tri
     return sorted(members, key=lambda r: (r.figures.latency_ms or 0.0, r.number))
 
 
+def leading(members: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:
+    """Returns those of a front that no other beats by its centre, in the same order."""
+    is_first = pareto.non_dominated(loss_matrix(members, objectives))
+    return [member for member, first in zip(members, is_first, strict=True) if first]
+
+
 def _deployment(record: TrialRecord) -> Hashable:
     return (record.deployable, record.point.threads) if record.deployable else record.number
 

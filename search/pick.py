@@ -166,15 +166,12 @@ def _heading(archive: Archive) -> str:
 def _remarks(archive: Archive) -> list[str]:
     """Returns what should be known before one relies on the figures."""
     from search.front import front
-    from search.report import describe_later, describe_no_gain, describe_noise
+    from search.report import describe_result
 
     closing = archive.closing
-    numbers = [record.number for record in front(archive.records, archive.objectives)]
-    finalists = () if closing is None else closing.finalists
-    nothing = describe_no_gain(archive.records, numbers, archive.objectives, finalists)
-    later = describe_later(closing, len(archive.records), numbers)
-    noise = describe_noise(() if closing is None else closing.canaries, archive.records)
-    return [remark for remark in (nothing, later, noise) if remark]
+    members = front(archive.records, archive.objectives)
+    canaries = () if closing is None else closing.canaries
+    return describe_result(archive.records, members, archive.objectives, closing, canaries)
 
 
 def _show(console: Console, archive: Archive, offered: Offer, chosen: Candidate) -> None:

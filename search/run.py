@@ -398,9 +398,7 @@ def _show_front(
     """Prints the front and what can be done with it."""
     from search.front import front, original
     from search.report import (
-        describe_later,
-        describe_no_gain,
-        describe_noise,
+        describe_result,
         finalist_table,
         front_table,
     )
@@ -411,13 +409,8 @@ def _show_front(
         console.print(finalist_table(closing.finalists))
     else:
         console.print(front_table(members, original(records)))
-    numbers = [record.number for record in members]
-    finalists = () if closing is None else closing.finalists
-    nothing = describe_no_gain(records, numbers, objectives, finalists)
-    later = describe_later(closing, len(records), numbers)
-    for remark in (nothing, later, describe_noise(canaries, records)):
-        if remark:
-            console.print(f"\n{remark}", markup=False)
+    for remark in describe_result(records, members, objectives, closing, canaries):
+        console.print(f"\n{remark}", markup=False)
     hints = f"\nLook at it:   {page}\nPick from it: {home.command('pick')} {found_by}"
     console.print(hints, soft_wrap=True, markup=False)  # a broken link could not be clicked
 

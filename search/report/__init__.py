@@ -3,11 +3,11 @@
 In particular it imports neither MLflow nor Optuna nor torch.
 """
 
-from search.report.advice import describe_no_gain
+from search.report.advice import describe_no_gain, describe_result
 from search.report.description import describe_trial
 from search.report.page import front_page
 from search.report.plot import front_png, halved
-from search.report.profile import describe_later, describe_noise
+from search.report.profile import describe_noise
 from search.report.table import (
     finalist_markdown,
     finalist_table,
@@ -16,9 +16,9 @@ from search.report.table import (
 )
 
 __all__ = [
-    "describe_later",
     "describe_no_gain",
     "describe_noise",
+    "describe_result",
     "describe_trial",
     "finalist_markdown",
     "finalist_table",

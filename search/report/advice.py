@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from search.front import losses
-from search.records import Finalist, TrialRecord
+from search.front import leading, losses
+from search.records import Canary, Closing, Finalist, TrialRecord
 from search.report.points import ORIGINAL
+from search.report.profile import describe_later, describe_noise
 
 TRAIN = "train longer (a larger train.epochs) or prune less (a smaller space.prune_ratio.high)"
 SAVE = (
@@ -87,6 +88,33 @@ CAUSES: Mapping[str, tuple[str, str, str]] = {
     ),
 }
 ADVISED = 2  # causes, the most frequent first
+
+
+def describe_result(
+    records: Sequence[TrialRecord],
+    members: Sequence[TrialRecord],
+    objectives: Sequence[str],
+    closing: Closing | None,
+    canaries: Sequence[Canary],
+) -> list[str]:
+    """Returns what should be known before one relies on a study's figures, a remark each.
+
+    Args:
+        records: Finished trials.
+        members: The search's front.
+        objectives: Names of what it trades.
+        closing: What the closing round found.
+        canaries: What the device made of two copies of one model.
+    """
+    finalists = () if closing is None else closing.finalists
+    front = [record.number for record in members]
+    firsts = [record.number for record in leading(members, objectives)]
+    remarks = (
+        describe_no_gain(records, front, objectives, finalists),
+        describe_later(closing, len(records), firsts),
+        describe_noise(canaries, records),
+    )
+    return [remark for remark in remarks if remark]
 
 
 def describe_no_gain(

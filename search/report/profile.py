@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from search.config import MOST_FINALISTS
 from search.records import Canary, Closing, DeviceProfile, Interval, TrialRecord
 from search.report.formats import DASH, TIMES, format_counted, format_ms
-from search.report.points import label
+from search.report.points import ORIGINAL, label
 
 # A format that saves less than this share of the time is not called faster.
 LEAST_GAIN = 0.05
@@ -43,13 +44,13 @@ def describe_formats(device: DeviceProfile) -> str:
     return f"on a wide network {gain}{storage}"
 
 
-def describe_later(closing: Closing | None, trials: int, front: Collection[int]) -> str:
+def describe_later(closing: Closing | None, trials: int, leading: Collection[int]) -> str:
     """Says what of the search the closing round knows nothing of; empty where it is over.
 
     Args:
         closing: What it found.
         trials: Finished ones.
-        front: Numbers of the search's own front.
+        leading: Numbers of those on the search's own front that nothing beats by its centre.
     """
     if closing is None:
         return ""
@@ -59,13 +60,14 @@ def describe_later(closing: Closing | None, trials: int, front: Collection[int])
             f"{format_counted(added, 'trial')} came after the closing round; study.n_trials=0 "
             "holds it again."
         )
-    left = sorted(set(front) - {finalist.number for finalist in closing.finalists})
+    taken = {finalist.number for finalist in closing.finalists}
+    left = sorted(set(leading) - taken)
     if not left:
         return ""
-    return (
-        f"Of the search's front {', '.join(map(label, left))} took no part in the closing round: a "
-        "larger finalists.count with study.n_trials=0 takes more."
-    )
+    text = f"Of the search's front {', '.join(map(label, left))} took no part in the closing round"
+    if len(taken - {ORIGINAL}) < MOST_FINALISTS:
+        return f"{text}: a larger finalists.count with study.n_trials=0 takes more."
+    return f"{text}, which takes {MOST_FINALISTS} at most."
 
 
 def describe_noise(canaries: Sequence[Canary], records: Sequence[TrialRecord] = ()) -> str:

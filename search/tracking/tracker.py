@@ -20,9 +20,7 @@ from search.errors import FileLost, hide_passwords
 from search.front import GrowingFront
 from search.records import Canary, Closing, Finalist, ReadFile, TrialRecord
 from search.report import (
-    describe_later,
-    describe_no_gain,
-    describe_noise,
+    describe_result,
     front_page,
     front_png,
     halved,
@@ -431,11 +429,12 @@ class Tracker:
         return frozenset(finalist.number for finalist in self._finalists if finalist.stands)
 
     def _remarks(self) -> str:
-        numbers = [record.number for record in self._front.members]
-        later = describe_later(self._closing, len(self._records), numbers)
-        nothing = describe_no_gain(self._records, numbers, self._objectives, self._finalists)
-        noise = describe_noise(self._canaries, self._records)
-        return " ".join(filter(None, (nothing, later, noise)))
+        objectives = self._objectives
+        return " ".join(
+            describe_result(
+                self._records, self._front.members, objectives, self._closing, self._canaries
+            )
+        )
 
     def _summarise(self, record: TrialRecord | Finalist) -> dict[str, Any]:
         return {**asdict(record), "run_id": self._runs.children[record.number]}

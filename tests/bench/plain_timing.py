@@ -20,6 +20,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -154,5 +155,9 @@ if __name__ == "__main__":
     if how == "loadgen":
         run_loadgen(*arguments)
     else:
-        ways = {"naive": time_naively, "median": time_patiently, "ratio": time_in_turns}
+        ways: dict[str, Callable[..., float]] = {
+            "naive": time_naively,
+            "median": time_patiently,
+            "ratio": time_in_turns,
+        }
         print(ways[how](*arguments))
