@@ -11,9 +11,9 @@ measurably better, or the two cannot be told apart:
 
 One beats another when it is measurably better in something, and may be worse in nothing. What may
 be worse is judged for itself, not with all else: a latency at 5 % (``ERROR``), an accuracy already
-at 20 % (``DOUBT``). On a thousand images a whole point of accuracy cannot be measured, nor on a busy
-machine, with all statements together, a tenth of a latency; whoever is better in one of the two
-would drive out all that trade it for the other. A finalist that is beaten by one that stands
+at 20 % (``DOUBT``). On a thousand images a whole point of accuracy cannot be measured, nor on a
+busy machine, with all statements together, a tenth of a latency; whoever is better in one of the
+two would drive out all that trade it for the other. A finalist that is beaten by one that stands
 leaves, and one that has left drives nobody out (``pareto.kernel``). So the front depends on no
 order, it is never empty, no two of its points beat each other, and points of which neither beats
 the other stand side by side.
