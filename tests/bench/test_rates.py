@@ -1,8 +1,8 @@
 """The learning rate that a range test finds against the best of a grid, for networks of many kinds.
 
 Run alone:  pytest tests/bench/test_rates.py -m bench -s
-Two cuts of each network are trained at every rate. EfficientNet-Lite0 takes part where its packages
-are importable (PYTHONPATH).
+``RATE_CUTS`` cuts of each network are trained at every rate with ``RATE_SEEDS`` seeds, two of both.
+EfficientNet-Lite0 takes part where its packages are importable (PYTHONPATH).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from search.trial import Lab, Recipe, prepare, recover, sound_rate
 from tests.families import FAMILIES
 
 GRID = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
-CUTS = 2
+CUTS = int(os.environ.get("RATE_CUTS", "2"))
 SEEDS = int(os.environ.get("RATE_SEEDS", "2"))
 MEASURE_LITTLE = ["device.budget_s=0.1", "device.probe=false", "device.timeout_s=60"]
 LITE = "efficientnet_lite_pytorch"
