@@ -106,7 +106,7 @@ class Bench:
     def steps(self, epochs: float) -> int:
         """Returns how many optimizer steps a student takes in ``epochs`` passes."""
         per_epoch = self.data.sizes[0] / self.batch_size(self.train.epochs)
-        return max(1, round(epochs * max(1.0, per_epoch)))
+        return max(1, round(epochs * max(1.0, per_epoch))) if epochs else 0
 
 
 @dataclass(frozen=True)
