@@ -35,13 +35,13 @@ lint: $(READY)
 
 # One thread each: where more threads than cores train, they wait for one another at every barrier.
 test: export OMP_NUM_THREADS = 1
-test: lint
-	$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target searches rooms units
+test: $(READY)
+	$(MAKE) --no-print-directory --jobs=4 --keep-going --output-sync=target lint searches rooms units
 
-# Three processes at a time, because tests wait a lot: for servers, and while others measure.
+# Three processes at a time beside lint, because tests wait a lot: for servers, and while others measure.
 # Files that share nothing costly with their neighbours even out what the three take.
 WITH_SEARCHES := tests/integration/test_tracking.py
-WITH_ROOMS := tests/e2e/test_small_disk.py
+WITH_ROOMS := $(addprefix tests/e2e/test_,small_disk.py engines.py)
 WITH_UNITS := $(addprefix tests/e2e/test_,page.py devices.py postgres.py server_away.py)
 
 searches:
