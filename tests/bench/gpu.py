@@ -36,11 +36,10 @@ BUILT_IN = ("cnn", "resnet8", "ds_cnn")
 CHOOSING = (*BUILT_IN, "resnet20_cifar10", "mobilenetv2_w1", "efficientnet")
 STEPS = 8
 BATCH = 64
-# Of the weights after a few steps, from the CPU's, relative to what they learned: in float32 so
-# much beyond twice what the CPU's own two memory layouts are apart. A deep network with random
-# weights multiplies what is rounded, until its first steps go another way of the same length (1.4),
-# on the CPU too; in bfloat16 only weights that blow up are told from that.
-DISTANCE_TOLERANCE = {"float32": 0.2, "bfloat16": 2.0}
+# Of the weights after a few steps, from the CPU's, relative to what they learned: so much beyond
+# twice what the CPU's own two memory layouts are apart. A deep network with random weights
+# multiplies what is rounded, until its first steps go another way of the same length (1.4).
+DISTANCE_TOLERANCE = {"float32": 0.2, "bfloat16": 0.7}
 # Of the accuracy after a whole training.
 ACCURACY_TOLERANCE = 0.05
 STUDY = (

@@ -203,7 +203,7 @@ def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@settings(max_examples=40, suppress_health_check=ONE_FOLDER)
+@settings(max_examples=60, suppress_health_check=ONE_FOLDER)
 @given(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]), st.data())
 def test_images(pets: Path, kind: str, data: st.DataObject) -> None:
     stream = io.BytesIO()

@@ -162,6 +162,16 @@ def test_signed_rank_agrees_with_all_signs(count: int) -> None:
         assert sum(total < rank for total in sums) <= allowed < sum(total <= rank for total in sums)
 
 
+@pytest.mark.parametrize("count", [51, 80, 160])
+def test_signed_rank_of_many_values_is_as_good_as_counted(count: int) -> None:
+    chances = np.ones(1)
+    for rank in range(1, count + 1):
+        chances = np.convolve(chances, [0.5, *np.zeros(rank - 1), 0.5])
+    for level in (0.95, 0.9875):
+        counted = int(np.searchsorted(np.cumsum(chances), (1 - level) / 2, side="right"))
+        assert abs(signed_rank_rank(count, level) - counted) <= 0.01 * counted
+
+
 def test_signed_rank_intervals_are_the_tabled_ones() -> None:
     # Hollander, Wolfe and Chicken, table A.4: n = 8 at 95 %: the fourth smallest mean of pairs.
     assert signed_rank_rank(8, 0.95) == 4
