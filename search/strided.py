@@ -34,6 +34,7 @@ class SkippingConv2d(nn.Conv2d):
     """Computes what ``nn.Conv2d`` computes with a kernel of one pixel."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps ``[n, c, h, w]`` to ``[n, out_channels, h', w']``."""
+        """Maps ``[n, c, h, w]`` to ``[n, out_channels, h', w']``, or one image."""
         rows, columns = self.stride
-        return F.conv2d(images[:, :, ::rows, ::columns], self.weight, self.bias, groups=self.groups)
+        kept = images[..., ::rows, ::columns]
+        return F.conv2d(kept, self.weight, self.bias, groups=self.groups)

@@ -42,6 +42,7 @@ from search.errors import ConfigError
 from search.front import losses
 from search.records import Closing, Point, TrialRecord
 from search.space import Space
+from search.steps import USUAL_RATE
 from search.storage import Ledger
 from search.trial import Lab
 
@@ -222,8 +223,9 @@ class Study:
             )
         self._keep(CONFIGURATION, configuration)
         self._lab = lab
-        if lab.rate is not None:
-            self.space = self.space.around(lab.rate.learning_rate)
+        if self.space.prunes:
+            found = USUAL_RATE if lab.rate is None else lab.rate.learning_rate
+            self.space = self.space.around(found)
         # Last: where it stands, a study can be read.
         self._keep(LAB, LABS.dump_python(lab, mode="json"))
 

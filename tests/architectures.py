@@ -156,8 +156,7 @@ def train(module: nn.Module, image_shape: tuple[int, int, int]) -> None:
     """
     plain = copy.deepcopy(module).double()
     fast = copy.deepcopy(plain)
-    for network in (plain, fast):
-        skip_first(network)
+    skip_first(fast)  # double precision does without
     batch_norm.widen_narrow(fast)
     wanted, logits = trained(plain, image_shape)
     with calls_of_ours() as calls:

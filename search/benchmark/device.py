@@ -147,13 +147,15 @@ def on_device(config: DeviceConfig, work: Callable[[Device], T], size_bytes: int
         SearchError: As the device or ``work`` raised it.
     """
     hold_s = HOLDS * config.timeout_s + size_bytes / SLOWEST_BYTES_PER_S
-    patience = Patience(config.retry_s if isinstance(config, SshDeviceConfig) else 0.0)
+    retry_s = config.retry_s if isinstance(config, SshDeviceConfig) else 0.0
+    patience = Patience(retry_s, has_admitted=config in _admitting)
     was_killed = False
     while True:
         try:
             with open_device(config, config.timeout_s) as device:
                 hold(device, hold_s)
                 patience.reached()
+                _admitting.add(config)
                 return work(device)
         except AgentExpired as error:
             log.warning("%s; measuring anew", error)
@@ -166,11 +168,16 @@ def on_device(config: DeviceConfig, work: Callable[[Device], T], size_bytes: int
             patience.wait(error)
 
 
+# Devices that let this process in before: one that then refuses is about to restart, or has just.
+_admitting: set[DeviceConfig] = set()
+
+
 class Patience:
     """How long a device that went away is waited for, counted anew whenever it was reached.
 
     Args:
         retry_s: Seconds without reaching it after which it is given up.
+        has_admitted: Whether it let this program in before.
         clock: Seconds that only rise.
         sleep: Waits so many seconds.
     """
@@ -180,8 +187,10 @@ class Patience:
         retry_s: float,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        has_admitted: bool = False,
     ) -> None:
         self._retry_s, self._clock, self._sleep = retry_s, clock, sleep
+        self._has_admitted = has_admitted
         self._pause_s = FIRST_PAUSE_S
         self._gone_since: float | None = None
         self._breaks = 0
@@ -199,7 +208,8 @@ class Patience:
         # One that breaks each time it is asked for this work does so because of the work.
         tired = self._breaks > MOST_BREAKS or now - self._gone_since >= self._retry_s
         # Before it has let anybody in, a refusal says that it never will.
-        if tired or (isinstance(error, LoginRefused) and now == self._gone_since):
+        is_first = now == self._gone_since and not self._has_admitted
+        if tired or (is_first and isinstance(error, LoginRefused)):
             raise error
         log.warning("%s; trying again in %g s", error, self._pause_s)
         self._sleep(min(self._pause_s, self._gone_since + self._retry_s - now))

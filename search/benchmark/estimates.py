@@ -75,6 +75,29 @@ def walsh_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return means
 
 
+def sign_test_interval(values: Sequence[float], level: float) -> tuple[float, float]:
+    """Interval of the median of independent values of any distribution, which need not be the same.
+
+    Args:
+        values: ``[n]``, any unit, enough of them that all they span has this level.
+        level: Least probability, 0..1, with which the interval covers the median.
+
+    Returns:
+        The ``r``-th smallest and the ``r``-th largest value, with the largest ``r`` that the sign
+        test allows.
+
+    Source: H. A. David and H. N. Nagaraja, Order Statistics, 3rd edition, section 7.1.
+    """
+    rising, count = sorted(values), len(values)
+    below, rank = 0, 0
+    while rank < count / 2:
+        below += math.comb(count, rank)
+        if below > (1.0 - level) / 2.0 * 2.0**count:
+            break
+        rank += 1
+    return rising[rank - 1], rising[-rank]
+
+
 @functools.cache
 def signed_rank_rank(count: int, level: float) -> int:
     """Largest ``r`` with ``P(W < r) <= (1 - level) / 2`` for the signed-rank sum of ``count``."""

@@ -21,6 +21,7 @@ from search.benchmark.estimates import (
     log_ratios,
     paired_ratio,
     percentile,
+    sign_test_interval,
     signed_rank_interval,
 )
 from search.records import Measurement, Quality
@@ -202,13 +203,13 @@ def interval(launches: Sequence[Launch]) -> tuple[float, float]:
     """Returns the ends of the interval of the log ratio that ``launches`` give together.
 
     A few launches are trusted no further than the widest of their own intervals reach. From
-    ``LAUNCHES_FOR_SPREAD`` on the launches themselves are the sample, whose extremes hold the
-    median launch with ``LEVEL`` by the sign test, however launches differ.
+    ``LAUNCHES_FOR_SPREAD`` on the launches themselves are the sample, which holds the median launch
+    with ``LEVEL`` by the sign test, however launches differ: between its extremes, and from nine
+    launches on between values further in.
     """
     if len(launches) < LAUNCHES_FOR_SPREAD:
         return min(launch.low for launch in launches), max(launch.high for launch in launches)
-    estimates = [launch.estimate for launch in launches]
-    return min(estimates), max(estimates)
+    return sign_test_interval([launch.estimate for launch in launches], LEVEL)
 
 
 def half_width(launches: Sequence[Launch]) -> float:
@@ -397,14 +398,13 @@ def summarise(
     low, high = interval(launches)
     opened = [launch.opened["candidate"] for launch in launches]
     single = [launch.single["candidate"] for launch in launches]
-    reference = [_median(launch.single["reference"]["times_ms"]) for launch in launches]
     peak_rss_bytes = max(int(reply["peak_rss_bytes"]) for reply in single)
     return Measurement(
         p50_ms=percentile(alone.times_ms, 50),
         p90_ms=percentile(alone.times_ms, 90),
         p95_ms=percentile(alone.times_ms, 95),
         p99_ms=percentile(alone.times_ms, 99),
-        reference_p50_ms=_median(reference),
+        reference_p50_ms=_reference_ms(launches),
         ratio=math.exp(_median(launch.estimate for launch in launches)),
         ratio_low=math.exp(low),
         ratio_high=math.exp(high),
@@ -426,6 +426,18 @@ def summarise(
         conditions=conditions,
         raw=tuple((n.seed, n.rounds.pairs, n.rounds.disturbed) for n in everything),
     )
+
+
+def _reference_ms(launches: Sequence[Launch]) -> float:
+    """Returns the reference's median latency.
+
+    Single runs of a slow model are too few for a median; its rounds are single runs as well, and
+    mostly in processor time, which others do not lengthen.
+    """
+    single = [launch.single["reference"]["times_ms"] for launch in launches]
+    if sum(map(len, single)) < RUNS_FOR_PERCENTILE[50]:
+        single = [launch.rounds.used[:, 1] for launch in launches]
+    return _median(map(_median, single))
 
 
 def _energy_mj(single: Sequence[Reply]) -> float | None:

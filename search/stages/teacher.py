@@ -116,7 +116,7 @@ def check(spec: NetworkSpec, checkpoint: Path | None, origin: str, dataset: Data
         spec: The network, which must suit the data.
         checkpoint: The user's weights, which must suit the network.
         origin: Key and value that the checkpoint came from, for messages.
-        dataset: Whose images a network of the user's is tried on; None while they are not there.
+        dataset: Whose images a network of the user's is tried on; noise while they are not there.
 
     Raises:
         ConfigError: When one of them does not.
@@ -125,25 +125,35 @@ def check(spec: NetworkSpec, checkpoint: Path | None, origin: str, dataset: Data
         network = networks.build(spec)
     if checkpoint is not None:
         load_checkpoint(network, checkpoint, origin)
-    if dataset is not None and (checkpoint is not None or spec.factory is not None):
+    if checkpoint is not None or spec.factory is not None:
         owner = origin if spec.factory is None else f"model.factory={spec.factory!r}"
-        _check_answers(network, owner, dataset)
+        _check_answers(network, owner, spec.image_shape, dataset)
 
 
-def _check_answers(network: nn.Module, origin: str, dataset: Dataset) -> None:
-    """Looks at what a network gives for real images.
+def _check_answers(
+    network: nn.Module, origin: str, shape: tuple[int, int, int], dataset: Dataset | None
+) -> None:
+    """Looks at what a network gives for real images, or for noise before there are any.
 
     Raises:
         ConfigError: When that is not finite.
     """
-    module = Preprocessed(network, dataset.mean, dataset.std).eval()
     with torch.inference_mode():
-        logits = module(torch.from_numpy(data.read_samples(dataset)))
+        if dataset is None:
+            generator = torch.Generator().manual_seed(0)
+            logits = network.eval()(torch.rand(2, *shape, generator=generator))
+        else:
+            module = Preprocessed(network, dataset.mean, dataset.std).eval()
+            logits = module(torch.from_numpy(data.read_samples(dataset)))
     if not torch.isfinite(logits).all():
+        what, cause = "images of the data", ", and data.mean and data.std"
+        if dataset is None:
+            what, cause = "noise between 0 and 1", ""
         raise ConfigError(
-            f"{origin}: the network gives NaN or infinity for images of the data; check its "
-            "weights, and data.mean and data.std"
+            f"{origin}: the network gives NaN or infinity for {what}; check its weights{cause}"
         )
+    if dataset is None:
+        return
     sums = logits.double().sum(1)
     if (logits >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
         log.warning(

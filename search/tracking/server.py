@@ -18,7 +18,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from search.benchmark.agent import describe_holders
+from search.benchmark.agent import describe_holders, find_holders, is_stopped
 from search.config import TrackingConfig
 from search.database import Database, is_postgres, patient_connecting, with_driver
 from search.errors import ConfigError, TrackingLost, TrackingSilent, hide_passwords
@@ -118,20 +118,28 @@ def _make_database(state: Path) -> None:
 
 
 def _lock(folder: int) -> None:
-    """Takes the lock of the state's folder; whoever has it for long is named."""
+    """Takes the lock of the state's folder; whoever has it for long is named.
+
+    Raises:
+        TrackingLost: When whoever has it for long is stopped, and may be for ever.
+    """
     began, is_told = time.monotonic(), False
     while True:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            waited_s = time.monotonic() - began
-        if waited_s > LONG_WAIT_S and not is_told:
+            is_long = time.monotonic() - began > LONG_WAIT_S
+        if is_long:
+            who = describe_holders(folder) or "a process that cannot be seen from here"
+            holders = find_holders(folder)
+            if holders and all(map(is_stopped, holders)):
+                raise TrackingLost(f"MLflow's database waits for {who}, which began to make it")
+            if not is_told:
+                log.warning(
+                    "MLflow's database waits for %s, which makes it; trials are kept meanwhile", who
+                )
             is_told = True
-            log.warning(
-                "MLflow's database waits for %s, which makes it; trials are kept meanwhile",
-                describe_holders(folder) or "a process that cannot be seen from here",
-            )
         time.sleep(POLL_S)
 
 

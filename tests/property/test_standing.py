@@ -57,6 +57,38 @@ def test_nobody_stands_beside_one_that_beats_it(found: Rivals) -> None:
         assert all(found.are_alike(one, other) for one in group for other in group)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 7).flatmap(
+        lambda count: st.lists(st.permutations(range(count)), min_size=4, max_size=4)
+    ),
+    st.sampled_from([("size", "latency"), ("latency", "cpu"), NAMES[1:]]),
+    st.integers(0, 2**32 - 1),
+)
+def test_where_nothing_is_in_doubt_the_front_stands(
+    ranks: Sequence[Sequence[int]], names: tuple[str, ...], seed: int
+) -> None:
+    """Centres twenty times as far apart as their noise, no two alike: dominance is what it is."""
+    latency, cpu, memory, size = np.array(ranks)
+    count, rng = len(size), np.random.default_rng(seed)
+    true = {"latency": latency, "cpu": cpu, "memory": memory, "size": size}
+    found = Rivals(
+        numbers=list(range(count)),
+        logs={
+            name: 0.02 * true[name][:, None] + rng.normal(0, 0.001, (count, LAUNCHES))
+            for name in ("latency", "cpu", "memory")
+        },
+        right=[np.ones(IMAGES, np.bool_)] * count,
+        sizes=[int(number) for number in size],
+        level=joint_level(count, names),
+        objectives=names,
+    )
+    losses = np.stack([true[name] for name in names], axis=1)
+    dominated = [any((other < own).all() for other in losses) for own in losses]
+    reasons = found.standing(list(range(count)))
+    assert [bool(reasons[index]) for index in range(count)] == dominated
+
+
 def _rivals(
     latencies: Sequence[float],
     right: Sequence[float],

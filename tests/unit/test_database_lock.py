@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from search.config import TrackingConfig
+from search.errors import TrackingLost
 from search.tracking import server
 
 HOLDER = """
@@ -20,6 +23,27 @@ fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)
 print("held", flush=True)
 sys.stdin.read()
 """
+
+
+def test_nobody_waits_for_a_process_that_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LONG_WAIT_S", 0.2)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        holder.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(TrackingLost, match=rf"process {holder.pid} \(stopped\)"):
+                server.connect(TrackingConfig(uri=None, timeout_s=1.0), tmp_path)
+        finally:
+            holder.send_signal(signal.SIGCONT)
+        holder.communicate("")
 
 
 def test_whoever_makes_the_database_for_long_is_named(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from search.strided import SkippingConv2d
+from search.strided import SkippingConv2d, skip_first
 from search.training import Placement
 
 
@@ -37,6 +37,15 @@ def test_it_gives_the_same_numbers(channels: int, stride: int | tuple[int, int])
             assert parameter.grad is not None
             assert wanted is not None
             torch.testing.assert_close(parameter.grad.double(), wanted, rtol=1e-4, atol=1e-2)
+
+
+def test_it_takes_one_image_without_a_batch() -> None:
+    layer = nn.Conv2d(4, 8, 1, 2)
+    image = torch.rand(4, 7, 8)
+    wanted = layer(image)
+    skip_first(layer)
+    assert type(layer) is SkippingConv2d
+    torch.testing.assert_close(layer(image), wanted)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ class Waits:
         self.pauses_s.append(seconds)
         self.clock.now_s += seconds
 
-    def patience(self, retry_s: float) -> Patience:
-        return Patience(retry_s, self.clock, self.sleep)
+    def patience(self, retry_s: float, has_admitted: bool = False) -> Patience:
+        return Patience(retry_s, self.clock, self.sleep, has_admitted)
 
 
 def test_a_device_is_given_up_when_its_time_is_over() -> None:
@@ -69,3 +69,6 @@ def test_a_refusal_is_waited_for_only_while_the_device_comes_back() -> None:
     patience.wait(LOST)
     patience.wait(REFUSED)
     assert waits.pauses_s == [1.0, 2.0]
+    # One that let this program in before is about to restart.
+    waits.patience(60.0, has_admitted=True).wait(REFUSED)
+    assert waits.pauses_s == [1.0, 2.0, 1.0]

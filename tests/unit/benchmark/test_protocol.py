@@ -323,6 +323,14 @@ def test_slow_model_gets_the_rounds_that_an_interval_needs() -> None:
     assert math.isfinite(found.ratio_high)
 
 
+def test_the_milliseconds_of_a_slow_model_rest_on_more_than_its_few_single_runs() -> None:
+    def block_ms(number: int, side: int) -> float:
+        return 150.0 if side == 0 else 200.0 + number % 2
+
+    found = run(FakeLink(FakeClock(), block_ms, block_s=0.2, run_s=0.2), plan(budget_s=3.0))
+    assert found.reference_p50_ms == pytest.approx(200.5)
+
+
 def test_few_rounds_that_say_too_little_become_as_many_as_the_first_look() -> None:
     link = FakeLink(FakeClock(), spread(FAR_APART), block_s=10.0)
     found = run(link, replace(plan(budget_s=3.0), timeout_s=10.0))  # no second attempt
@@ -379,6 +387,15 @@ def test_what_stays_wide_is_poor() -> None:
     found = run(link, plan())
     assert math.log(found.ratio_high / found.ratio_low) / 2 > POOR_LOG_HALF_WIDTH
     assert (found.quality, found.launches) == ("poor", 2 * MOST_LAUNCHES)
+
+
+def test_an_outlier_on_either_side_of_many_launches_is_no_label() -> None:
+    # Both attempts are wide, and all but two of their launches agree.
+    link, _ = launching([0.5, *[0.70, 0.71] * 3, 0.9, *[0.70, 0.71] * 3])
+    found = run(link, plan())
+    assert found.launches == 2 * MOST_LAUNCHES
+    assert (found.ratio_low, found.ratio_high) == pytest.approx((0.70, 0.71))
+    assert found.quality == "resolved"
 
 
 def test_the_label_is_that_of_the_interval_that_is_told() -> None:
