@@ -358,6 +358,12 @@ def _server(uri: str | None) -> str:
     return f"{start}  # then open this:\n              http://127.0.0.1:5000"
 
 
+SOUND = (
+    "check data.mean, data.std and the order of the classes against the training of "
+    "model.checkpoint, or give train.teacher_epochs more"
+)
+
+
 def _greet(lab: Lab, seconds: float) -> None:
     from search.report.formats import format_counted, format_ms, format_share
     from search.report.profile import describe_formats
@@ -377,12 +383,17 @@ def _greet(lab: Lab, seconds: float) -> None:
     if formats:
         log.info("the device: %s", formats)
     chance = lab.bench.data.chances[1]
+    if lab.reference_accuracy < lab.least_accuracy:
+        raise ConfigError(
+            f"the uncompressed network: {format_share(lab.reference_accuracy)} on validation, "
+            f"where answering the largest class alone gives {format_share(chance)}; {SOUND}; or, "
+            "where classes are so uneven that this is good, give objective.min_accuracy_share=0"
+        )
     if lab.reference_accuracy < chance + (1 - chance) / 4:
         log.warning(
-            "that is little better than guessing (%s): a front found from it is worth nothing; "
-            "check data.mean, data.std and the order of the classes against the training of "
-            "model.checkpoint, or give train.teacher_epochs more",
+            "that is little better than guessing (%s): a front found from it is worth nothing; %s",
             format_share(chance),
+            SOUND,
         )
 
 

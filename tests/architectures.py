@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,6 +34,7 @@ from tests.families import CLASSES, FAMILIES
 
 R = TypeVar("R")
 
+PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 RATIOS = (0.25, 0.5, 0.75)
 ROUND_TO = 8
 MEAN, STD = (0.5, 0.4, 0.45), (0.25, 0.2, 0.22)
@@ -126,6 +128,21 @@ def walk(family: str, store: Store, exported_at: Sequence[float] = RATIOS) -> Wa
     found.traces = sum(isinstance(step, Trace) for step in started)
     found.prunable = prunable_share(networks.load(whole, store), spec.image_shape)
     return found
+
+
+def title(family: str) -> str:
+    """Returns what the table of the docs calls an architecture."""
+    return FAMILIES[family].title + (", narrow" if FAMILIES[family].is_small else "")
+
+
+def figures(found: Walk) -> str:
+    """Returns the beginning of an architecture's line in that table."""
+    left = [f"{share:.0%}" for share in found.left]
+    left += ["-"] * (len(RATIOS) - len(left))
+    many = found.parameters >= 1e5
+    parameters = f"{found.parameters / 1e6:.2f} M" if many else f"{found.parameters:,}"
+    cells = [title(found.family), parameters, f"{found.prunable:.0%}", *left]
+    return f"| {' | '.join(cells)} |"
 
 
 def prunable_share(module: nn.Module, image_shape: tuple[int, int, int]) -> float:

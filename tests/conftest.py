@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,11 +11,28 @@ import hypothesis
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from search.records import TrialRecord
 from tests import plants
 from tests.postgres_server import PostgresServer, find_programs, running_server
 from tests.workbench import Workbench
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what was imported out of every later look for what can be freed."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_known() -> Iterator[None]:
+    """Has PyTorch's exporter make its table of operators once, which takes it a second a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        once = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+        patch.setattr(ONNXRegistry, "from_torchlib", once)
+        yield
+
 
 # A busy machine is no bug.
 hypothesis.settings.register_profile("patient", deadline=None)

@@ -143,7 +143,8 @@ def describe_no_gain(
         return (
             "The original itself is no better than guessing, and a front found from it would be "
             "worth nothing: check data.mean, data.std and the order of the classes against the "
-            "training of model.checkpoint, or give a larger train.teacher_epochs."
+            "training of model.checkpoint, or give a larger train.teacher_epochs; "
+            "objective.min_accuracy_share=0 takes any accuracy."
         )
     if not others:
         return "Only the original was tried so far: a larger study.n_trials tries more."

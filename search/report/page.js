@@ -40,7 +40,7 @@
 
   function cloud(kind) {
     const own = data.dots.filter(dot => dot.kind === kind);
-    const untrained = kind === "untrained";
+    const places = kind === "front" ? namePlaces(own) : [], untrained = kind === "untrained";
     const style = own.length > CROWD && kind !== "front" ? { ...STYLES[kind], size: 5, opacity: 0.35 } : STYLES[kind];
     const bar = { type: "data", symmetric: false, width: 0, color: colorOf(kind) };
     return {
@@ -65,25 +65,30 @@
         size: style.size, symbol: style.symbol, color: colorOf(kind),
         line: { width: style.outline, color: colorOf(kind) },
       },
-      text: own.map(dot => dot.original ? "" : named(dot)),
-      textposition: textPositions(own), textfont: { color: colorOf(kind), size: 12, weight: "bold" },
+      text: own.map((dot, i) => dot.original || !places[i] ? "" : named(dot)),
+      textposition: own.map((_, i) => places[i] ?? PLACES[0]),
+      textfont: { color: colorOf(kind), size: 12, weight: "bold" },
       hovertext: own.map(dot => dot.hover), hoverinfo: "text",
     };
   }
 
-  /* Above left, where a rising front leaves room; below right where the dot before has its name. */
-  function textPositions(own) {
+  /* Above left, where a rising front leaves room; elsewhere where a dot nearby has its name. A fifth
+     dot nearby has none. */
+  const PLACES = ["top left", "bottom right", "top right", "bottom left"];
+
+  function namePlaces(own) {
     const { lowest, highest, fastest, slowest } = bounds();
     const x = dot => views.shown.log_latency
       ? Math.log(dot.latency_ms / fastest) / Math.log(slowest / fastest)
       : (dot.latency_ms - fastest) / (slowest - fastest);
-    let before = null;
-    return own.map(dot => {
-      const near = before !== null && x(dot) - x(before) < 0.06
-        && Math.abs(dot.accuracy - before.accuracy) < 0.04 * (highest - lowest);
-      before = near ? null : dot;
-      return near ? "bottom right" : "top left";
+    const near = (one, other) => Math.abs(x(one) - x(other)) < 0.06
+      && Math.abs(one.accuracy - other.accuracy) < 0.04 * (highest - lowest);
+    const places = [];
+    own.forEach((dot, i) => {
+      const taken = places.filter((_, j) => near(dot, own[j]));
+      places[i] = PLACES.find(place => !taken.includes(place)) ?? null;
     });
+    return places;
   }
 
   const named = dot => dot.tie === null ? dot.trial : `${dot.trial} ${dot.tie}`;

@@ -40,6 +40,7 @@ BATCH = 64
 # twice what the CPU's own two memory layouts are apart. A deep network with random weights
 # multiplies what is rounded, until its first steps go another way of the same length (1.4).
 DISTANCE_TOLERANCE = {"float32": 0.2, "bfloat16": 0.7}
+UNRELATED = 1.4
 # Of the accuracy after a whole training.
 ACCURACY_TOLERANCE = 0.05
 STUDY = (
@@ -214,6 +215,7 @@ def _train_network(bench: Any, name: str, device: Any, faults: list[str]) -> Non
     seconds = [chosen_s, taught_s, cpu_s]
     accuracies = [wanted.val_accuracy]
     distances = [_distance(*map(bench.weights, (pruned, wanted.network, another.network)))]
+    notes: list[str] = []
     for precision in PRECISIONS:
         # In two rungs: the optimizer's state goes to the CPU and back.
         first = replace(step, device=device, precision=precision, end=0.5)
@@ -223,7 +225,10 @@ def _train_network(bench: Any, name: str, device: Any, faults: list[str]) -> Non
         seconds.append(first_s + last_s)
         accuracies.append(student.val_accuracy)
         distances.append(_distance(*map(bench.weights, (pruned, wanted.network, student.network))))
-        if not is_built_in and distances[-1] > DISTANCE_TOLERANCE[precision] + 2 * distances[0]:
+        tolerance = DISTANCE_TOLERANCE[precision] + 2 * distances[0]
+        if not is_built_in and tolerance >= UNRELATED:
+            notes.append(f"{precision}: chaotic, not compared")
+        elif not is_built_in and distances[-1] > tolerance:
             faults.append(
                 f"{name}, {precision}: its weights are {distances[-1]:.2g} from the CPU's"
             )
@@ -233,7 +238,7 @@ def _train_network(bench: Any, name: str, device: Any, faults: list[str]) -> Non
             faults.append(f"{name}, {precision}: it has another structure")
     told = " ".join(f"{one:.1%}" for one in accuracies)
     told += "; " + " ".join(f"{one:.2g}" for one in distances)
-    told += f"; {chosen.precision} {chosen.layout}"
+    told += "; ".join(["", f"{chosen.precision} {chosen.layout}", *notes])
     print(f"{name:24}" + "".join(f"{one:>10.2f}" for one in seconds) + f"   {told}", flush=True)
 
 

@@ -13,10 +13,9 @@ import pytest
 
 from search import batch_norm
 from search.engine.store import Store
-from tests.architectures import RATIOS, Walk, walk
+from tests.architectures import PAGE, RATIOS, figures, title, walk
 from tests.families import FAMILIES
 
-PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
 HEAD = (
     "| architecture | parameters | prunable channels | "
@@ -32,31 +31,13 @@ def test_table(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(batch_norm, "SMALLEST", 0)
     logging.getLogger("torch").setLevel(logging.WARNING)
     found = walk(family, Store(tmp_path))
-    print(row(found), end="", flush=True)
-    write(title(family), row(found))
-
-
-def title(family: str) -> str:
-    """Returns what the table calls an architecture."""
-    return FAMILIES[family].title + (", narrow" if FAMILIES[family].is_small else "")
-
-
-def row(found: Walk) -> str:
-    """Returns an architecture's line of the table."""
-    left = [f"{share:.0%}" for share in found.left]
-    left += ["-"] * (len(RATIOS) - len(left))
     reasons = "; ".join(
         f"{stage}: {shorten(reason, 150)}" for stage, reason in found.reasons.items()
     )
-    cells = [
-        title(found.family),
-        f"{found.parameters / 1e6:.2f} M" if found.parameters >= 1e5 else f"{found.parameters:,}",
-        f"{found.prunable:.0%}",
-        *left,
-        str(found.traces),
-        reasons.replace("|", "/") or "yes",
-    ]
-    return "| " + " | ".join(cells) + " |\n"
+    works = reasons.replace("|", "/") or "yes"
+    line = f"{figures(found)} {found.traces} | {works} |\n"
+    print(line, end="", flush=True)
+    write(title(family), line)
 
 
 def write(name: str, line: str) -> None:

@@ -33,7 +33,7 @@ from tests.workbench import Workbench
 RAY = RayEngineConfig(
     name="ray", address=None, workers=1, threads=1, gpus=0.0, device_resource="device"
 )
-HEAD = {"num_cpus": 0, "resources": {"device": 1}}
+HEAD = {"num_cpus": 0, "include_dashboard": False}
 HELD = """
 import pathlib, time
 from torch import nn
@@ -58,7 +58,8 @@ def test_a_training_killed_for_memory_is_tried_once_more(
     tmp_path: Path, bench: Workbench, caplog: pytest.LogCaptureFixture
 ) -> None:
     tight = {"memory_usage_threshold": 0.0001, "memory_monitor_refresh_ms": 100}
-    head = {**HEAD, "num_cpus": 1, "_system_config": tight}  # whatever works there is killed
+    # Whatever works there is killed.
+    head = {**HEAD, "num_cpus": 1, "resources": {"device": 1}, "_system_config": tight}
     nodes = Cluster(initialize_head=True, head_node_args=head)
     try:
         config = replace(RAY, address=nodes.address)
@@ -86,7 +87,7 @@ def test_the_step_of_a_lost_node_is_done_elsewhere_and_a_lost_device_is_waited_f
     held = ("begun", str(begun)), ("released", str(released))
     shape, classes = bench.data.image_shape, bench.data.classes
     spec = NetworkSpec("held", None, "held:build", held, None, shape, classes)
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    nodes = Cluster(initialize_head=True, head_node_args=HEAD)
 
     def add_device() -> Any:
         return nodes.add_node(num_cpus=0, resources={"device": 1})
@@ -265,7 +266,7 @@ def test_what_no_node_has_is_refused_or_told(
         make_engine(replace(RAY, gpus=1.0), Store(tmp_path), lambda step: None),
     ):
         pass
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes = Cluster(initialize_head=True, head_node_args={**HEAD, "num_cpus": 1})
     try:
         wide = replace(RAY, address=nodes.address, threads=2)
         with (

@@ -210,7 +210,8 @@ def test_other_kind_of_host_key_is_refused(
     config: SshDeviceConfig, server: Server, tmp_path: Path
 ) -> None:
     list_key(tmp_path, server.port, asyncssh.generate_private_key("ecdsa-sha2-nistp256"))
-    assert "host key is of a new kind" in refuse(config)
+    # Both sides find out at once, and the server may hang up before the reason is told.
+    assert any("host key is of a new kind" in refuse(config) for _ in range(10))
 
 
 def test_stranger_is_refused(config: SshDeviceConfig, keys: dict[str, Any]) -> None:

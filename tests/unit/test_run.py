@@ -34,6 +34,13 @@ def test_a_teacher_that_guesses_is_told(
     assert ("little better than guessing (50.00 %)" in caplog.text) is warns
 
 
+def test_a_teacher_below_guessing_is_refused_unless_any_accuracy_will_do() -> None:
+    worse = replace(lab(), reference_accuracy=0.49)
+    with pytest.raises(ConfigError, match=r"49.00 % on .* gives 50.00 %; .*min_accuracy_share=0"):
+        _greet(worse, 3.0)
+    _greet(replace(lab(min_accuracy_share=0.0), reference_accuracy=0.49), 3.0)
+
+
 @pytest.mark.parametrize(
     ("n_trials", "said"),
     [
