@@ -7,7 +7,7 @@ PORT ?= 5000
 AUTH ?=
 STATE ?= $(CURDIR)/mlruns
 
-.PHONY: setup run ui test searches rooms units chaos lint audit bench gpu clean
+.PHONY: setup run ui test searches breaks rooms units chaos lint audit bench gpu clean
 
 # pytorchcv, of the tests, comes from the lock alone: it names torchvision, which we do not use.
 setup: $(READY)
@@ -36,24 +36,29 @@ lint: $(READY)
 # One thread each: where more threads than cores train, they wait for one another at every barrier.
 test: export OMP_NUM_THREADS = 1
 test: $(READY)
-	$(MAKE) --no-print-directory --jobs=4 --keep-going --output-sync=target lint searches rooms units
+	$(MAKE) --no-print-directory --jobs=5 --keep-going --output-sync=target lint searches breaks rooms units
 
-# Three processes at a time beside lint, because tests wait a lot: for servers, and while others measure.
-# Files that share nothing costly with their neighbours even out what the three take.
-WITH_SEARCHES := tests/integration/test_tracking.py
-WITH_ROOMS := $(addprefix tests/e2e/test_,small_disk.py engines.py)
-WITH_UNITS := $(addprefix tests/e2e/test_,page.py devices.py postgres.py server_away.py)
+# Four processes at a time beside lint, because tests wait a lot: for servers, and while others measure.
+# What is costly to begin with is shared within a process: one search that many files look at.
+E2E := tests/e2e/test_
+BREAKS := $(addprefix $(E2E),bad_input.py chaos.py engines.py interrupt.py small_disk.py wheel.py) \
+	tests/integration/test_ray_cluster.py
+SEARCHES := $(filter-out $(BREAKS) $(E2E)page.py,$(wildcard $(E2E)*.py)) \
+	tests/integration/test_tracking.py
+ROOMS := $(filter-out $(BREAKS) $(SEARCHES),$(wildcard tests/integration/test_*.py))
+UNITS := $(E2E)page.py tests/bench tests/contract tests/property tests/unit
 
 searches:
-	$(BIN)/python -m pytest tests/e2e $(WITH_SEARCHES) \
-		$(addprefix --ignore=,$(WITH_ROOMS) $(WITH_UNITS))
+	$(BIN)/python -m pytest $(SEARCHES)
+
+breaks:
+	$(BIN)/python -m pytest $(BREAKS)
 
 rooms:
-	$(BIN)/python -m pytest tests/integration $(WITH_ROOMS) $(addprefix --ignore=,$(WITH_SEARCHES))
+	$(BIN)/python -m pytest $(ROOMS)
 
 units:
-	$(BIN)/python -m pytest $(WITH_UNITS) \
-		$(filter-out tests/integration tests/e2e,$(patsubst %/,%,$(wildcard tests/*/)))
+	$(BIN)/python -m pytest $(UNITS)
 
 # A hundred kills; CHAOS_SEED=1 make chaos chooses other moments.
 chaos: $(READY)

@@ -14,7 +14,6 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
 from search.front import LOSSES
@@ -89,6 +88,9 @@ def _shares(trials: Sequence[FrozenTrial]) -> dict[str, float]:
     # Where the best quarter is as good as the worst trial, nothing tells them apart.
     if len(values) < FEWEST_TRIALS or values[math.ceil(BEST_SHARE * len(values)) - 1] == values[-1]:
         return {}
+    # Not at the top: it brings scikit-learn, which takes seconds to import.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # no user began this study
     study = optuna.create_study()
     study.add_trials(trials)
