@@ -78,7 +78,8 @@ def lite0() -> nn.Module:
 def images(side: int, number: int) -> list[str]:
     return [
         *("data=custom", f"data.factory={__name__}:coloured"),
-        f"data.arguments={{side: {side}, images: {number}}}",
+        f"+data.arguments.side={side}",
+        f"+data.arguments.images={number}",
     ]
 
 
@@ -86,7 +87,7 @@ def family(name: str) -> list[str]:
     arguments = ["model=custom", "model.factory=tests.families:build"]
     return [
         *arguments,
-        f"model.arguments.family={name}",
+        f"+model.arguments.family={name}",
         *images(FAMILIES[name].side, 6000),
         "train.epochs=3",
     ]
