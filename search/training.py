@@ -19,6 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from search import activity
 from search.batch_norm import NarrowBatchNorm2d, torch_is_slow, widen_narrow
 from search.benchmark.stillness import give_way, working
+from search.crowding import adapting
 from search.data import Split, batch_of
 from search.data.splits import View
 from search.errors import ConfigError, one_line
@@ -159,7 +160,8 @@ class Feed:
     def batches(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yields images in 0..1 ``[b, c, h, w]``, labels ``[b]`` and their indices ``[b]``.
 
-        Between two batches it waits while somebody measures on this machine. The claim of
+        Between two batches it waits while somebody measures on this machine, and has torch use as
+        many threads as others leave cores to. The claim of
         ``stillness.working`` is its caller's: here it would outlive an error in the caller's loop.
 
         Args:
@@ -179,12 +181,14 @@ class Feed:
             own = torch.Generator()
             pixels = iter(DataLoader(reader, batch_size=None, num_workers=2, generator=own))
         try:
-            for chunk, raw in zip(chunks, pixels, strict=True):
-                if isinstance(raw, ConfigError):
-                    raise raw
-                give_way()
-                index = chunk.to(self._device)
-                yield raw.to(self._device).float().div_(255), self._labels[index], index
+            with adapting() as adapt:
+                for chunk, raw in zip(chunks, pixels, strict=True):
+                    if isinstance(raw, ConfigError):
+                        raise raw
+                    give_way()
+                    adapt()
+                    index = chunk.to(self._device)
+                    yield raw.to(self._device).float().div_(255), self._labels[index], index
         finally:
             del pixels  # ends the workers now: left to an error's traceback they end with a hang
 

@@ -6,6 +6,7 @@ import itertools
 import logging
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from search import activity, networks
 from search.benchmark.stillness import give_way, working
+from search.crowding import adapting
 from search.errors import ConfigError
 from search.machine import usable_memory_bytes
 from search.optimization import make_optimizer
@@ -60,8 +62,8 @@ def run(step: ChoosePlacement, shelf: Shelf) -> ChosenPlacement:
     device = choose_device(step.device)
     precisions = PRECISIONS if step.precision == "auto" else (step.precision,)
     ways = [Way(*both) for both in itertools.product(precisions, LAYOUTS)]
-    with working():
-        found = compare(step, torch.device(device), ways)
+    with working(), adapting() as adapt:
+        found = compare(step, torch.device(device), ways, adapt)
     best = min(found, key=lambda way: found[way])
     others = {str(way): seconds for way, seconds in found.items() if way != best}
     return ChosenPlacement(device, best.precision, best.layout, found[best], others)
@@ -79,12 +81,23 @@ def choose_device(wanted: str) -> str:
     return "cuda" if present else "cpu"
 
 
-def compare(step: ChoosePlacement, device: torch.device, ways: list[Way]) -> dict[Way, float]:
+def compare(
+    step: ChoosePlacement,
+    device: torch.device,
+    ways: list[Way],
+    adapt: Callable[[], None] = lambda: None,
+) -> dict[Way, float]:
     """Returns the seconds of one optimizer step in every way that is not hopeless.
 
     They take turns, so that what else the machine does slows all of them. On a GPU a first step
     may take seconds, because kernels are made for its shapes, and every pruned network has others:
     it is spread over the steps of a training.
+
+    Args:
+        step: What is trained, and on how many images at a time.
+        device: Where.
+        ways: To choose from.
+        adapt: Called between steps; see ``crowding.adapting``.
 
     Raises:
         ConfigError: When a step takes more memory than there is.
@@ -98,6 +111,7 @@ def compare(step: ChoosePlacement, device: torch.device, ways: list[Way]) -> dic
         _wake(device)
     for number, way in enumerate(ways):
         activity.tell("way", number, len(ways))
+        adapt()
         placement = Placement(device, way.precision, way.layout)
         look = partial(_glance, step, placement, few, number == 0 and device.type == "cpu")
         try:
@@ -114,6 +128,7 @@ def compare(step: ChoosePlacement, device: torch.device, ways: list[Way]) -> dic
     near = [way for way in glances if glances[way] <= HOPELESS * least_s]
     images, quickest = few, trainings[min(glances, key=lambda way: glances[way])]
     while images < step.batch_size:  # by doubling: a few images take far more than their share
+        adapt()
         if min(quickest.step(images) for _ in range(2)) > STEP_S / 2:
             break
         images = min(2 * images, step.batch_size)
@@ -123,6 +138,7 @@ def compare(step: ChoosePlacement, device: torch.device, ways: list[Way]) -> dic
         activity.tell("round", number, WARM_UP_STEPS + TIMED_STEPS)
         for way in near:
             give_way()
+            adapt()
             seconds[way].append(trainings[way].step(images))
         is_enough = number + 1 >= WARM_UP_STEPS + LEAST_TIMED_STEPS
         if is_enough and time.perf_counter() - began > BUDGET_S:
