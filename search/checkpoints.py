@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import pathlib
 import re
 import warnings
@@ -19,8 +18,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from search.errors import ConfigError, printable
-
-log = logging.getLogger(__name__)
 
 # Of a dictionary in a dictionary in the file: {"checkpoint": {"model": {...}}}.
 DEEPEST = 2
@@ -49,7 +46,7 @@ SAVE = "torch.save(network.state_dict(), 'file.pt')"
 State = dict[str, Tensor]
 
 
-def load_checkpoint(network: nn.Module, path: Path, origin: str) -> None:
+def load_checkpoint(network: nn.Module, path: Path, origin: str) -> str:
     """Loads a user's weights in place, without running any code the file may hold.
 
     The weights may lie in dictionaries beside an optimizer, their names may all begin with a
@@ -60,6 +57,9 @@ def load_checkpoint(network: nn.Module, path: Path, origin: str) -> None:
         network: The network that the weights must fit exactly.
         path: ``.safetensors``, or what ``torch.save`` wrote.
         origin: Key and value that the file came from, for messages.
+
+    Returns:
+        Where in the file they lay: keys and the prefix of the names; empty for the file itself.
 
     Raises:
         ConfigError: When the file cannot be read, belongs to another network, or holds several
@@ -84,9 +84,8 @@ def load_checkpoint(network: nn.Module, path: Path, origin: str) -> None:
             f"{other.where or 'the file itself'}; save the one you mean with {SAVE}"
         )
     state = {name: _cast(name, v, wanted[name], origin) for name, v in found.state.items()}
-    if found.where:
-        log.info("%s: takes the weights in %s", origin, found.where)
     network.load_state_dict(state, strict=False)
+    return found.where
 
 
 @dataclass(frozen=True)

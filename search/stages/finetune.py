@@ -111,7 +111,7 @@ def finetune(
         nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)
         pace.optimizer.step()
         latest = loss.detach()
-        activity.tell("step", number, last, recent)
+        activity.tell("step", number, total, recent)
         recent = latest if recent is None else torch.lerp(recent.to(latest), latest, RECENT_SHARE)
         pace.advance(number, recent.item() if number % pace.plateau_steps == 0 else 0.0)
         if number % CHECK_EVERY_STEPS == 0 or number == last:

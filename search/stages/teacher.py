@@ -124,7 +124,9 @@ def check(spec: NetworkSpec, checkpoint: Path | None, origin: str, dataset: Data
     with torch.random.fork_rng(devices=[]):
         network = networks.build(spec)
     if checkpoint is not None:
-        load_checkpoint(network, checkpoint, origin)
+        where = load_checkpoint(network, checkpoint, origin)
+        if where and dataset is None:  # told once
+            log.info("%s: takes the weights in %s", origin, where)
     if checkpoint is not None or spec.factory is not None:
         owner = origin if spec.factory is None else f"model.factory={spec.factory!r}"
         _check_answers(network, owner, spec.image_shape, dataset)

@@ -306,6 +306,13 @@ def test_html_is_whole_and_escaped() -> None:
     assert elements.opened[:2] == ["h3", "p"]
 
 
+def test_a_layer_is_not_called_slower_by_less_than_looking_at_it_costs() -> None:
+    original = model(("Conv", "conv", 100.0), ("Gemm", "head", 0.3))
+    for us, is_slower in ((3.1, False), (5.3, True)):
+        found = explained(model(("Conv", "conv", 40.0), ("Gemm", "head", us)), original)
+        assert any("Slower than in" in finding for finding in found.findings) is is_slower
+
+
 def test_a_layer_that_took_no_longer_than_looking_at_it_can_become_slower() -> None:
     original = model(("Conv", "conv", 100.0), ("FusedGemm", "hidden", 0.0), ("Gemm", "head", 5.0))
     candidate = model(("Conv", "conv", 20.0), ("FusedGemm", "hidden", 60.0), ("Gemm", "head", 5.0))
