@@ -25,9 +25,23 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 60.0
 TASKS = Path("/proc/self/task")
 
 
+def read_waited_s() -> float:
+    """Returns how many seconds the threads of this process waited for a core; 0 if untold.
+
+    Source: Linux documentation, scheduler statistics, /proc/<pid>/schedstat.
+    """
+    waited_ns = 0
+    for task in TASKS.glob("*/schedstat"):
+        try:
+            waited_ns += int(task.read_text().split()[1])
+        except (OSError, IndexError):  # it has ended, or the kernel does not count
+            continue
+    return waited_ns / 1e9
+
+
 @contextmanager
 def adapting(
-    clock: Callable[[], float] = time.monotonic, waited_s: Callable[[], float] | None = None
+    clock: Callable[[], float] = time.monotonic, waited_s: Callable[[], float] = read_waited_s
 ) -> Iterator[Callable[[], None]]:
     """Yields a function to be called between steps, which sets the number of torch's threads.
 
@@ -42,7 +56,7 @@ def adapting(
         yield lambda: None
         return
     try:
-        yield _Crowd(threads, clock, waited_s or read_waited_s).look
+        yield _Crowd(threads, clock, waited_s).look
     finally:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
@@ -79,17 +93,3 @@ class _Crowd:
         else:
             self._pause_s = FIRST_PAUSE_S
         self._begin()
-
-
-def read_waited_s() -> float:
-    """Returns how many seconds the threads of this process waited for a core; 0 if untold.
-
-    Source: Linux documentation, scheduler statistics, /proc/<pid>/schedstat.
-    """
-    waited_ns = 0
-    for task in TASKS.glob("*/schedstat"):
-        try:
-            waited_ns += int(task.read_text().split()[1])
-        except (OSError, IndexError):  # it has ended, or the kernel does not count
-            continue
-    return waited_ns / 1e9
