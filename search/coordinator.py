@@ -6,6 +6,7 @@ told, those that were begun are driven again, with their finished steps answered
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -80,7 +81,8 @@ class Coordinator:
         if plan is not None:
             return replace(plan, earlier=list(dict.fromkeys([*plan.earlier, *moved])))
         joint = self._policy.deployments == 0 or self._prices_bits()
-        threads, cuts = self._lab.yardstick.best_threads, sweep(self._lab)
+        config, threads = self._study.config, self._lab.yardstick.best_threads
+        cuts = sweep(self._lab, config.n_trials or math.inf, config.timeout_s or math.inf)
         rate = partial(sound_rate, self._lab)
         return Plan(joint, starting_points(space, threads, joint, cuts, rate), moved)
 

@@ -33,7 +33,7 @@ OWN = ROOT / ".venv-gpu"
 PRECISIONS = ("float32", "bfloat16")
 BUILT_IN = ("cnn", "resnet8", "ds_cnn")
 # How they are trained is chosen by measuring, which takes half a minute where kernels are made.
-CHOOSING = (*BUILT_IN, "resnet20_cifar10", "mobilenetv2_w1", "efficientnet")
+CHOOSING = (*BUILT_IN, "resnet20_cifar10", "efficientnet")
 STEPS = 8
 BATCH = 64
 # Of the weights after a few steps, from the CPU's, relative to what they learned: so much beyond
@@ -57,7 +57,6 @@ STUDY = (
 )
 STUDIES = (
     ("inline", "float32", ("engine=inline",)),
-    ("inline", "bfloat16", ("engine=inline",)),
     ("2 workers", "bfloat16", ("engine=local", "engine.workers=2")),
 )
 STUDY_TIMEOUT_S = 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -40,6 +41,7 @@ from search.steps import (
     Trace,
 )
 from search.trial import (
+    LONG_TRAINING_S,
     Ending,
     Lab,
     Recipe,
@@ -480,7 +482,7 @@ def test_a_network_whose_students_fail_can_still_be_used(kind: type[Step[Any]]) 
     found = surveyed(refuse)
     assert (found.cuts, found.rate) == ((), None)
     assert sound_rate(found, 0.5) == USUAL_RATE
-    assert sweep(found) == []
+    assert sweep(found, math.inf, math.inf) == []
 
 
 # ---- what suits the network
@@ -491,13 +493,24 @@ def test_rates_rise_with_the_share_that_is_pruned_from_the_one_found() -> None:
     assert [sound_rate(ready, ratio) for ratio in (0.0, 0.3, 0.9)] == [0.005, 0.01, 0.04]
 
 
-@pytest.mark.parametrize(("step_s", "shares"), [(0.01, (0.5, 0.2, 0.8)), (60.0, (0.8, 0.5, 0.2))])
-def test_long_trainings_begin_with_what_is_easily_mended(
-    step_s: float, shares: tuple[float, ...]
+@pytest.mark.parametrize(
+    ("trials", "time_s", "shares"),
+    [
+        (math.inf, math.inf, (0.8, 0.65, 0.5, 0.25)),
+        (3, math.inf, (0.65, 0.5, 0.25, 0.8)),
+        (32, 2.5 * LONG_TRAINING_S, (0.5, 0.25, 0.8, 0.65)),
+        (32, 1.0, (0.5, 0.8, 0.65, 0.25)),
+    ],
+)
+def test_long_trainings_begin_with_what_is_easily_mended_and_reach_what_is_hard(
+    trials: float, time_s: float, shares: tuple[float, ...]
 ) -> None:
-    cuts = tuple(Cut(1 - share, share) for share in (0.5, 0.2, 0.8))
-    ready = replace(lab(), cuts=cuts, placement=replace(lab().placement, step_s=step_s))
-    assert sweep(ready) == [1 - share for share in shares]
+    cuts = tuple(Cut(1 - share, share) for share in (0.5, 0.25, 0.65, 0.8))
+    ready = replace(lab(), cuts=cuts)
+    assert sweep(ready, trials, time_s) == [cut.prune_ratio for cut in cuts]
+    steps = ready.bench.steps(ready.bench.train.epochs)
+    slow = replace(ready.placement, step_s=1.01 * LONG_TRAINING_S / steps)
+    assert sweep(replace(ready, placement=slow), trials, time_s) == [1 - one for one in shares]
 
 
 # ---- what fine-tuning is worth
