@@ -29,9 +29,10 @@ FORMATS = {16: "16-bit weights", 4: "4-bit weights"}
 UNPROBED = {32: 1.0, 16: 1.0, 8: 0.5, 4: 1.0}
 # Another deployment must promise to save this share of the time, or chance would choose.
 LEAST_GAIN = 0.05
-# The smaller a network, the less it gains from threads: fewer may take so much less of the time in
-# a network of less than half the size than the larger one has shown.
-MUCH_SMALLER, FEWER_THREADS = 0.5, 0.7
+# The smaller a network, the less it gains from threads and from 8 bits, which cost each layer time:
+# without, it may take so much less of the time in a network of less than half the size than has
+# been seen in the larger one.
+MUCH_SMALLER, PLAINER = 0.5, 0.7
 
 
 @dataclass
@@ -126,8 +127,9 @@ class Outlook:
         if other is None:
             return None
         share = self.measured[other][wanted] / self.measured[other][here]
+        is_plainer = wanted[1] < here[1] or wanted[0] == 32 != here[0]
         is_much_smaller = structure[0] < MUCH_SMALLER * other[0]
-        return share * (FEWER_THREADS if is_much_smaller and wanted[1] < here[1] else 1.0)
+        return share * (PLAINER if is_plainer and is_much_smaller else 1.0)
 
     def _guess(self, deployment: Deployment) -> float:
         bits, threads = deployment

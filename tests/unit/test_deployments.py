@@ -56,9 +56,14 @@ def test_hopes_come_from_the_most_similar_network() -> None:
     assert shown.hope_ms(TENTH, (8, 1)) == pytest.approx(0.3)
 
 
-def test_a_much_smaller_network_may_gain_from_fewer_threads() -> None:
-    known = outlook({HALF: {(32, 1): 0.6, (32, 2): 0.4}, TENTH: {(32, 2): 0.2}})
-    assert known.hope_ms(TENTH, (32, 1)) == pytest.approx(0.2 * 0.6 / 0.4 * 0.7)
+@pytest.mark.parametrize(("plain", "other"), [((32, 1), (32, 2)), ((32, 1), (8, 1))])
+def test_a_much_smaller_network_may_gain_from_fewer_threads_and_from_float(
+    plain: Deployment, other: Deployment
+) -> None:
+    known = outlook({HALF: {plain: 0.6, other: 0.4}, TENTH: {other: 0.2}})
+    assert known.hope_ms(TENTH, plain) == pytest.approx(0.2 * 0.6 / 0.4 * 0.7)
+    known = outlook({HALF: {plain: 0.6, other: 0.4}, TENTH: {plain: 0.2}})
+    assert known.hope_ms(TENTH, other) == pytest.approx(0.2 * 0.4 / 0.6)
 
 
 def test_the_fastest_deployment_of_a_similar_network_is_chosen(plant: Plant) -> None:
