@@ -136,3 +136,18 @@ def test_importing_the_room_stays_cheap() -> None:
     code = "import sys, search.data; print({'torch', 'sklearn', 'PIL'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_it_is_what_scikit_learn_reads() -> None:
+    from sklearn.datasets import load_digits
+
+    wanted = load_digits()
+    table = np.loadtxt(module._path(), delimiter=",")
+    np.testing.assert_array_equal(table[:, :-1], wanted.data)
+    np.testing.assert_array_equal(table[:, -1], wanted.target)
+
+
+def test_its_reading_needs_no_scikit_learn() -> None:
+    code = "import sys; from search.data import digits; digits.open_source(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "sklearn" not in done.stdout.split()
