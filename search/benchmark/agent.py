@@ -6,8 +6,8 @@ all it finds.
 
 ``python agent.py`` is the coordinator. It reads one request a line and answers each with one line,
 ``{"ok": true, ...}`` or ``{"ok": false, "error": "one line", "kind": "name"}``, until its input
-ends. ``python agent.py session`` is a child of it that holds one model. With ``--own-group`` the
-coordinator leads a process group, whose number is its ``pid``.
+ends. Its children, which hold one model each, begin with ``BEGIN_SESSION``. With ``--own-group``
+the coordinator leads a process group, whose number is its ``pid``.
 
 =========== ============================================== =======================================
 request     fields                                         reply
@@ -62,6 +62,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 SCHEMA = 3
+# How a child begins: it imports this file, because Python compiles a program anew at every start,
+# but a module once.
+BEGIN_SESSION = """
+import importlib, os, sys
+folder, name = os.path.split(sys.argv[1])
+sys.path[0] = folder
+agent = importlib.import_module(name.removesuffix(".py"))
+agent.run_session(agent.claim_stdout())
+"""
 CANDIDATE, REFERENCE = "candidate", "reference"
 FLAGS_X86 = {"avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_int8"}
 FLAGS_ARM = {"asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2"}
@@ -604,7 +613,7 @@ class Child:
         self.run_ms, self.clock = 0.0, WALL
         self.settle_s = SETTLE_S
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve()), "session"],
+            [sys.executable, "-c", BEGIN_SESSION, str(Path(__file__).resolve())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -1125,4 +1134,4 @@ def run_coordinator(out: TextIO) -> None:
 if __name__ == "__main__":
     if "--own-group" in sys.argv[1:]:
         lead_group()
-    (run_session if sys.argv[1:] == ["session"] else run_coordinator)(claim_stdout())
+    run_coordinator(claim_stdout())

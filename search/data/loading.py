@@ -277,12 +277,12 @@ def _check_statistics(
         )
 
 
-def batch_of(image_shape: Sequence[int], most: int) -> int:
+def batch_of(image_shape: Sequence[int], most: int, most_bytes: int = BATCH_BYTES) -> int:
     """Returns how many images of that shape to answer at a time, at most ``most``.
 
     Not more than a few megabytes, because what a network holds meanwhile is many times as large.
     """
-    return max(1, min(most, BATCH_BYTES // (4 * math.prod(image_shape))))
+    return max(1, min(most, most_bytes // (4 * math.prod(image_shape))))
 
 
 def read_samples(data: Dataset, kept: Path | None = None) -> NDArray[np.float32]:

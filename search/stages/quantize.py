@@ -20,6 +20,8 @@ from search.records import Deployable
 from search.steps import Quantize, Shelf
 
 CALIBRATION_BATCH = 32
+# onnxruntime holds every value in the network at once, for a ResNet-50 350 times the images.
+CALIBRATION_BYTES = 1 << 21
 
 
 def run(step: Quantize, shelf: Shelf) -> Deployable:
@@ -45,6 +47,6 @@ def _calibration_batches(step: Quantize, shelf: Shelf) -> Iterator[Array]:
     train = data.load(step.data, shelf.images).train
     count = min(step.calibration_images, len(train.labels))
     index = np.random.default_rng(step.seed).choice(len(train.labels), count, replace=False)
-    size = batch_of(step.data.image_shape, CALIBRATION_BATCH)
+    size = batch_of(step.data.image_shape, CALIBRATION_BATCH, CALIBRATION_BYTES)
     for chunk in np.split(np.sort(index), range(size, count, size)):
         yield train.read(chunk).astype(np.float32) / np.float32(255)

@@ -15,7 +15,7 @@ from tests.e2e.searching import INDEPENDENT, SMOKE, begin_beside
 from tests.journals import journal, record_of
 from tests.mlflow_server import serve
 
-AWAY_S = 15.0
+AWAY_S = 10.0
 
 
 def test_it_gets_everything_and_the_search_does_not_wait(
@@ -31,7 +31,7 @@ def test_it_gets_everything_and_the_search_does_not_wait(
             "data=digits",
             "study.name=s",
             "study.n_trials=null",
-            f"study.timeout_s={AWAY_S + 25}",
+            f"study.timeout_s={AWAY_S + 15}",
             f"tracking.uri={server.address}",
             "tracking.timeout_s=5",
         )
