@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,12 @@ from search.records import TrialRecord
 from tests import plants
 from tests.postgres_server import PostgresServer, find_programs, running_server
 from tests.workbench import Workbench
+
+
+def pytest_configure() -> None:
+    """Has programs that are started heed Ctrl-C, which whatever a script runs behind ignores."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
