@@ -383,7 +383,8 @@ def _greet(lab: Lab, seconds: float) -> None:
     if formats:
         log.info("the device: %s", formats)
     chance = lab.bench.data.chances[1]
-    if lab.reference_accuracy < lab.least_accuracy:
+    is_guessing = lab.reference_accuracy <= chance and lab.bench.limits.min_accuracy_share > 0
+    if is_guessing:
         raise ConfigError(
             f"the uncompressed network: {format_share(lab.reference_accuracy)} on validation, "
             f"where answering the largest class alone gives {format_share(chance)}; {SOUND}; or, "

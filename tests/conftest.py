@@ -11,7 +11,6 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-from mlflow.tracking import MlflowClient
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from search.records import TrialRecord
@@ -65,6 +64,8 @@ def plant() -> Callable[..., TrialRecord]:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables, which take seconds to make."""
+    from mlflow.tracking import MlflowClient  # after search, which has it report nothing
+
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path

@@ -126,6 +126,11 @@ def _check_names(given: Any, origin: str) -> tuple[str, ...]:
     names = tuple(given)
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise ConfigError(f"{origin}: labels {list(names)} must be distinct strings; rename them")
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"{origin}: the label {name!a} is no text; rename it") from None
     if len(names) < 2:
         raise ConfigError(
             f"{origin}: has {len(names)} class{'' if len(names) == 1 else 'es'} in {list(names)}; "

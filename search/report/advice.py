@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
+from search import home
 from search.front import leading, losses
 from search.records import Canary, Closing, Finalist, TrialRecord
 from search.report.points import ORIGINAL
@@ -13,7 +14,7 @@ from search.report.profile import describe_later, describe_noise
 TRAIN = "train longer (a larger train.epochs) or prune less (a smaller space.prune_ratio.high)"
 SAVE = (
     "prune more (a larger space.prune_ratio.high) or allow other space.bits and space.threads; "
-    "python -m search.explain says where the time goes"
+    f"{home.command('explain')} says where the time goes"
 )
 MEASURE = "measure longer (a larger device.budget_s) or on a quieter machine"
 # What befell a trial, for one and for several, and what to do about it.

@@ -34,11 +34,12 @@ def test_a_teacher_that_guesses_is_told(
     assert ("little better than guessing (50.00 %)" in caplog.text) is warns
 
 
-def test_a_teacher_below_guessing_is_refused_unless_any_accuracy_will_do() -> None:
-    worse = replace(lab(), reference_accuracy=0.49)
-    with pytest.raises(ConfigError, match=r"49.00 % on .* gives 50.00 %; .*min_accuracy_share=0"):
+@pytest.mark.parametrize("accuracy", [0.49, 0.5])
+def test_a_teacher_that_guesses_is_refused_unless_any_accuracy_will_do(accuracy: float) -> None:
+    worse = replace(lab(), reference_accuracy=accuracy)
+    with pytest.raises(ConfigError, match=r"0 % on .* gives 50.00 %; .*min_accuracy_share=0"):
         _greet(worse, 3.0)
-    _greet(replace(lab(min_accuracy_share=0.0), reference_accuracy=0.49), 3.0)
+    _greet(replace(lab(min_accuracy_share=0.0), reference_accuracy=accuracy), 3.0)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
+from mlflow.telemetry.client import get_telemetry_client
 from rich.console import Console
 
 from search import cli
@@ -323,3 +324,7 @@ def test_every_named_test_exists() -> None:
     assert len(named) > 20
     for path, test in named:
         assert f"def {test}(" in (ROOT / path).read_text() or not test, (path, test)
+
+
+def test_nothing_is_reported_from_tests_either() -> None:
+    assert get_telemetry_client() is None

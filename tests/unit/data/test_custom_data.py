@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +120,21 @@ def refused(config: CustomDataConfig) -> str:
     with pytest.raises(ConfigError) as caught:
         describe(config)
     return str(caught.value)
+
+
+def test_what_the_function_prints_is_logged(
+    module: Any, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    def build() -> Any:
+        print("reading the images")
+        return module.build()
+
+    module.speaking = build
+    describe(config("speaking"))
+    assert capsys.readouterr() == ("", "")
+    assert "data.factory='own_data:speaking': reading the images" in caplog.messages
 
 
 def test_arrays_stay_arrays_whatever_the_limit(module: Any) -> None:
@@ -275,6 +292,10 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     (
         {"labels": ("a", "b", "a")},
         "labels ['a', 'b', 'a'] must be distinct strings; rename them",
+    ),
+    (
+        {"labels": ("a", "b", os.fsdecode(b"caf\xe9"))},
+        r"the label 'caf\udce9' is no text; rename it",
     ),
     ({"labels": (0, 1, 2)}, "labels [0, 1, 2] must be distinct strings; rename them"),
     ({"labels": ("a",)}, "has 1 class in ['a']; a classifier needs at least 2"),
