@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from search.errors import ConfigError, SearchError, one_line
-from search.factory import load_factory, prints_to_log
+from search.factory import contained, load_factory
 from search.records import NetworkSpec
 
 log = logging.getLogger(__name__)
@@ -35,12 +35,12 @@ def build_custom(spec: NetworkSpec) -> nn.Module:
     assert spec.factory is not None
     origin = f"model.factory={spec.factory!r}"
     factory = load_factory(spec.factory, "model.factory")
-    with prints_to_log(origin), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         # Fixed, so that every process has the same network.
         torch.manual_seed(SEED)
-        with _telling(f"{origin} to return"):
+        with contained(origin), _telling(f"{origin} to return"):
             module = _call(factory, dict(spec.arguments), origin)
-        with _telling(f"the first forward pass of {origin}"):
+        with contained(origin), _telling(f"the first forward pass of {origin}"):
             _within_limit(lambda: _try(module, spec, origin), origin)
     for parameter in module.parameters():
         # Whatever its author froze it for: here every weight recovers from what pruning takes away.

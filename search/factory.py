@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from search.errors import ConfigError, one_line, printable
 from search.home import NAME
+from search.logs import logging_kept
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def _home(package: str) -> Path | None:
 
 def _import(module_name: str, origin: str) -> Any:
     try:
-        with prints_to_log(origin):
+        with contained(origin):
             return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         # Only a missing part of the reference itself is a wrong reference; otherwise the module
@@ -140,6 +141,19 @@ def _import(module_name: str, origin: str) -> Any:
         raise ConfigError(
             f"{origin}: importing {module_name} raised {one_line(error)}; correct the module"
         ) from error
+
+
+@contextmanager
+def contained(origin: str) -> Iterator[None]:
+    """Has the user's code leave the process as it was, where that would change the search.
+
+    Its output goes to the debug log, and logging is afterwards as it was.
+
+    Args:
+        origin: Key and value that named the code.
+    """
+    with prints_to_log(origin), logging_kept():
+        yield
 
 
 @contextmanager

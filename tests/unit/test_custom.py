@@ -160,10 +160,23 @@ def test_what_it_prints_goes_to_the_debug_log(
     assert tuple(capsys.readouterr()) == ("", "")
     said = [record.getMessage() for record in caplog.records]
     origin = f"model.factory='{__name__}:talking': "
-    for line in ("loading the weights", "to the other stream", "100% of them", "äanswering"):
+    for line in ("loading the weights", "to the other stream", "100% of them", "ä", "answering"):
         assert origin + line in said
     logging.getLogger("talking").warning("later")  # its handler holds the stream still
     assert not any("later" in line for line in map(str, said))
+
+
+def mute() -> nn.Module:
+    logging.basicConfig(level=logging.ERROR, force=True)
+    return Plain()
+
+
+def test_a_factory_that_sets_up_logging_does_not_silence_the_search(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    networks.build(spec("mute"))
+    logging.getLogger("search.x").warning("still here")
+    assert "still here" in caplog.text
 
 
 def test_a_live_display_goes_on_meanwhile() -> None:
