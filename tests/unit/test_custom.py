@@ -198,6 +198,39 @@ def test_a_live_display_goes_on_meanwhile() -> None:
     assert shown.getvalue() == "the display\n"
 
 
+# ---- made trainable
+
+
+class Scaled(Plain):
+    """Shares a weight, and keeps a tensor that is neither weight nor buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.full((10,), 2.0)
+        self.again = nn.Linear(8, 10)
+        self.again.weight = self.head.weight
+        self.rows = nn.GRU(10, 10, batch_first=True)
+
+    def answer(self, logits: Tensor) -> Any:
+        """Scales the logits, and asks all layers."""
+        return self.rows((logits * self.scale)[:, None])[0][:, 0] + self.again.weight.sum()
+
+
+@torch.inference_mode()
+def inferred() -> nn.Module:
+    return Scaled()
+
+
+def test_what_was_built_in_inference_mode_is_trained(bench: Workbench) -> None:
+    given = spec("inferred")
+    module = networks.build(given).train()
+    assert not any(value.is_inference() for value in module.state_dict().values())
+    assert module.get_parameter("again.weight") is module.get_parameter("head.weight")
+    module(torch.rand(2, *SHAPE)).sum().backward()
+    assert all(one.grad is not None for one in module.parameters() if one.shape != (10,))
+    bench.do(replace(bench.teach_step("cnn"), spec=given, epochs=1))
+
+
 # ---- leaving the process as it was
 
 
