@@ -22,6 +22,7 @@ from search import custom, networks
 from search.errors import ConfigError
 from search.records import NetworkSpec
 from search.stages import teacher
+from search.steps import Prune
 from tests.workbench import Workbench
 
 SHAPE = (1, 8, 8)
@@ -129,6 +130,43 @@ def test_what_cannot_be_copied_is_refused() -> None:
         f"model.factory='{__name__}:make': the network cannot be copied (TypeErr"
     )
     assert "\n" not in said
+
+
+class Watched(Plain):
+    """Keeps what a layer computes, by a hook that is a closure."""
+
+    features: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def keep(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.features = output
+
+        self.conv.register_forward_hook(keep)
+
+
+def test_a_network_whose_hooks_keep_what_it_computes_is_copied_again(bench: Workbench) -> None:
+    given = spec("make", kind="Watched")
+    module = networks.build(given)
+    module(torch.rand(2, *SHAPE)).sum().backward()
+    networks.build(given)
+    taught = bench.do(replace(bench.teach_step("cnn"), spec=given, epochs=1))
+    pruned = bench.do(Prune(taught.network, 0.5, 1))
+    assert pruned.channels_removed > 0
+
+
+class Remembering(Plain):
+    """Holds what it computed when it was built."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = self.head.weight.sum()
+
+
+def test_tensors_with_gradients_are_named_where_they_cannot_be_copied() -> None:
+    with pytest.raises(ConfigError, match="open files, tensors that are not detached and the like"):
+        networks.build(spec("make", kind="Remembering"))
 
 
 # ---- heard by the debug log alone
