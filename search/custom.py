@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from search.errors import ConfigError, SearchError, one_line
-from search.factory import load_factory, prints_to_log
+from search.factory import contained, load_factory
 from search.records import NetworkSpec
 
 log = logging.getLogger(__name__)
@@ -35,12 +36,13 @@ def build_custom(spec: NetworkSpec) -> nn.Module:
     assert spec.factory is not None
     origin = f"model.factory={spec.factory!r}"
     factory = load_factory(spec.factory, "model.factory")
-    with prints_to_log(origin), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         # Fixed, so that every process has the same network.
         torch.manual_seed(SEED)
-        with _telling(f"{origin} to return"):
+        with contained(origin), _telling(f"{origin} to return"):
             module = _call(factory, dict(spec.arguments), origin)
-        with _telling(f"the first forward pass of {origin}"):
+        _make_trainable(module)
+        with contained(origin), _telling(f"the first forward pass of {origin}"):
             _within_limit(lambda: _try(module, spec, origin), origin)
     for parameter in module.parameters():
         # Whatever its author froze it for: here every weight recovers from what pruning takes away.
@@ -67,6 +69,24 @@ def _call(factory: Callable[..., Any], arguments: dict[str, Any], origin: str) -
     if not isinstance(module, nn.Module):
         raise ConfigError(f"{origin}: returned {type(module).__name__}; return a torch.nn.Module")
     return module
+
+
+def _make_trainable(module: nn.Module) -> None:
+    """Replaces tensors from ``torch.inference_mode``, which cannot be trained, by copies.
+
+    What layers share they share afterwards too.
+    """
+    copies: dict[int, Tensor] = {}
+    for layer in module.modules():
+        named = {**vars(layer), **layer._parameters, **layer._buffers}
+        for name, tensor in named.items():
+            if not isinstance(tensor, Tensor) or is_lazy(tensor) or not tensor.is_inference():
+                continue
+            if id(tensor) not in copies:
+                copy = tensor.detach().clone()
+                is_weight = isinstance(tensor, nn.Parameter)
+                copies[id(tensor)] = nn.Parameter(copy, tensor.requires_grad) if is_weight else copy
+            setattr(layer, name, copies[id(tensor)])
 
 
 # ---- trying the network

@@ -10,12 +10,13 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
 from search.errors import ConfigError, one_line, printable
 from search.home import NAME
+from search.logs import logging_kept
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def _home(package: str) -> Path | None:
 
 def _import(module_name: str, origin: str) -> Any:
     try:
-        with prints_to_log(origin):
+        with contained(origin):
             return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         # Only a missing part of the reference itself is a wrong reference; otherwise the module
@@ -140,6 +141,40 @@ def _import(module_name: str, origin: str) -> Any:
         raise ConfigError(
             f"{origin}: importing {module_name} raised {one_line(error)}; correct the module"
         ) from error
+
+
+@contextmanager
+def contained(origin: str) -> Iterator[None]:
+    """Has the user's code leave the process as it was, where that would change the search.
+
+    Its output goes to the debug log. Afterwards restored are logging; the working directory, which
+    relative paths such as those of the search's state start from; and of torch whether gradients
+    are recorded, the type of new tensors and the number of threads, which training relies on.
+
+    Args:
+        origin: Key and value that named the code.
+    """
+    with prints_to_log(origin), logging_kept(), chdir("."), _torch_kept():
+        yield
+
+
+@contextmanager
+def _torch_kept() -> Iterator[None]:
+    """Restores torch's settings; loads no torch, which the code within may be the first to do."""
+    torch: Any = sys.modules.get("torch")
+    grad, kind, threads = True, None, None  # as torch begins
+    if torch is not None:
+        grad, kind = torch.is_grad_enabled(), torch.get_default_dtype()
+        threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            torch.set_grad_enabled(grad)
+            torch.set_default_dtype(kind or torch.float32)
+            if threads is not None and torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
 
 
 @contextmanager

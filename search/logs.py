@@ -6,6 +6,8 @@ import logging
 import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -99,6 +101,37 @@ class RunLog(logging.Handler):
             log.warning("%s lacks the rest of this run (%s)", self._path, one_line(error))
         except Exception:  # a message that does not fit its arguments
             self.handleError(record)
+
+
+@contextmanager
+def logging_kept() -> Iterator[None]:
+    """Undoes what the code within does to logging: a program's settings would silence the search.
+
+    These are the root logger's handlers and level, the level of the project's, ``logging.disable``,
+    and which loggers are disabled: ``dictConfig`` disables all that there are.
+    """
+    root, project = logging.getLogger(), logging.getLogger(PROJECT)
+    handlers, levels, threshold = (
+        root.handlers[:],
+        (root.level, project.level),
+        root.manager.disable,
+    )
+    mute = _mute_loggers()
+    try:
+        yield
+    finally:
+        logging.disable(threshold)
+        root.handlers[:] = handlers
+        root.setLevel(levels[0])
+        project.setLevel(levels[1])
+        for logger in _mute_loggers() - mute:
+            logger.disabled = False
+
+
+def _mute_loggers() -> set[logging.Logger]:
+    root = logging.getLogger()
+    known = (root, *tuple(root.manager.loggerDict.values()))
+    return {one for one in known if isinstance(one, logging.Logger) and one.disabled}
 
 
 def _encoded(text: str) -> bytes:

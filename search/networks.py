@@ -67,23 +67,26 @@ def build(spec: NetworkSpec) -> nn.Module:
     return module
 
 
-# What the factory returned, by its spec as text; one at most, because it may be large.
+# A copy of what the factory returned, by its spec as text; one at most, because it may be large.
 _kept: dict[str, nn.Module] = {}
 
 
 def _copy_custom(spec: NetworkSpec) -> nn.Module:
     """Returns a network of the user's that nobody else holds."""
     key = repr(spec)  # arguments may be lists
-    if key not in _kept:
-        module = build_custom(spec)
-        _kept.clear()
-        _kept[key] = module
+    module = None if key in _kept else build_custom(spec)
     try:
+        if module is not None:
+            _kept.clear()
+            # Hooks that are closures go on storing what copies compute in the original, which
+            # then cannot be copied any more.
+            _kept[key] = copy.deepcopy(module)
         return copy.deepcopy(_kept[key])
     except Exception as error:  # whatever its attributes raise
         raise ConfigError(
             f"model.factory={spec.factory!r}: the network cannot be copied ({one_line(error)}), "
-            "which pruning needs; keep locks, open files and the like out of its modules"
+            "which pruning needs; keep locks, open files, tensors that are not detached and the "
+            "like out of its modules"
         ) from error
 
 

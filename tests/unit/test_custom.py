@@ -20,6 +20,7 @@ from search import custom, networks
 from search.errors import ConfigError
 from search.records import NetworkSpec
 from search.stages import teacher
+from search.steps import Prune
 from tests.workbench import Workbench
 
 SHAPE = (1, 8, 8)
@@ -129,6 +130,43 @@ def test_what_cannot_be_copied_is_refused() -> None:
     assert "\n" not in said
 
 
+class Watched(Plain):
+    """Keeps what a layer computes, by a hook that is a closure."""
+
+    features: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def keep(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.features = output
+
+        self.conv.register_forward_hook(keep)
+
+
+def test_a_network_whose_hooks_keep_what_it_computes_is_copied_again(bench: Workbench) -> None:
+    given = spec("make", kind="Watched")
+    module = networks.build(given)
+    module(torch.rand(2, *SHAPE)).sum().backward()
+    networks.build(given)
+    taught = bench.do(replace(bench.teach_step("cnn"), spec=given, epochs=1))
+    pruned = bench.do(Prune(taught.network, 0.5, 1))
+    assert pruned.channels_removed > 0
+
+
+class Remembering(Plain):
+    """Holds what it computed when it was built."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = self.head.weight.sum()
+
+
+def test_tensors_with_gradients_are_named_where_they_cannot_be_copied() -> None:
+    with pytest.raises(ConfigError, match="open files, tensors that are not detached and the like"):
+        networks.build(spec("make", kind="Remembering"))
+
+
 # ---- heard by the debug log alone
 
 
@@ -160,10 +198,23 @@ def test_what_it_prints_goes_to_the_debug_log(
     assert tuple(capsys.readouterr()) == ("", "")
     said = [record.getMessage() for record in caplog.records]
     origin = f"model.factory='{__name__}:talking': "
-    for line in ("loading the weights", "to the other stream", "100% of them", "äanswering"):
+    for line in ("loading the weights", "to the other stream", "100% of them", "ä", "answering"):
         assert origin + line in said
     logging.getLogger("talking").warning("later")  # its handler holds the stream still
     assert not any("later" in line for line in map(str, said))
+
+
+def mute() -> nn.Module:
+    logging.basicConfig(level=logging.ERROR, force=True)
+    return Plain()
+
+
+def test_a_factory_that_sets_up_logging_does_not_silence_the_search(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    networks.build(spec("mute"))
+    logging.getLogger("search.x").warning("still here")
+    assert "still here" in caplog.text
 
 
 def test_a_live_display_goes_on_meanwhile() -> None:
@@ -181,6 +232,39 @@ def test_a_live_display_goes_on_meanwhile() -> None:
     finally:
         sys.stdout = before
     assert shown.getvalue() == "the display\n"
+
+
+# ---- made trainable
+
+
+class Scaled(Plain):
+    """Shares a weight, and keeps a tensor that is neither weight nor buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.full((10,), 2.0)
+        self.again = nn.Linear(8, 10)
+        self.again.weight = self.head.weight
+        self.rows = nn.GRU(10, 10, batch_first=True)
+
+    def answer(self, logits: Tensor) -> Any:
+        """Scales the logits, and asks all layers."""
+        return self.rows((logits * self.scale)[:, None])[0][:, 0] + self.again.weight.sum()
+
+
+@torch.inference_mode()
+def inferred() -> nn.Module:
+    return Scaled()
+
+
+def test_what_was_built_in_inference_mode_is_trained(bench: Workbench) -> None:
+    given = spec("inferred")
+    module = networks.build(given).train()
+    assert not any(value.is_inference() for value in module.state_dict().values())
+    assert module.get_parameter("again.weight") is module.get_parameter("head.weight")
+    module(torch.rand(2, *SHAPE)).sum().backward()
+    assert all(one.grad is not None for one in module.parameters() if one.shape != (10,))
+    bench.do(replace(bench.teach_step("cnn"), spec=given, epochs=1))
 
 
 # ---- tried before anything trains

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from search.engine.local import _log_here
 from search.errors import ConfigError
+from search.factory import load_factory
 from search.logs import RunLog
 from search.progress import configure_logging
 
@@ -134,3 +135,30 @@ def test_of_what_a_worker_logs_only_what_is_wanted_is_logged(shown: io.StringIO)
         _log_here(logging.LogRecord("search.x", level, __file__, 1, "level %d", (level,), None))
     _log_here(logging.LogRecord("stranger", logging.INFO, __file__, 1, "chatter", (), None))
     assert [line[9:] for line in shown.getvalue().splitlines()] == ["level 20"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from logging.config import dictConfig; dictConfig({'version': 1})",
+        "from logging.config import dictConfig; dictConfig({'version': 1, 'root': {}})",
+        "import logging; logging.basicConfig(level=logging.ERROR, force=True)",
+        "import logging; logging.getLogger('search').setLevel(logging.ERROR)",
+        "import logging; logging.disable()",
+    ],
+)
+def test_what_the_user_s_code_does_to_logging_silences_nothing(
+    code: str, tmp_path: Path, shown: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mute_net.py").write_text(f"{code}\n\ndef build(): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mute_net", raising=False)
+    with RunLog(tmp_path / "s.log") as run_log:
+        run_log.begin()
+        load_factory("mute_net:build", "model.factory")
+        log.debug("detail")
+        log.info("news")
+        logging.getLogger("stranger").warning("old weights")
+    written = (tmp_path / "s.log").read_text(encoding="utf-8")
+    assert "DEBUG search.x: detail" in written
+    assert [line[9:] for line in shown.getvalue().splitlines()] == ["news", "old weights"]
