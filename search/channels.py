@@ -26,7 +26,9 @@ from search.operations import ELEMENTWISE, REDUCTIONS, Shape, dims, kind_of, sha
 Side = Literal["out", "in", "through", "own"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
+# In one process SyncBatchNorm computes what BatchNorm2d does.
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+NORMS = (*BATCH_NORMS, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
 KNOWN = (*CONVOLUTIONS, *NORMS, nn.Linear)
 
 
@@ -56,12 +58,14 @@ class Channels:
         free: Atoms that may be removed, a sorted array for every set of layers that make them.
         positions: How often one image makes a layer use each of its weights, by the layer's name.
         ordered: Atoms whose neighbours a layer looks at, so that their order counts.
+        ends: Names of layers and operations that channels were not followed through.
     """
 
     uses: tuple[Use, ...]
     free: tuple[Ids, ...]
     positions: dict[str, int]
     ordered: frozenset[int]
+    ends: tuple[str, ...]
 
     def makers(self, atoms: Ids) -> list[str]:
         """Returns the names of the layers that make these channels."""
@@ -86,6 +90,7 @@ class _Book:
     pairs: list[tuple[Ids, Ids]] = field(default_factory=list)
     held: list[Ids] = field(default_factory=list)
     ordered: list[Ids] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)
     uses: dict[tuple[str, Side], tuple[Ids, int]] = field(default_factory=dict)
 
     def new(self, size: int) -> Ids:
@@ -97,9 +102,11 @@ class _Book:
         """Notes that channels can only be removed together; both ``[n]``."""
         self.pairs.append((one, other))
 
-    def hold(self, *flows: Flow | None) -> None:
-        """Notes that channels have to stay."""
+    def hold(self, *flows: Flow | None, end: str | None = None) -> None:
+        """Notes that channels have to stay, and at what they end."""
         self.held.extend(flow.ids for flow in flows if flow is not None)
+        if end is not None:
+            self.ends.append(end)
 
     def use(self, name: str, side: Side, ids: Ids, axis: int = 0) -> None:
         """Notes that a layer has these channels; at every call of it they are the same."""
@@ -216,7 +223,8 @@ def _conclude(book: _Book, positions: dict[str, int]) -> Channels:
         # With one atom there is nothing to choose from.
         if len(atoms) > 1 and not held.intersection(atoms) and taken.issuperset(atoms)
     ]
-    return Channels(uses, tuple(free), positions, frozenset(ordered))
+    ends = tuple(dict.fromkeys(book.ends))
+    return Channels(uses, tuple(free), positions, frozenset(ordered), ends)
 
 
 class _Walk:
@@ -334,7 +342,8 @@ class _Walk:
         if isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) > 1:
             self._book.hold(given)
         if isinstance(layer, nn.InstanceNorm2d) and layer.track_running_stats:
-            self._book.hold(given)  # torch-pruning leaves these statistics as they are
+            # torch-pruning leaves these statistics as they are.
+            self._book.hold(given, end="InstanceNorm2d with running statistics")
         if isinstance(layer, nn.GroupNorm):
             self._unite_places(given.ids, layer.num_groups)
         self._book.use(name, "through", given.ids)
@@ -366,7 +375,7 @@ class _Walk:
                 return None  # of however many channels, it is one number
             result = followed(node, first, shape, made)
         if result is None or made[result.axis] != len(result.ids):
-            self._book.hold(*flows)
+            self._book.hold(*flows, end=kind)
             return None
         return result
 

@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 
 from search.errors import ConfigError, printable
 
-# Of a dictionary in a dictionary in the file: {"checkpoint": {"model": {...}}}.
-DEEPEST = 2
+# Keys that lead to the weights at most: {"checkpoint": {"model": {...}}} has two.
+DEEPEST = 4
 # What training scripts save beside the weights: their arguments, and the best accuracy so far.
 # None of these runs code of the file's when it is unpickled.
 HARMLESS = [
@@ -40,6 +41,8 @@ HARMLESS = [
 COMPILED = "_orig_mod."
 # Counts batches seen, which decides nothing in evaluation; some tools drop it.
 COUNTER = "num_batches_tracked"
+# Of these one set of weights may be kept in two, the one rounded to the other.
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 NOT_ALLOWED = re.compile(r"Unsupported global: GLOBAL ([\w.]+)")
 SAVE = "torch.save(network.state_dict(), 'file.pt')"
 
@@ -51,7 +54,8 @@ def load_checkpoint(network: nn.Module, path: Path, origin: str) -> str:
 
     The weights may lie in dictionaries beside an optimizer, their names may all begin with a
     prefix such as ``module.``, and they may have another floating-point type: what fits the
-    network exactly is taken, if there is only one such set.
+    network exactly is taken, if there is only one such set. Where none fits, the network may be
+    what wraps another one, and the weights those of the one inside.
 
     Args:
         network: The network that the weights must fit exactly.
@@ -67,17 +71,26 @@ def load_checkpoint(network: nn.Module, path: Path, origin: str) -> str:
     """
     wanted = network.state_dict()
     loaded = _read(path, origin)
-    sets = [one for place, state in _states(loaded) for one in _unwrap(place, state, wanted)]
-    if not sets:
-        raise ConfigError(f"{origin}: holds no state dict; save one with {SAVE}")
-    fitting = [one for one in sets if _mismatch(one.state, wanted) is None]
-    if not fitting:
+    states = list(_states(loaded))
+    if not states:
+        raise ConfigError(
+            f"{origin}: holds no state dict, but {_outline(loaded)}; save one with {SAVE}"
+        )
+    sets: list[_Weights] = []
+    fitting: list[_Weights] = []
+    for wrapper in ("", *_wrappers(wanted)):
+        added = [one for keys, state in states for one in _unwrap(keys, state, wanted, wrapper)]
+        sets += added
+        fitting = [one for one in added if _mismatch(one.state, wanted) is None]
+        if fitting:
+            break
+    else:
         nearest = max(sets, key=lambda one: len(one.state.keys() & wanted.keys()))
         where = f" in {nearest.where}" if nearest.where else ""
         reason = _mismatch(nearest.state, wanted)
         raise ConfigError(f"{origin}: belongs to another network: {reason}{where}")
-    found = fitting[0]
-    other = next((one for one in fitting[1:] if not _are_equal(one.state, found.state)), None)
+    found = max(fitting, key=_size_bytes)  # the finest
+    other = next((one for one in fitting if not _are_equal(one.state, found.state)), None)
     if other is not None:
         raise ConfigError(
             f"{origin}: two different sets of weights fit, {found.where or 'the file itself'} and "
@@ -101,27 +114,60 @@ class _Weights:
     state: State
 
 
-def _states(value: object, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], State]]:
-    """Yields every dictionary's tensors, with the keys that lead to it."""
+def _states(value: object) -> Iterator[tuple[tuple[str, ...], State]]:
+    """Yields every dictionary's tensors once, with the keys that lead to it, the fewest first."""
+    seen: set[int] = set()
+    level: list[tuple[tuple[str, ...], object]] = [((), value)]
+    for _ in range(DEEPEST + 1):
+        below: list[tuple[tuple[str, ...], object]] = []
+        for keys, inner in level:
+            if not isinstance(inner, Mapping) or id(inner) in seen:
+                continue
+            seen.add(id(inner))
+            named = {key: held for key, held in inner.items() if isinstance(key, str)}
+            tensors = {key: held for key, held in named.items() if isinstance(held, Tensor)}
+            if tensors:
+                yield keys, tensors
+            below += [((*keys, key), held) for key, held in named.items()]
+        level = below
+
+
+def _outline(value: object) -> str:
+    """Says in a few words what is no state dict."""
     if not isinstance(value, Mapping):
-        return
-    tensors = {n: v for n, v in value.items() if isinstance(n, str) and isinstance(v, Tensor)}
-    if tensors:
-        yield keys, tensors
-    for key, inner in value.items():
-        if isinstance(key, str) and len(keys) < DEEPEST:
-            yield from _states(inner, (*keys, key))
+        return f"a {type(value).__name__}"
+    keys = ", ".join(repr(key) for key in list(value)[:3])
+    what = f"a dictionary of {printable(keys, 100)}" if keys else "an empty dictionary"
+    return f"{what} without tensors in {DEEPEST} levels below" if keys else what
 
 
-def _unwrap(keys: tuple[str, ...], state: State, wanted: State) -> Iterator[_Weights]:
-    """Yields a state dict as each prefix of its names leaves it that may hold the network."""
-    if not any(COMPILED in name for name in wanted):
+def _wrappers(wanted: State) -> list[str]:
+    """Lists the prefixes that all names of a network have, the shortest first; never a layer's."""
+    paths = [name.split(".")[:-2] for name in wanted]
+    same = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    common = [parts[0] for parts in same]
+    return [".".join([*common[: number + 1], ""]) for number in range(len(common))]
+
+
+def _unwrap(keys: tuple[str, ...], state: State, wanted: State, wrapper: str) -> Iterator[_Weights]:
+    """Yields a state dict as each prefix of its names leaves it that may hold the network.
+
+    Args:
+        keys: That lead to it.
+        state: As it is in the file.
+        wanted: The network's.
+        wrapper: Prefix of all the network's names, which those in the file lack.
+    """
+    if not any(COMPILED in name.removeprefix(wrapper) for name in wanted):
         state = {name.replace(COMPILED, ""): value for name, value in state.items()}
     anchor = next((name for name in wanted if not name.endswith(COUNTER)), "")
+    anchor = anchor.removeprefix(wrapper)
     ends = [n.removesuffix(anchor) for n in state if n == anchor or n.endswith(f".{anchor}")]
     for prefix in ends or [""]:
         named = printable(".".join(filter(None, [*keys, f"{prefix}*" if prefix else ""])))
-        inside = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+        inside = {
+            wrapper + n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)
+        }
         yield _Weights(f"'{named}'" if named else "", _without_counters(inside, wanted))
 
 
@@ -146,12 +192,26 @@ def _mismatch(state: State, wanted: State) -> str | None:
     return None
 
 
-def _are_equal(one: State, other: State) -> bool:
-    """Tells whether two sets that fit the same network hold the same values."""
-    return one.keys() == other.keys() and all(
-        value is other[name] or _bytes_of(value) == _bytes_of(other[name])
+def _size_bytes(weights: _Weights) -> int:
+    return sum(value.numel() * value.element_size() for value in weights.state.values())
+
+
+def _are_equal(one: State, finer: State) -> bool:
+    """Tells whether a set holds the values of another, or these rounded to its own types.
+
+    Both fit the same network; counters decide nothing.
+    """
+    return all(
+        value is finer[name] or _bytes_of(value) == _bytes_of(_rounded(finer[name], value))
         for name, value in one.items()
+        if not name.endswith(COUNTER)
     )
+
+
+def _rounded(value: Tensor, other: Tensor) -> Tensor:
+    """Returns a tensor in the type of another, if both are of ``FLOATS``."""
+    kinds_known = value.dtype in FLOATS and other.dtype in FLOATS
+    return value.detach().to(other.dtype) if kinds_known and _is_plain(value) else value
 
 
 def _bytes_of(value: Tensor) -> tuple[torch.dtype, bytes | None]:

@@ -63,6 +63,8 @@ class Coordinator:
         if not plan.samples_deployments:
             bits, threads = study.space.bit_widths()[0], study.space.thread_counts()[0]
             self._sampled = study.space.fix(bits=bits, threads=threads)
+        if not lab.bench.prunes:
+            self._sampled = self._sampled.unpruned()
         self._memory = Memory(study.optuna) if isinstance(sampler, TpeConfig) else None
         self._known = Experience(study.records, lab, study.objectives)
         # Planned points whose training was not begun, the next one first.

@@ -10,7 +10,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from search.channels import Channels, Use
+from search.channels import BATCH_NORMS, Channels, Use
 from search.flows import Ids
 
 
@@ -94,7 +94,7 @@ def _shrink(layer: nn.Module, use: Use, gone: list[int]) -> None:
             torch_pruning.prune_depthwise_conv_out_channels(layer, gone)
         case nn.InstanceNorm2d(), _:
             torch_pruning.prune_instancenorm_out_channels(layer, gone)
-        case nn.BatchNorm1d() | nn.BatchNorm2d(), _:
+        case norm, _ if isinstance(norm, BATCH_NORMS):
             torch_pruning.prune_batchnorm_out_channels(layer, gone)
         case nn.GroupNorm(), _:
             torch_pruning.prune_groupnorm_out_channels(layer, gone)

@@ -195,7 +195,7 @@ def _describe_again(layer: nn.Module) -> None:
             layer.out_channels = layer.weight.shape[1] * layer.groups
         case nn.Linear():
             layer.out_features, layer.in_features = layer.weight.shape
-        case nn.BatchNorm1d() | nn.BatchNorm2d() | nn.InstanceNorm2d():
+        case nn.BatchNorm1d() | nn.BatchNorm2d() | nn.SyncBatchNorm() | nn.InstanceNorm2d():
             for tensor in (*layer.parameters(), *layer.buffers()):
                 layer.num_features = len(tensor) if tensor.ndim else layer.num_features
         case nn.PReLU() if layer.num_parameters > 1:

@@ -26,6 +26,7 @@ COST_EXPONENT = 0.1
 # How far logits may be from others that differ by rounding alone: of how far those of two images
 # are apart, and of their size.
 ALIKE, ROUNDING = 1e-3, 1e-9
+MOST_ENDS = 3  # that are named where nothing can be pruned
 
 
 @dataclass(frozen=True)
@@ -145,14 +146,32 @@ def look(module: nn.Module, image_shape: tuple[int, int, int]) -> Prunable:
         parameter.requires_grad_(parameter.is_floating_point())
     found = channels.analyse(copy.deepcopy(whole), image_shape)
     prunable = Prunable(whole, found, _groups(whole, found))
-    prunable = replace(prunable, groups=_harmless(prunable, image_shape))
-    if not prunable.groups:
-        raise InfeasiblePoint("no layer's channels can be removed; set space.prune_ratio=0")
-    return prunable
+    groups, fault = _harmless(prunable, image_shape)
+    if not groups:
+        raise InfeasiblePoint(
+            f"no layer's channels can be removed ({fault or _hindrance(whole, found)}); set "
+            "space.prune_ratio=0"
+        )
+    return replace(prunable, groups=groups)
 
 
-def _harmless(prunable: Prunable, image_shape: tuple[int, int, int]) -> tuple[Group, ...]:
-    """Returns the groups that can lose channels; code may insist on others' in ways unseen."""
+def _hindrance(module: nn.Module, found: Channels) -> str:
+    """Says why no channels of a network may go."""
+    if found.ends:
+        return f"they run into what pruning does not follow: {', '.join(found.ends[:MOST_ENDS])}"
+    layers = (m for m in module.modules() if isinstance(m, (*channels.CONVOLUTIONS, nn.Linear)))
+    if any(not isinstance(layer.weight, nn.Parameter) for layer in layers):
+        return "the weights of its layers are computed from others"
+    return "none lie between two layers with weights"
+
+
+def _harmless(
+    prunable: Prunable, image_shape: tuple[int, int, int]
+) -> tuple[tuple[Group, ...], str | None]:
+    """Returns the groups that can lose channels, and why the last other one cannot.
+
+    Code may insist on these in ways unseen.
+    """
 
     def fault(groups: Sequence[Group]) -> str | None:
         half = [group.atoms[: len(group.atoms) // 2] for group in groups]
@@ -162,16 +181,17 @@ def _harmless(prunable: Prunable, image_shape: tuple[int, int, int]) -> tuple[Gr
 
     groups = prunable.groups
     if not groups or fault(groups) is None:
-        return groups
-    harmless = []
+        return groups, None
+    harmless, last = [], None
     for group in groups:
         reason = fault([group])
         if reason is None:
             harmless.append(group)
         else:
+            last = reason
             makers = ", ".join(prunable.channels.makers(group.atoms))
             log.info("%s: left whole, the network cannot do without: %s", makers, reason)
-    return tuple(harmless)
+    return tuple(harmless), last
 
 
 def _fault(smaller: nn.Module, image_shape: tuple[int, int, int], whole: nn.Module) -> str | None:
@@ -287,7 +307,7 @@ def _squared_norms(module: nn.Module, use: Use) -> Tensor | None:
         return None
     layer = module.get_submodule(use.name)
     if use.side == "through":
-        if not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
+        if not isinstance(layer, (*channels.BATCH_NORMS, nn.LayerNorm)):
             return None
         scale = dict(layer.named_parameters()).get("weight")
         return None if scale is None else scale.detach().square()

@@ -166,6 +166,10 @@ class Space:
         own = replace(domain, low=low, high=high)
         return replace(self, axes={**self.axes, "learning_rate": own})
 
+    def unpruned(self) -> Space:
+        """Returns the space for a network that cannot lose channels, if it holds such points."""
+        return self.fix(prune_ratio=0.0) if self.axes["prune_ratio"].nearest(0.0) == 0 else self
+
     @property
     def prunes(self) -> bool:
         """Whether any point may lose channels."""

@@ -181,9 +181,10 @@ class Cut:
 
 @dataclass(frozen=True)
 class Cuts:
-    """Cuts that leave different structures, in the order asked for; none where none is possible."""
+    """Cuts that leave different structures, in the order asked for; else why there are none."""
 
     cuts: tuple[Cut, ...]
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ class Sweep(Step[Cuts]):
     """Finds how much to prune for ``shares`` of the original's multiply-accumulates, in order."""
 
     kind: ClassVar[str] = "sweep"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resource: ClassVar[Resource] = "light"
     result: ClassVar[type] = Cuts
 

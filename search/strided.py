@@ -15,6 +15,11 @@ from torch.nn import functional as F
 LANES = 16  # float32 numbers in the widest register
 
 
+def is_spoiled_by_channels_last(module: nn.Module) -> bool:
+    """Tells networks that channels-last images are safe for only after ``skip_first``."""
+    return any(type(layer) is nn.Conv2d and _is_at_risk(layer) for layer in module.modules())
+
+
 def skip_first(module: nn.Module) -> None:
     """Makes every such Conv2d of ``module`` take its pixels first, in place.
 

@@ -22,9 +22,9 @@ from search.benchmark.stillness import give_way, working
 from search.crowding import adapting
 from search.data import Split, batch_of
 from search.data.splits import View
-from search.errors import ConfigError, one_line
+from search.errors import ConfigError, SearchError, one_line
 from search.steps import Layout, Precision
-from search.strided import skip_first
+from search.strided import SkippingConv2d, is_spoiled_by_channels_last, skip_first
 
 log = logging.getLogger(__name__)
 
@@ -33,23 +33,30 @@ R = TypeVar("R")
 EVALUATION_BATCH = 1000  # at most
 GPU_SHARE = 0.25  # of a GPU's free memory, which images may fill
 _COPIED_BYTES = 1 << 26
+# What no layer of this project is to blame for.
+_BLAMELESS = (SearchError, OSError, MemoryError)
 
 
 def trying_own_layers(place: Callable[[bool], M], use: Callable[[M], R]) -> R:
-    """Uses a network with faster layers of this project, and once more without where that fails.
+    """Uses a network with layers of this project, and once more without where that fails.
+
+    A network may insist on the classes of its layers, in whatever words.
 
     Args:
         place: Returns the network, afresh; told whether its layers may be replaced.
         use: Does something with it.
 
     Raises:
-        RuntimeError: As ``use`` raised it, where no layer was replaced.
+        Exception: As ``use`` raised it, where no layer was replaced, or as it did again.
     """
     module = place(True)
     try:
         return use(module)
-    except RuntimeError as error:
-        if not any(isinstance(layer, NarrowBatchNorm2d) for layer in module.modules()):
+    except _BLAMELESS:
+        raise
+    except Exception as error:
+        own = (NarrowBatchNorm2d, SkippingConv2d)
+        if not any(isinstance(layer, own) for layer in module.modules()):
             raise
         log.warning("%s; trying again with the network's own layers alone", one_line(error))
     module = place(False)
@@ -80,10 +87,15 @@ class Placement:
         Args:
             module: Changed in place, and returned.
             image_shape: ``(channels, height, width)`` of its input.
-            own_layers: Whether layers may be replaced by faster ones of this project.
+            own_layers: Whether layers may be replaced by others of this project.
         """
         module.to(self.device)
-        if self.layout == "channels_last":
+        # Without the replacement of ``skip_first`` the layout alone keeps memory whole: contiguous
+        # images never reach the kernel at fault.
+        is_forbidden = (
+            not own_layers and self.device.type == "cpu" and is_spoiled_by_channels_last(module)
+        )
+        if self.layout == "channels_last" and not is_forbidden:
             # torch's stubs forget memory_format for modules
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if self._takes_channels_last(module, image_shape):

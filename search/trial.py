@@ -75,7 +75,8 @@ Recipe = Generator[Step[Any], Any, T]
 class Bench:
     """What every trial of a study shares before anything is computed.
 
-    ``prunes`` says whether any trial may lose channels, and so be trained.
+    ``prunes`` says whether any trial may lose channels, and so be trained: not where the space or
+    the network forbids it.
     """
 
     spec: NetworkSpec
@@ -231,12 +232,16 @@ def survey(lab: Lab) -> Recipe[Lab]:
 
     What fails here may fail in trials too, but says nothing against the uncompressed network.
     Cuts that the network does not survive are left out, up to the first that can be trained.
+    Where no channel can go, no trial prunes.
     """
     try:
         swept: Cuts = yield Sweep(lab.teacher.network, SWEEP, lab.bench.device.round_to)
     except (StageFailed, InfeasiblePoint) as error:
         log.warning("how much can be pruned was not found, so no sweep is planned: %s", error)
         return lab
+    if not swept.cuts:
+        log.warning("pruning is left out, bits and threads are searched: %s", swept.reason)
+        return replace(lab, bench=replace(lab.bench, prunes=False))
     for number, cut in enumerate(swept.cuts):
         try:
             rate = yield from find_rate(cut, lab)

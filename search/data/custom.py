@@ -7,7 +7,7 @@ from typing import Any
 
 from search.data.source import Source
 from search.errors import ConfigError, SearchError, one_line
-from search.factory import load_factory, prints_to_log
+from search.factory import contained, load_factory
 
 
 def open_source(factory: str, arguments: Mapping[str, Any]) -> Source:
@@ -19,7 +19,7 @@ def open_source(factory: str, arguments: Mapping[str, Any]) -> Source:
     function = load_factory(factory, "data.factory")
     origin = f"data.factory={factory!r}"
     try:
-        with prints_to_log(origin):
+        with contained(origin):
             source = function(**arguments)
     except SearchError:
         raise

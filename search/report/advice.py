@@ -11,9 +11,10 @@ from search.records import Canary, Closing, Finalist, TrialRecord
 from search.report.points import ORIGINAL
 from search.report.profile import describe_later, describe_noise
 
+PRUNE = "prune more (a larger space.prune_ratio.high)"
 TRAIN = "train longer (a larger train.epochs) or prune less (a smaller space.prune_ratio.high)"
 SAVE = (
-    "prune more (a larger space.prune_ratio.high) or allow other space.bits and space.threads; "
+    f"{PRUNE} or allow other space.bits and space.threads; "
     f"{home.command('explain')} says where the time goes"
 )
 MEASURE = "measure longer (a larger device.budget_s) or on a quieter machine"
@@ -37,14 +38,12 @@ CAUSES: Mapping[str, tuple[str, str, str]] = {
     "max_size_bytes": (
         "is larger than objective.max_size_bytes",
         "are larger than objective.max_size_bytes",
-        "prune more (a larger space.prune_ratio.high) or allow fewer space.bits; or allow a larger "
-        "objective.max_size_bytes",
+        f"{PRUNE} or allow fewer space.bits; or allow a larger objective.max_size_bytes",
     ),
     "max_memory_bytes": (
         "takes more than objective.max_memory_bytes",
         "take more than objective.max_memory_bytes",
-        "prune more (a larger space.prune_ratio.high); or allow a larger "
-        "objective.max_memory_bytes",
+        f"{PRUNE}; or allow a larger objective.max_memory_bytes",
     ),
     "poor": (
         "was measured too poorly to tell",
@@ -155,6 +154,8 @@ def describe_no_gain(
         f"{many} {CAUSES[cause][0 if many == 1 else 1]}" for cause, many in causes.most_common()
     )
     advice = list(dict.fromkeys(CAUSES[cause][2] for cause, _ in causes.most_common(ADVISED)))
+    if not any(record.figures.channels_removed for record in others):  # perhaps nothing can go
+        advice = [one.replace(f"{PRUNE} or ", "").replace(f"{PRUNE}; or ", "") for one in advice]
     what = "Nothing beats the original so far"
     if original.outcome == "infeasible":
         what = "Nothing keeps the limits of the study so far, nor does the original"

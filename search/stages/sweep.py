@@ -19,9 +19,10 @@ def run(step: Sweep, shelf: Shelf) -> Cuts:
     module = networks.load(whole, shelf)
     try:
         left = macs_at(module, whole.spec.image_shape, RATIOS, step.round_to)
-    except InfeasiblePoint:  # nothing can be pruned
-        return Cuts(())
-    return Cuts(choose_cuts(RATIOS, [macs / whole.macs for macs in left], step.shares))
+    except InfeasiblePoint as error:  # nothing can be pruned
+        return Cuts((), str(error))
+    cuts = choose_cuts(RATIOS, [macs / whole.macs for macs in left], step.shares)
+    return Cuts(cuts, "" if cuts else "its layers are too narrow to lose any")
 
 
 def choose_cuts(

@@ -75,7 +75,7 @@ def beside(network: nn.Module) -> dict[str, Any]:
 @given(
     number=st.integers(0, 2),
     prefixes=st.lists(st.sampled_from(PREFIXES), max_size=2),
-    wrappers=st.lists(st.sampled_from(WRAPPERS), max_size=2),
+    wrappers=st.lists(st.sampled_from(WRAPPERS), max_size=4),
     kind=st.sampled_from(TYPES),
     has_others=st.booleans(),
     has_counters=st.booleans(),
@@ -133,6 +133,81 @@ def test_two_sets_are_taken_only_if_they_are_the_same(
             load(network, content)
         assert all(place in str(caught.value) for place in places)
     assert all(torch.equal(value, before[n]) for n, value in network.state_dict().items())
+
+
+class Wrapped(nn.Module):
+    """What a user's own module makes of a network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Tiny()
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "backbone.", "module.backbone."])
+@pytest.mark.parametrize(
+    "make", [Wrapped, lambda: nn.DataParallel(Tiny()), lambda: nn.DataParallel(Wrapped())]
+)
+def test_weights_of_the_network_inside_a_wrapper_are_found(
+    make: Callable[[], nn.Module], prefix: str
+) -> None:
+    network, wanted = make(), random_state(Tiny(), 1)
+    load(network, {"model": {prefix + name: value for name, value in wanted.items()}})
+    inside = next(layer for layer in network.modules() if isinstance(layer, Tiny))
+    assert all(torch.equal(value, wanted[name]) for name, value in inside.state_dict().items())
+
+
+def test_a_wrapper_changes_nothing_where_the_whole_fits() -> None:
+    network = Wrapped()
+    wanted, other = random_state(network, 1), random_state(Tiny(), 2)
+    load(network, {"model": wanted, "inside": other})
+    assert all(torch.equal(value, wanted[n]) for n, value in network.state_dict().items())
+    other.pop("3.bias")
+    with pytest.raises(ConfigError, match=r"it has no backbone\.3\.bias .* in 'inside'$"):
+        load(network, {"inside": other})
+
+
+def test_two_sets_for_the_inside_of_a_wrapper_are_refused() -> None:
+    sets = {place: random_state(Tiny(), seed) for seed, place in enumerate(["one", "two"])}
+    with pytest.raises(ConfigError, match="two different sets of weights fit"):
+        load(Wrapped(), sets)
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=str)
+@pytest.mark.parametrize("is_coarse_first", [True, False])
+def test_the_finer_of_two_equal_sets_is_taken(kind: torch.dtype, is_coarse_first: bool) -> None:
+    wanted = random_state(Tiny(), 1)
+    other = {name: value.to(kind, copy=True) for name, value in wanted.items()}
+    sets = {"ema": other, "model": wanted} if is_coarse_first else {"model": wanted, "ema": other}
+    network = Tiny()
+    load(network, sets)
+    assert all(torch.equal(value, wanted[n]) for n, value in network.state_dict().items())
+    other["3.bias"][0] += 0.1
+    with pytest.raises(ConfigError, match="two different sets of weights fit"):
+        load(network, sets)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ([1, 2], "but a list; save"),
+        ({}, "but an empty dictionary; save"),
+        ({"epoch": 3, "log": [1.0]}, "but a dictionary of 'epoch', 'log' without tensors in 4"),
+        ({"a": {"b": {"c": {"d": {"e": {"w": torch.ones(1)}}}}}}, "without tensors in 4 levels"),
+    ],
+)
+def test_what_is_no_state_dict_is_told(content: object, told: str) -> None:
+    with pytest.raises(ConfigError, match="holds no state dict, ") as caught:
+        load(Tiny(), content)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_dictionaries_that_hold_themselves_are_looked_at_once() -> None:
+    network, wanted = Tiny(), random_state(Tiny(), 1)
+    content: dict[str, Any] = {"state_dict": wanted}
+    content.update((f"again{number}", content) for number in range(300))
+    load(network, content)
+    assert all(torch.equal(value, wanted[n]) for n, value in network.state_dict().items())
 
 
 CHANGES: dict[str, Callable[[State, str], object]] = {

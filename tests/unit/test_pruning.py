@@ -409,6 +409,54 @@ def test_too_few_channels_for_the_code_are_infeasible() -> None:
 
 @pytest.mark.parametrize("name", ["dense_only", "multiplied"])
 def test_a_network_without_prunable_layers_is_infeasible(name: str) -> None:
-    with pytest.raises(InfeasiblePoint, match=r"^no layer's channels can be removed; set"):
+    with pytest.raises(InfeasiblePoint, match=r"^no layer's channels can be removed \(.*\); set"):
         prune(build(name), SHAPE, 0.5, 8)
     assert prune(build(name), SHAPE, 0.0, 8)[1] == 0.0
+
+
+class OwnNorm(nn.Module):
+    """Normalises a batch without any of torch's layers."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps ``[n, c, h, w]`` to the same shape."""
+        return nn.functional.batch_norm(images, None, None, training=True)
+
+
+def between(layer: nn.Module) -> nn.Module:
+    layers = nn.Conv2d(1, 16, 3), layer, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(16, 10))
+
+
+def computed() -> nn.Module:
+    module = between(nn.Identity())
+    for name in ("0", "5"):
+        nn.utils.parametrizations.weight_norm(module.get_submodule(name))
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [
+        (between(OwnNorm()), "does not follow: NativeBatchNorm)"),
+        (between(nn.InstanceNorm2d(16, track_running_stats=True)), "InstanceNorm2d with running"),
+        (computed(), "(the weights of its layers are computed from others)"),
+    ],
+    ids=["unknown operation", "instance norm", "computed weights"],
+)
+def test_why_nothing_can_be_pruned_is_told(module: nn.Module, told: str) -> None:
+    with pytest.raises(InfeasiblePoint) as caught:
+        prune(module, SHAPE, 0.5, 8)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_synchronised_batch_norm_is_pruned_like_any_other() -> None:
+    torch.manual_seed(0)
+    plain = between(nn.BatchNorm2d(16))
+    sync = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(plain))
+    (smaller, removed), (wanted, share) = (prune(m, SHAPE, 0.5, 8) for m in (sync, plain))
+    assert removed == share > 0
+    assert shapes_of(smaller) == shapes_of(wanted)
+    assert torch.equal(smaller.eval()(pixels()), wanted.eval()(pixels()))
+    networks.resize(sync, smaller.state_dict())
+    assert sync.get_submodule("1").num_features == smaller.get_submodule("1").num_features == 8

@@ -370,6 +370,12 @@ def test_learning_rates_lie_around_the_one_found() -> None:
     assert own.around(0.5) == own
 
 
+def test_a_space_is_left_as_it_is_where_it_demands_pruning() -> None:
+    demanding = space(prune_ratio={"low": 0.1, "high": 0.9})
+    assert demanding.unpruned() == demanding
+    assert not space(prune_ratio={"low": 0.0, "high": 0.9}).unpruned().prunes
+
+
 @pytest.mark.parametrize(
     ("ratios", "prunes"),
     [({"low": 0.0, "high": 0.9}, True), ([0.0, 0.3], True), (0.0, False), (0.5, True)],

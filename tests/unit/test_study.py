@@ -576,6 +576,18 @@ def test_other_deployments_wait_for_the_sweep(journal: Journal) -> None:
     assert any(record.student_of is not None for record in records[last:])
 
 
+def test_a_network_that_cannot_lose_channels_is_never_pruned(journal: Journal) -> None:
+    policy = PolicyConfig(latency_first=False, eta=None, deployments=3)
+    ready = lab()
+    whole = replace(ready, cuts=(), rate=None, bench=replace(ready.bench, prunes=False))
+    engine = FakeEngine()
+    records = list(trials_of(open_study(journal, 8), whole, engine, policy=policy))
+    assert {record.point.prune_ratio for record in records} == {0.0}
+    assert all(record.outcome == "complete" for record in records)
+    assert {step.ratio for step in engine.computed if isinstance(step, Prune)} <= {0.0}
+    assert len({(record.point.bits, record.point.threads) for record in records}) > 2
+
+
 def test_what_only_saves_storage_is_deployed_only_where_size_counts(tmp_path: Path) -> None:
     policy = PolicyConfig(latency_first=False, eta=None, deployments=9)
     found = {}

@@ -447,10 +447,16 @@ def test_preparation_measures_the_original_at_every_thread_count() -> None:
     assert (prepared.cuts, prepared.rate) == (replies[-4].cuts, replies[-1])  # type: ignore[attr-defined]
 
 
-def test_nothing_is_looked_for_where_nothing_can_be_pruned() -> None:
-    steps, found = answers(survey(lab()), [Cuts(())])
+def test_nothing_is_looked_for_where_nothing_can_be_pruned(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole = replace(lab(), cuts=(), rate=None)
+    steps, found = answers(survey(whole), [Cuts((), "its layers are asleep")])
     assert [step.kind for step in steps] == ["sweep"]
-    assert found == lab()
+    assert found == replace(whole, bench=replace(whole.bench, prunes=False))
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().endswith("bits and threads are searched: its layers are asleep")
 
 
 def surveyed(refuse: Callable[[Step[Any]], None]) -> Lab:

@@ -70,6 +70,20 @@ def test_what_is_frequent_is_told_first() -> None:
     )
 
 
+@pytest.mark.parametrize("limit", ["max_latency_ms", "max_size_bytes", "max_memory_bytes", ""])
+def test_more_pruning_is_not_advised_where_nothing_could_be_pruned(limit: str) -> None:
+    def said(removed: float | None) -> str:
+        impossible = plant(2, "infeasible", channels_removed=None)
+        slow = plant(1, latency_ms=2.0, channels_removed=removed)
+        other = infeasible(1, limit, channels_removed=removed) if limit else slow
+        return describe_no_gain([ORIGINAL, other, impossible], [0], TRADED)
+
+    assert "prune more" in said(0.25)
+    for removed in (0.0, None):
+        assert "prune more" not in said(removed)
+        assert said(removed) == re.sub(r"prune more \([^)]*\)(?:;? or)? ", "", said(0.25))
+
+
 def test_a_gain_needs_no_words() -> None:
     records = [ORIGINAL, plant(1)]
     assert describe_no_gain(records, [0, 1], TRADED) == ""
