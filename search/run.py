@@ -94,7 +94,7 @@ def _search(config: SearchConfig, settings: str, console: Console, run_log: RunL
     from search.importance import importances
     from search.progress import Progress
     from search.report.formats import format_counted
-    from search.setup import make_bench, settings_of
+    from search.setup import keep_weights, make_bench, settings_of
     from search.storage import open_ledgers
     from search.study import Study
 
@@ -119,6 +119,7 @@ def _search(config: SearchConfig, settings: str, console: Console, run_log: RunL
         settings_kept = settings_of(config, bench, space)
         cli.STATE.mkdir(exist_ok=True)
         study = Study(ledger, config.study, space, objectives, settings_kept)
+        keep_weights(config, bench, store)
         run_log.begin()
         log.info(
             "study %s: %s on %s, measured on %s (%s, %s)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -39,7 +40,7 @@ def make_bench(
 
     Args:
         config: Checked by itself.
-        shelf: Keeps the user's weights, when nothing is wrong with anything.
+        shelf: Keeps the images; the user's weights are kept by ``keep_weights``.
         engine: Asks the device.
         check: Raises ConfigError when the network, or the user's weights for it, cannot be used;
             called again when the data are there.
@@ -69,7 +70,7 @@ def make_bench(
     check(spec, dataset)
     bench = Bench(
         spec=spec,
-        checkpoint=None if weights is None else shelf.put(*_read_checkpoint(weights)),
+        checkpoint=None if weights is None else _name_weights(*_read_checkpoint(weights)),
         data=dataset,
         device=device,
         thread_counts=space.thread_counts(),
@@ -81,6 +82,21 @@ def make_bench(
         prunes=space.prunes,
     )
     return bench, space
+
+
+def keep_weights(config: SearchConfig, bench: Bench, shelf: Shelf) -> None:
+    """Keeps the user's weights, when nothing can be refused any more.
+
+    Raises:
+        ConfigError: When they are others than a moment ago.
+    """
+    name = config.model.checkpoint
+    if name is not None and shelf.put(*_read_checkpoint(name)) != bench.checkpoint:
+        raise ConfigError(f"model.checkpoint={name!r}: was changed while it was read; start again")
+
+
+def _name_weights(content: bytes, suffix: str) -> File:
+    return File(hashlib.sha256(content).hexdigest(), suffix, len(content))
 
 
 def _read_checkpoint(name: str) -> tuple[bytes, str]:

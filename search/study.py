@@ -50,6 +50,12 @@ POINT = "point"
 RUNGS = "rungs"
 PLAN = "plan"
 # Settings that nobody gives as they are: they say where and with what latency was measured.
+# Settings that are digests, which nobody can give, and what has them.
+CONTENTS = {
+    "model.checkpoint": "the weights of model.checkpoint are",
+    "model.source": "the source files of model.factory are",
+    "data.content": "the images are",
+}
 THE_DEVICE = ("device.name", "device.cpu", "device.runtime", "device.protocol")
 
 
@@ -111,12 +117,7 @@ class Study:
         self._reached: dict[float, dict[int, list[float]]] = {}
         self._lab: Lab | None = None
         with explained(ledger):
-            self.optuna = optuna.create_study(
-                storage=ledger.storage(),
-                study_name=config.name,
-                directions=["minimize"] * len(objectives),
-                load_if_exists=True,
-            )
+            self.optuna = _open(ledger, config.name, len(objectives))
             check_format(self.optuna, ledger)
             self._keep(FORMAT, OWN_FORMAT)
             self.records = records_of(self.optuna)
@@ -140,6 +141,11 @@ class Study:
                     raise ConfigError(
                         f"the device is {now}, but the study {self.config.name} was begun on "
                         f"{then}; latencies do not compare: go on there, {other}"
+                    )
+                if key in CONTENTS and None not in (begun.get(key), settings.get(key)):
+                    raise ConfigError(
+                        f"{CONTENTS[key]} not those that the study {self.config.name} was begun "
+                        f"with (SHA-256 {now[:8]}, then {then[:8]}); give those, {other}"
                     )
                 raise ConfigError(
                     f"{key}={now}: the study {self.config.name} was begun with {then}; give "
@@ -338,6 +344,16 @@ class Study:
 def _school(lab: Lab) -> tuple[object, ...]:
     """Returns what students learn from, and in which arithmetic."""
     return lab.teacher.network, lab.placement.device, lab.placement.precision
+
+
+def _open(ledger: Ledger, name: str, objectives: int) -> optuna.Study:
+    """Returns a study, begun now if there is none; one that there is stays as it is."""
+    storage = ledger.storage()
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        directions = ["minimize"] * objectives
+        return optuna.create_study(study_name=name, storage=storage, directions=directions)
 
 
 def _shown(value: object) -> str:
