@@ -360,8 +360,14 @@ def _other_bits(case: Case) -> str:
 
 
 def _other_widths(case: Case) -> str:
+    # What is so in the original too no pruning can mend.
+    pruned = [
+        name
+        for name, filled in case.uneven.items()
+        if name not in case.original.parts or lanes(case.original, name, case.round_to) != filled
+    ]
     # How integers are padded the runtime's shapes do not tell.
-    if case.bits == 8 or case.layers_share(case.uneven) < DECISIVE:
+    if case.bits == 8 or case.layers_share(pruned) < DECISIVE:
         return ""
     return (
         "channels up to whole vectors (a smaller space.prune_ratio), which would take no more time"

@@ -478,7 +478,7 @@ def test_file(
             "module.pt",
             "it holds models.cnn.Cnn, which may be code and is not run; if you trust",
         ),
-        ("list.pt", "holds no state dict; save one with"),
+        ("list.pt", "holds no state dict, but a list; save one with"),
         ("two.pt", "two different sets of weights fit, 'model' and 'ema'; save the one you mean"),
         ("nan.pt", "conv.bias holds NaN or infinity; give sound weights"),
     ],
@@ -755,7 +755,11 @@ def test_study_begun_with_other_settings(
     before = journal.read_bytes()
     said = refusal(here, *TINY, "study.name=pets", "train.epochs=7")
     assert "train.epochs=7.0: the study pets was begun with 1.5; give that, or start anot" in said
-    assert journal.read_bytes().startswith(before)
+    given = (*TINY, "study.name=pets", "model.width=4", "model.checkpoint=fits.safetensors")
+    assert "model.checkpoint=" in refusal(here, *given)
+    assert journal.read_bytes() == before
+    kept = (here / "mlruns" / "store").rglob("*.safetensors")
+    assert [path.stat().st_size for path in kept] == []
     assert not (here / "mlruns" / "mlflow.db").exists()
 
 

@@ -256,6 +256,23 @@ def test_other_settings_are_refused(journal: Journal) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [("model.checkpoint", "the weights of model.checkpoint"), ("data.content", "the images")],
+)
+def test_other_files_are_refused_by_what_they_are(journal: Journal, key: str, what: str) -> None:
+    begun = open_study(journal, n_trials=1, settings={key: "a" * 64})
+    list(trials_of(begun, lab(), FakeEngine()))
+    before = journal.path.read_bytes()
+    with pytest.raises(ConfigError) as caught:
+        open_study(journal, settings={key: "b" * 64})
+    assert str(caught.value) == (
+        f"{what} are not those that the study s was begun with (SHA-256 bbbbbbbb, then aaaaaaaa); "
+        "give those, or start another one with study.name=..."
+    )
+    assert journal.path.read_bytes() == before
+
+
 def test_settings_bind_only_once_there_is_a_trial(journal: Journal) -> None:
     open_study(journal, settings={"train.teacher_learning_rate": 9.0})
     open_study(journal, settings={"train.teacher_learning_rate": 0.1})

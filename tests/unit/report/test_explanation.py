@@ -206,6 +206,17 @@ def test_empty_lanes() -> None:
     assert (row.channels, row.note) == (f"32{ARROW}13", "13/16 lanes")
 
 
+def test_less_pruning_is_not_advised_for_lanes_that_the_original_leaves_empty_too() -> None:
+    spent = (("Conv", "conv", 150.0), ("FusedGemm", "hidden", 20.0), ("Gemm", "head", 5.0))
+    advice = "channels up to whole vectors (a smaller space.prune_ratio)"
+    pruned, narrow = (
+        explained(model(*spent, channels=13), model(*spent, channels=channels)).findings[-1]
+        for channels in (16, 13)
+    )
+    assert advice in pruned
+    assert advice not in narrow
+
+
 def test_depthwise_layers() -> None:
     found = explained(halved(depthwise=True))
     assert (
