@@ -352,8 +352,9 @@ def _open(ledger: Ledger, name: str, objectives: int) -> optuna.Study:
     try:
         return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
-        directions = ["minimize"] * objectives
-        return optuna.create_study(study_name=name, storage=storage, directions=directions)
+        return optuna.create_study(
+            study_name=name, storage=storage, directions=["minimize"] * objectives
+        )
 
 
 def _shown(value: object) -> str:
