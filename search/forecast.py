@@ -27,6 +27,7 @@ class Forecast:
         measuring_s: One measurement.
         other_s: Exporting, storing and scoring a trial's model.
         trial_s: An average trial: pruned, and stopped at a rung as often as not.
+        again_s: What other deployments of a trial's network take on average.
         left: Trials that are left; None where only time ends the study.
         study_s: All trials that are left, or the time that they are given.
         closing_s: The closing round at most: of as many finalists as it takes, and the original.
@@ -37,6 +38,7 @@ class Forecast:
     measuring_s: float
     other_s: float
     trial_s: float
+    again_s: float
     left: int | None
     study_s: float
     closing_s: float
@@ -89,7 +91,9 @@ def forecast(
         # One is measured at a time, each for its budget, and the original too.
         measured_s = (finalists.count + 1) * finalists.budget_s
         closing_s = finalists.count * further_s / slots + measured_s
-    return Forecast(steps, training_s, measuring_s, other_s, trial_s, left, study_s, closing_s)
+    return Forecast(
+        steps, training_s, measuring_s, other_s, trial_s, again_s, left, study_s, closing_s
+    )
 
 
 def describe_forecast(found: Forecast, step_s: float, study: StudyConfig) -> str:
@@ -100,6 +104,8 @@ def describe_forecast(found: Forecast, step_s: float, study: StudyConfig) -> str
         f"up to {format_duration(step_s)}, measuring {format_duration(found.measuring_s)}, "
         f"exporting and scoring {format_duration(found.other_s)})"
     )
+    if found.again_s:
+        trial += f", other deployments of its network {format_duration(found.again_s)}"
     if found.left is None or found.study_s == study.timeout_s:
         whole = f"the search ends after study.timeout_s, {format_duration(found.study_s)}"
     else:

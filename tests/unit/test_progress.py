@@ -151,6 +151,16 @@ def test_a_forecast_adds_up() -> None:
         assert forecast(known, stage_s, study, policy, ROUND, 0, 1).study_s == 7.0
 
 
+def test_the_line_tells_all_that_the_total_counts() -> None:
+    policy = replace(POLICY, eta=2.0, deployments=2)
+    stage_s = {"measure": 4.0, "export": 1.0, "evaluate": 2.0}
+    found = forecast(lab(), stage_s, STUDY, policy, ROUND, done=0, slots=1)
+    # Every second network is trained to its end, and runs twice otherwise.
+    assert found.again_s == pytest.approx(0.5 * 2 * (2.0 + 3.0))
+    assert found.study_s == pytest.approx(10 * (found.trial_s + found.again_s))
+    assert "), other deployments of its network 5 s; 10" in describe_forecast(found, 0.1, STUDY)
+
+
 def test_workers_share_the_training_but_not_the_device() -> None:
     stage_s = {"measure": 4.0}
     policy = replace(POLICY, deployments=0)
