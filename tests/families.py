@@ -106,7 +106,7 @@ FAMILIES = {
     "BN-Inception": large("BN-Inception", "bninception", "bninception"),
     "InceptionV3": large("InceptionV3", "inceptionv3", "inceptionv3", side=128),
     "InceptionV4": large("InceptionV4", "inceptionv4", "inceptionv4", side=128),
-    "Xception": large("Xception", "xception", "xception", side=128),
+    "Xception": large("Xception", "xception", "xception", side=299),
     "NASNet-A": large("NASNet-A mobile", "nasnet", "nasnet_4a1056", side=224),
     "DARTS": large("DARTS", "darts", "darts"),
     "DLA-46-C": large("DLA-46-C", "dla", "dla46c"),
