@@ -121,8 +121,7 @@ class Study:
             check_format(self.optuna, ledger)
             self._keep(FORMAT, OWN_FORMAT)
             self.records = records_of(self.optuna)
-        self._begin_or_compare(settings)
-        with explained(ledger):
+            self._begin_or_compare(settings)
             self._check_kept()
         if IDENTITY not in self.optuna.user_attrs:
             self.optuna.set_user_attr(IDENTITY, uuid.uuid4().hex)

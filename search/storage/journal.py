@@ -85,7 +85,12 @@ class Journal(AbstractContextManager["Journal"]):
         return self.path.exists()
 
     def storage(self) -> JournalStorage:
-        """Opens the journal for Optuna."""
+        """Opens the journal for Optuna.
+
+        Raises:
+            Damaged: When its last line is none, which Optuna notices only when another follows.
+        """
+        _check_last_line(self.path)
         return JournalStorage(_WholeLines(str(self.path), _AlreadyHeld(str(self.path))))
 
     def _drop_torn_line(self) -> None:
@@ -161,6 +166,16 @@ class _WholeLines(JournalFileBackend):
             if kept is not None:
                 _check(log, kept, number)
             yield log
+
+
+def _check_last_line(path: Path) -> None:
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    if len(lines) < 2 or lines[-1]:  # somebody may be writing it
+        return
+    try:
+        json.loads(lines[-2])
+    except ValueError:
+        raise Damaged(f"line {len(lines) - 1} was changed") from None
 
 
 def _check(log: dict[str, Any], kept: object, number: int) -> None:

@@ -273,6 +273,15 @@ def test_other_files_are_refused_by_what_they_are(journal: Journal, key: str, wh
     assert journal.path.read_bytes() == before
 
 
+def test_a_damaged_last_line_is_told_at_once(journal: Journal) -> None:
+    list(trials_of(open_study(journal, n_trials=1), lab(), FakeEngine()))
+    whole = journal.path.read_bytes()
+    lines = len(whole.splitlines())
+    journal.path.write_bytes(whole[:-9] + b"\n")
+    with pytest.raises(ConfigError, match=f"is damaged.*line {lines} was changed"):
+        open_study(journal, n_trials=2)
+
+
 def test_settings_bind_only_once_there_is_a_trial(journal: Journal) -> None:
     open_study(journal, settings={"train.teacher_learning_rate": 9.0})
     open_study(journal, settings={"train.teacher_learning_rate": 0.1})
