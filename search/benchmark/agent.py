@@ -92,7 +92,9 @@ LONG_BATCH = 10
 HASHED_BYTES = 1 << 20
 # One for all users, because they share the processor. Whoever measures queues for the first file
 # and holds both; whoever trains shares the second, and lets go of it while somebody queues.
-QUEUE_LOCK, DEVICE_LOCK = Path("/tmp/cnn-search-queue.lock"), Path("/tmp/cnn-search-device.lock")
+# Containers that share a machine see each other's locks only in a folder that they share.
+LOCKS = Path(os.environ.get("CNN_SEARCH_LOCKS", "/tmp"))
+QUEUE_LOCK, DEVICE_LOCK = LOCKS / "cnn-search-queue.lock", LOCKS / "cnn-search-device.lock"
 LOCK_POLL_S, LOOK_AROUND_S = 0.02, 1.0
 # How this program ends itself, and after how many looks in a row at a host that stands still.
 EXPIRED, STOPPED_LOOKS = 3, 5
