@@ -405,7 +405,7 @@ class Probe(Step[DeviceProfile]):
     """Finds out by measuring what is fast on a device; ``device`` is what its processor says."""
 
     kind: ClassVar[str] = "probe"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     resource: ClassVar[Resource] = "device"
     result: ClassVar[type] = DeviceProfile
 
@@ -421,7 +421,7 @@ class Measure(Step[Measurement]):
     """
 
     kind: ClassVar[str] = "measure"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     resource: ClassVar[Resource] = "device"
     result: ClassVar[type] = Measurement
 
@@ -447,7 +447,7 @@ class Confirm(Step[Session]):
     """Times several models in one session; ``comparisons`` share their reference."""
 
     kind: ClassVar[str] = "confirm"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     resource: ClassVar[Resource] = "device"
     result: ClassVar[type] = Session
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+# Test processes measure independently of one another: no figure of theirs matters. Before search
+# is imported, which reads it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["CNN_SEARCH_LOCKS"] = tempfile.mkdtemp(prefix="locks-")
 
 import hypothesis
 import pytest
@@ -16,6 +23,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 from search.records import TrialRecord
 from tests import plants
 from tests.postgres_server import PostgresServer, find_programs, running_server
+from tests.shared import common_folder, once
 from tests.workbench import Workbench
 
 
@@ -23,6 +31,11 @@ def pytest_configure() -> None:
     """Has programs that are started heed Ctrl-C, which whatever a script runs behind ignores."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Returns how many test processes there are: more than cores, because tests wait a lot."""
+    return max(4, os.cpu_count() or 1)
 
 
 def pytest_collection_finish() -> None:
@@ -46,12 +59,20 @@ hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
+def common(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this test run share."""
+    return common_folder(pytestconfig, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def bench(common: Path) -> Iterator[Workbench]:
     """A store that remembers teachers and graphs for the whole test run."""
     threads = torch.get_num_threads()
     # Networks this small gain nothing from a second thread, and lose much on a busy machine.
     torch.set_num_threads(1)
-    yield Workbench(tmp_path_factory.mktemp("store"))
+    store = common / "store"
+    store.mkdir(exist_ok=True)
+    yield Workbench(store)
     torch.set_num_threads(threads)
 
 
@@ -62,13 +83,18 @@ def plant() -> Callable[..., TrialRecord]:
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_database(common: Path) -> Path:
     """A database with MLflow's tables, which take seconds to make."""
     from mlflow.tracking import MlflowClient  # after search, which has it report nothing
 
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+    folder = common / "mlflow"
+
+    def make() -> Path:
+        path = folder / "mlflow.db"
+        MlflowClient(f"sqlite:///{path}").search_experiments()
+        return path
+
+    return once(folder, make)
 
 
 @pytest.fixture(scope="session")

@@ -96,7 +96,7 @@ def measurement(ratio: float, p50_ms: float = 1.0, spread: float = 0.01) -> Meas
         energy_mj=None,
         energy_note="no counter",
         operators={"Conv": 1, "FusedGemm": 2},
-        protocol=3,
+        protocol=4,
         conditions={},
         raw=(),
     )

@@ -26,7 +26,7 @@ from search.benchmark.estimates import (
 )
 from search.records import Measurement, Quality
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 # Two sessions that were started once may agree on a wrong ratio for as long as they live: the fresh
 # launch is the unit of repetition. The spread of seven holds the median launch with 98 %.
 LEAST_LAUNCHES, MOST_LAUNCHES, LAUNCHES_FOR_SPREAD = 2, 7, 6

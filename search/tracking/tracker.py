@@ -44,6 +44,9 @@ Importances = Mapping[str, Mapping[str, float]]
 Weigh = Callable[[Sequence[TrialRecord]], Importances]
 Claim = Callable[[], AbstractContextManager[None]]
 CLOSING = "closing.sha256"
+# Of the time: where trials are quick, the front is drawn anew for some of its changes only, and at
+# the end.
+DRAWING_SHARE = 0.1
 
 
 class Tracker:
@@ -101,6 +104,8 @@ class Tracker:
         is_server = config.uri is not None and config.uri.startswith("http")
         artifacts = None if is_server else (state.resolve() / "artifacts" / study).as_uri()
         self._searched_front: frozenset[int] | None = None
+        self._drawn_front: frozenset[int] | None = None
+        self._draws_after_s = 0.0
         self._records: Sequence[TrialRecord] = ()
         self._front = GrowingFront(objectives)
         self._drawn: tuple[object, ...] | None = None
@@ -219,9 +224,12 @@ class Tracker:
             if missing and missing[-1] != records[-1]:
                 self._log_progress(records[-1])  # what counts is how it is at the end
             numbers = frozenset(record.number for record in self._front.members)
-            if numbers != self._searched_front:
+            if numbers != self._drawn_front and time.monotonic() >= self._draws_after_s:
                 with self._share():
                     self._log_front()
+                self._drawn_front = numbers
+            if numbers != self._searched_front:
+                with self._share():
                     self._runs.tag_front(self._standing() if self._closing else numbers)
                 self._searched_front = numbers
 
@@ -371,6 +379,7 @@ class Tracker:
         self._client.log_batch(self._runs.parent, metrics=metrics)
 
     def _log_front(self) -> None:
+        begun_s = time.monotonic()
         first = self._front.original
         searched = [self._summarise(record) for record in self._front.members]
         finalists = [self._summarise(finalist) for finalist in self._finalists]
@@ -399,6 +408,8 @@ class Tracker:
         )
         self._client.set_tag(self._runs.parent, NOTE, note)
         self._drawn = self._picture()
+        now_s = time.monotonic()
+        self._draws_after_s = now_s + (now_s - begun_s) / DRAWING_SHARE
 
     def _draw(self, folder: Path) -> None:
         records, numbers = self._records, [record.number for record in self._front.members]

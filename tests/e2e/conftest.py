@@ -18,15 +18,21 @@ from search.steps import Teach
 from search.trial import prepare
 from tests import commands
 from tests.e2e.searching import SMOKE, TRIALS
+from tests.shared import once
 from tests.watch import Watched, watched
 
 
 @pytest.fixture(scope="session")
-def search_watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
+def search_watched(common: Path) -> Watched:
     """A whole search in a home of its own, and what it did there."""
-    folder, aside = tmp_path_factory.mktemp("search"), tmp_path_factory.mktemp("home")
-    words = commands.line("search.run", *SMOKE, f"study.n_trials={TRIALS}")
-    return watched(words, folder, aside / "search")
+    folder = common / "searched"
+
+    def make() -> Watched:
+        (folder / "work").mkdir()
+        words = commands.line("search.run", *SMOKE, f"study.n_trials={TRIALS}")
+        return watched(words, folder / "work", folder / "home")
+
+    return once(folder, make)
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +42,9 @@ def finished(search_watched: Watched) -> tuple[Path, str]:
 
 
 @pytest.fixture(scope="session")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def begun(common: Path) -> Path:
     """A working directory that remembers the steps of ``SMOKE`` up to the teacher."""
-    folder = tmp_path_factory.mktemp("begun")
+    folder = common / "begun"
 
     def begin(raw: Any, _: str) -> int:
         config = parse(raw, SearchConfig)
@@ -52,8 +58,12 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
         engine.run(step)
         return 0
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.chdir(folder)
-        patched.setattr(sys, "argv", ["search.run"])
-        assert cli.main(begin, SMOKE) == 0
-    return folder
+    def make() -> Path:
+        (folder / "work").mkdir()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.chdir(folder / "work")
+            patched.setattr(sys, "argv", ["search.run"])
+            assert cli.main(begin, SMOKE) == 0
+        return folder / "work"
+
+    return once(folder, make)

@@ -103,7 +103,7 @@ def compare(
         machine.work(shares.warm[side] * run_ms[side])
         piece_ms = shares.runs[side] * run_ms[side]
         pieces = [machine.work(piece_ms)[clock] for _ in range(shares.pieces)]
-        return min(pieces) / shares.runs[side] * math.exp(current[0] * (1 - 2 * side) / 2)
+        return np.median(pieces) / shares.runs[side] * math.exp(current[0] * (1 - 2 * side) / 2)
 
     # Its clock is of rounds alone: so many fit into a launch's share of the budget.
     link = FakeLink(FakeClock(), block_ms, 0.008, launch)
