@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 # Test processes measure independently of one another: no figure of theirs matters. Before search
@@ -35,7 +36,17 @@ def pytest_configure() -> None:
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Returns how many test processes there are: more than cores, because tests wait a lot."""
-    return max(4, os.cpu_count() or 1)
+    return max(3, os.cpu_count() or 1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Has reports of several processes hold what can be sent: some tests log what is no text."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 def pytest_collection_finish() -> None:
@@ -51,6 +62,18 @@ def operators_known() -> Iterator[None]:
         once = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
         patch.setattr(ONNXRegistry, "from_torchlib", once)
         yield
+
+
+@pytest.fixture(autouse=True)
+def left_as_found() -> Iterator[None]:
+    """Restores what some tests change for their whole process, so that no order matters."""
+    loggers = [logging.getLogger(), logging.getLogger("search")]
+    before = [(one.handlers[:], one.filters[:], one.level, one.propagate) for one in loggers]
+    yield
+    for logger, found in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.filters[:], level, logger.propagate = found
+        logger.setLevel(level)
+    torch.set_flush_denormal(False)  # which a session of onnxruntime sets in its thread
 
 
 # A busy machine is no bug.

@@ -37,6 +37,7 @@ from search.records import (
 )
 from search.report.points import label
 from search.report.table import front_rows
+from search.tracking import tracker as tracker_room
 from search.tracking.tracker import Tracker, status_of
 from tests.mlflow_server import serve
 
@@ -815,10 +816,26 @@ def test_long_front_keeps_its_picture_within_what_mlflow_keeps(
 
 
 def test_closing_shows_the_trials_since_the_front_changed(logged: Logged, tmp_path: Path) -> None:
-    assert "after 3 trials" in logged.note
+    assert "after 6 trials" not in logged.note
     run = parent(logged.client)
     assert "after 6 trials" in run.data.tags[NOTE]
     assert b"6 trials" in read(logged.client, run, "front.html", tmp_path)
+
+
+@pytest.mark.parametrize(("share", "drawn"), [(1e-9, "after 1 trial"), (1e9, "after 3 trials")])
+def test_drawing_takes_no_larger_share_of_the_time(
+    share: float,
+    drawn: str,
+    open_tracker: Open,
+    client: MlflowClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tracker_room, "DRAWING_SHARE", share)
+    tracker = open_tracker()
+    for count in range(1, len(RECORDS) + 1):
+        tracker.log_trials(RECORDS[:count], {})
+        assert on_front(client) == {1: {0}, 2: {0, 1}}.get(count, {1, 2})
+    assert drawn in parent(client).data.tags[NOTE]
 
 
 def test_experiment_leads_to_the_study_and_keeps_what_a_user_wrote(
