@@ -7,7 +7,7 @@ PORT ?= 5000
 AUTH ?=
 STATE ?= $(CURDIR)/mlruns
 
-.PHONY: setup run ui test searches breaks rooms units chaos lint audit bench gpu clean
+.PHONY: setup run ui test everything quick small chaos lint audit bench gpu clean
 
 # pytorchcv, of the tests, comes from the lock alone: it names torchvision, which we do not use.
 # pip would compile on one core. Some files of some packages are no valid Python, whence ``true``.
@@ -36,32 +36,23 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 # One thread each: where more threads than cores train, they wait for one another at every barrier.
-test: export OMP_NUM_THREADS = 1
+# What takes longest comes first, so that what is left at the end is small.
+test quick: export OMP_NUM_THREADS = 1
 test: $(READY)
-	$(MAKE) --no-print-directory --jobs=5 --keep-going --output-sync=target lint searches breaks rooms units
+	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target lint everything
 
-# Four processes at a time beside lint, because tests wait a lot: for servers, and while others measure.
-# Nor do they wait for one another's measurements, of which no figure matters here.
-# What is costly to begin with is shared within a process: one search that many files look at.
-E2E := tests/e2e/test_
-BREAKS := $(addprefix $(E2E),bad_input.py chaos.py engines.py interrupt.py small_disk.py wheel.py) \
-	tests/integration/test_ray_cluster.py
-SEARCHES := $(filter-out $(BREAKS) $(E2E)page.py,$(wildcard $(E2E)*.py)) \
-	tests/integration/test_tracking.py
-ROOMS := $(filter-out $(BREAKS) $(SEARCHES),$(wildcard tests/integration/test_*.py))
-UNITS := $(E2E)page.py tests/bench tests/contract tests/property tests/unit
+everything:
+	$(BIN)/python -m pytest $(SPREAD) tests/e2e tests/integration tests/contract tests/bench tests/unit tests/property
 
-searches:
-	CNN_SEARCH_LOCKS=$$(mktemp -d) $(BIN)/python -m pytest $(SEARCHES)
+# What can be known in two minutes.
+quick: $(READY)
+	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target lint small
 
-breaks:
-	CNN_SEARCH_LOCKS=$$(mktemp -d) $(BIN)/python -m pytest $(BREAKS)
+small:
+	$(BIN)/python -m pytest $(SPREAD) tests/unit tests/property
 
-rooms:
-	CNN_SEARCH_LOCKS=$$(mktemp -d) $(BIN)/python -m pytest $(ROOMS)
-
-units:
-	CNN_SEARCH_LOCKS=$$(mktemp -d) $(BIN)/python -m pytest $(UNITS)
+# Over several processes, file by file: what is costly to begin with is shared within a file.
+SPREAD := --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 # A hundred kills; CHAOS_SEED=1 make chaos chooses other moments.
 chaos: $(READY)

@@ -1,4 +1,4 @@
-"""The project's own networks by name; knows how to build them and not what becomes of them.
+"""The project's own networks by name.
 
 Imports inside of this folder are relative: the search calls it ``search._models``, because
 ``models`` is what users call a folder of their own.

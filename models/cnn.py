@@ -1,4 +1,4 @@
-"""The plain convolutional network; knows its layers and nothing of how it is trained."""
+"""The plain convolutional network."""
 
 from __future__ import annotations
 

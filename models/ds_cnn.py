@@ -1,4 +1,4 @@
-"""The depthwise-separable network; knows its layers and nothing of how it is trained."""
+"""The depthwise-separable network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The residual network of MLPerf Tiny; knows its layers and nothing of how it is trained."""
+"""The residual network of MLPerf Tiny."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device's command line, ``python -m search.device [overrides]``; knows nothing of studies."""
+"""The device's command line, ``python -m search.device [overrides]``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from search import cli
-from search.config import RegistrationConfig
+from search.cli import command as cli
+from search.config.commands import RegistrationConfig
+from search.config.parsing import parse
 from search.errors import ConfigError, DeviceLost, StageFailed
-from search.parsing import parse
 
 if TYPE_CHECKING:
     from search.engine.base import Event
@@ -36,12 +36,13 @@ def register(config: RegistrationConfig) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from search.benchmark.device import AgentKilled, describe_device
+    from search.cli.progress import configure_logging
+    from search.devices.device import AgentKilled
+    from search.devices.reaching import describe_device
     from search.engine.inline import InlineEngine
     from search.engine.store import Store
-    from search.progress import configure_logging
+    from search.records.steps.measuring import Probe
     from search.report.profile import describe_device as describe
-    from search.steps import Probe
 
     console = Console()
     configure_logging(console)

@@ -1,4 +1,4 @@
-"""The error tree, named by what the caller does next; knows nothing of what failed."""
+"""The error tree, named by what the caller does next."""
 
 from __future__ import annotations
 

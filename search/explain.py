@@ -1,4 +1,4 @@
-"""The command line ``python -m search.explain study=NAME trial=N``; knows no reasons itself."""
+"""The command line ``python -m search.explain study=NAME trial=N``."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from search import cli
-from search.config import ExplainConfig
+from search.cli import command as cli
+from search.config.commands import ExplainConfig
+from search.config.parsing import parse
 from search.errors import ConfigError, FileLost
-from search.leaving import leave_after
-from search.parsing import parse
+from search.process.leaving import leave_after
 
 if TYPE_CHECKING:
-    from search.archive import Archive
     from search.engine.base import Event
-    from search.records import Deployable, Figures, Finalist, TrialRecord
-    from search.trial import Lab
+    from search.records.bench import Lab
+    from search.records.closing import Finalist
+    from search.records.deployable import Deployable
+    from search.records.trial import Figures, ScoredTrial
+    from search.study.archive import Archive
 
 
 class Subject(NamedTuple):
@@ -43,15 +45,15 @@ def explain(config: ExplainConfig) -> int:
     # Imported here, so that --help and a mistyped override answer at once.
     from rich.console import Console
 
-    from search.archive import read_archive
-    from search.driving import Effort, drive
+    from search.cli.progress import configure_logging
+    from search.engine.driving import ResourceUsage, drive
     from search.engine.inline import InlineEngine
     from search.engine.store import Store
-    from search.progress import configure_logging
+    from search.recipes.deploying import profile
     from search.report.explanation import explain as make_explanation
     from search.report.explanation import explanation_text
     from search.storage import open_ledgers
-    from search.trial import profile
+    from search.study.archive import read_archive
 
     console = Console()
     configure_logging(console)
@@ -75,9 +77,9 @@ def explain(config: ExplainConfig) -> int:
             "there, or explain another trial"
         ) from lost
     engine = InlineEngine(store, announce)
-    effort = Effort()
-    found = drive(profile(subject.deployable, subject.threads, lab), engine, effort)
-    if effort.reused_steps:
+    usage = ResourceUsage()
+    found = drive(profile(subject.deployable, subject.threads, lab), engine, usage)
+    if usage.reused_steps:
         folder = cli.STATE / "store" / "steps" / "profile"
         console.print(f"remembered; to measure it again, remove {folder}", markup=False)
     explanation = make_explanation(
@@ -99,7 +101,7 @@ def _check_device(lab: Lab) -> None:
     Raises:
         ConfigError: When that is what now answers.
     """
-    from search.benchmark.device import describe_device
+    from search.devices.reaching import describe_device
 
     then, now = lab.bench.device, describe_device(lab.bench.measuring)
     for name in ("cpu", "runtime"):
@@ -116,13 +118,15 @@ def choose(archive: Archive, number: int | None) -> Subject:
     Raises:
         ConfigError: When no number is given, or that trial has no model; says which have one.
     """
+    from search.records.trial import ScoredTrial
+
     finalists = archive.closing.finalists if archive.closing is not None else ()
     # A finalist's model takes the place of its trial's.
-    known: tuple[TrialRecord | Finalist, ...] = (*archive.records, *finalists)
+    scored = [record for record in archive.records if isinstance(record, ScoredTrial)]
+    known: tuple[ScoredTrial | Finalist, ...] = (*scored, *finalists)
     subjects = {
-        one.number: Subject(one.number, one.deployable, one.point.threads, one.figures)
+        one.number: Subject(one.number, one.deployable, one.point.whole("threads"), one.figures)
         for one in known
-        if one.deployable is not None
     }
     if number in subjects:
         return subjects[number]
@@ -132,7 +136,7 @@ def choose(archive: Archive, number: int | None) -> Subject:
             f"trial={number}: {'has no model' if there else 'there is no such trial'}; with a "
             f"model there are {_list(subjects)}"
         )
-    from search.front import front
+    from search.front.front import front
 
     standing = [finalist.number for finalist in finalists if finalist.stands]
     members = standing or [r.number for r in front(archive.records, archive.objectives)]

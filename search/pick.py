@@ -1,4 +1,4 @@
-"""The picking of candidates, ``python -m search.pick [overrides]``; knows not how it is done."""
+"""The picking of candidates, ``python -m search.pick [overrides]``."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from search import cli, home
-from search.config import PickConfig
+from search.cli import command as cli
+from search.config.commands import PickConfig
+from search.config.parsing import parse
 from search.errors import ConfigError, FileLost, NotMet, StageFailed
-from search.leaving import leave_after
-from search.parsing import parse
+from search.process import home
+from search.process.leaving import leave_after
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from search.archive import Archive
     from search.bundle import Facts
-    from search.candidates import Candidate, Offer
     from search.engine.base import Event
     from search.engine.inline import InlineEngine
     from search.engine.store import Store
-    from search.promotion import Champion
-    from search.records import Dataset
-    from search.steps import Score
+    from search.front.candidates import Candidate, Offer
+    from search.front.promotion import Champion
+    from search.records.bench import Bench
+    from search.records.score import Score
+    from search.study.archive import Archive
     from search.tracking.registry import Registered, Registry
 
 RULES = (
@@ -53,10 +54,10 @@ def pick(config: PickConfig) -> int:
     """
     from rich.console import Console
 
-    from search.archive import read_archive
-    from search.candidates import offer
-    from search.progress import configure_logging
+    from search.cli.progress import configure_logging
+    from search.front.candidates import offer
     from search.storage import open_ledgers
+    from search.study.archive import read_archive
 
     _check(config)
     console = Console()
@@ -79,8 +80,8 @@ def pick(config: PickConfig) -> int:
 
 
 def _nothing_to_pick(archive: Archive) -> str:
+    from search.records.formats import format_outcomes
     from search.report import describe_no_gain
-    from search.report.formats import format_outcomes
 
     finalists = [] if archive.closing is None else archive.closing.finalists
     if finalists:
@@ -114,7 +115,7 @@ def _check(config: PickConfig) -> None:
 
 
 def _choose(config: PickConfig, offered: Offer) -> Candidate:
-    from search.picking import choose, limits_of, preference
+    from search.front.choosing import choose, limits_of, preference
 
     limits = limits_of(config, offered.original)
     among = offered.candidates if config.trial is None else (offered.find(config.trial),)
@@ -128,8 +129,8 @@ def _list(console: Console, archive: Archive, offered: Offer, found_by: str) -> 
     from rich.table import Table
     from rich.text import Text
 
-    from search.picking import recommend
-    from search.report.formats import format_ms, format_share
+    from search.front.choosing import recommend
+    from search.records.formats import format_ms, format_share
     from search.report.offer import offer_table
 
     console.print(_heading(archive), markup=False)
@@ -154,7 +155,7 @@ def _list(console: Console, archive: Archive, offered: Offer, found_by: str) -> 
 
 
 def _heading(archive: Archive) -> str:
-    from search.report.formats import format_counted
+    from search.records.formats import format_counted
 
     bench = archive.lab.bench
     return (
@@ -165,7 +166,7 @@ def _heading(archive: Archive) -> str:
 
 def _remarks(archive: Archive) -> list[str]:
     """Returns what should be known before one relies on the figures."""
-    from search.front import front
+    from search.front.front import front
     from search.report import describe_result
 
     closing = archive.closing
@@ -200,7 +201,7 @@ def _ship(
     from search.bundle.contents import sample_images
     from search.engine.inline import InlineEngine
     from search.engine.store import Store
-    from search.promotion import facts_for_comparison
+    from search.front.promotion import facts_for_comparison
     from search.report.offer import describe
     from search.tracking.registry import Registry
 
@@ -258,14 +259,16 @@ def _gather(
         ConfigError: When the model or the data cannot be used any more.
     """
     from search.bundle import Facts
+    from search.records.trial import ScoredTrial
 
     candidate, score = _on_test(chosen, archive, engine)
+    scored = (record for record in archive.records if isinstance(record, ScoredTrial))
     first = offered.original
     facts = Facts(
         study=archive.name,
         configuration=archive.configuration,
         lab=archive.lab,
-        record=next(r for r in archive.records if r.number == chosen.number),
+        record=next(r for r in scored if r.number == chosen.number),
         candidate=candidate,
         original=None if first is None else _on_test(first, archive, engine)[0],
     )
@@ -276,13 +279,13 @@ def _on_test(
     candidate: Candidate, archive: Archive, engine: InlineEngine
 ) -> tuple[Candidate, Score]:
     from search.benchmark.estimates import wilson_interval
-    from search.steps import Evaluate
+    from search.engine.driving import drive
+    from search.recipes.deploying import evaluate
 
     try:
-        done = engine.run(Evaluate(candidate.deployable, archive.lab.bench.data, "test"))
+        score = drive(evaluate(candidate.deployable, "test", archive.lab.bench), engine)
     except StageFailed as error:
         raise ConfigError(f"trial {candidate.number} cannot be scored on test: {error}") from error
-    score: Score = done.result
     low, high = wilson_interval(round(score.accuracy * score.images), score.images)
     scored = replace(
         candidate,
@@ -321,9 +324,9 @@ def _promote(
     Raises:
         NotMet: When something is, and the user did not force it.
     """
-    from search.figures import recognised
-    from search.limits import broken_limits
-    from search.promotion import objections
+    from search.front.promotion import objections
+    from search.front.scores import recognised
+    from search.report.departures import broken_limits
 
     bench, candidate = facts.lab.bench, facts.candidate
     champion = registry.champion()
@@ -336,7 +339,7 @@ def _promote(
     against += objections(
         candidate,
         recognised(score),
-        None if champion is None else _meet(champion, registry, bench.data, engine, store),
+        None if champion is None else _meet(champion, registry, bench, engine, store),
         facts.lab,
     )
     if against and not config.force:
@@ -353,21 +356,25 @@ def _promote(
 
 
 def _meet(
-    found: Registered, registry: Registry, data: Dataset, engine: InlineEngine, store: Store
+    found: Registered, registry: Registry, bench: Bench, engine: InlineEngine, store: Store
 ) -> Champion:
     """Scores the present champion on this study's test split."""
-    from search.figures import recognised
-    from search.promotion import Champion
-    from search.records import Deployable
-    from search.steps import Evaluate
+    from search.engine.driving import drive
+    from search.front.promotion import Champion
+    from search.front.scores import recognised
+    from search.recipes.deploying import evaluate
+    from search.records.deployable import Deployable
+    from search.runtimes import runtimes
 
     facts = found.facts
-    if facts.get("data") != data.fingerprint:
+    if facts.get("data") != bench.data.fingerprint:
         return Champion(found.version, facts, None)
     file = store.put(registry.model_of(found.version), ".onnx")
     entries = tuple((key, value) for key, value in facts["session_entries"])
-    done = engine.run(Evaluate(Deployable(file, facts["bits"], entries), data, "test"))
-    return Champion(found.version, facts, recognised(done.result))
+    runtime = runtimes()[bench.device.runtime_name]
+    deployable = Deployable(file, runtime.name, runtime.formats[facts["bits"]], entries)
+    score = drive(evaluate(deployable, "test", bench), engine)
+    return Champion(found.version, facts, recognised(score))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,18 @@
-"""The search's command line, ``python -m search.run [overrides]``; knows not how it is done."""
+"""The search's command line, ``python -m search.run [overrides]``."""
 
 from __future__ import annotations
 
 import importlib
 import logging
-import resource
-import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from search import cli, home
-from search.config import SearchConfig
+from search.cli import command as cli
+from search.config.commands import SearchConfig
+from search.config.parsing import parse
 from search.errors import (
     ConfigError,
     DeviceLost,
@@ -22,17 +20,22 @@ from search.errors import (
     TrackingSilent,
     hide_passwords,
 )
-from search.leaving import leave_after
-from search.logs import RunLog
-from search.parsing import parse
+from search.process.leaving import leave_after
+from search.process.logs import RunLog
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from search.cli.progress import Progress
     from search.engine.base import Engine
-    from search.records import Canary, Closing, Dataset, NetworkSpec, TrialRecord
-    from search.study import Study
-    from search.trial import Bench, Lab
+    from search.engine.store import Store
+    from search.records.bench import Bench, Lab
+    from search.records.data import Dataset
+    from search.records.network import NetworkSpec
+    from search.records.point import Point
+    from search.storage import Ledger, Ledgers
+    from search.study.study import Study
+    from search.tracking.delivery import Delivery
 
 log = logging.getLogger("search.run")  # started with -m its own name is __main__
 MOST_CORES = 1 << 16  # more than any device has
@@ -52,7 +55,7 @@ def _parse(raw: Any) -> SearchConfig:
     try:
         return parse(raw, SearchConfig)
     except ConfigError as error:
-        from search.space import parse_space
+        from search.space.parsing import parse_space
 
         faults = [str(error)]
         space = raw.get("space")
@@ -77,7 +80,7 @@ def search(config: SearchConfig, settings: str) -> int:
     # Imported here, so that --help and a mistyped override answer at once.
     from rich.console import Console
 
-    from search.progress import configure_logging
+    from search.cli.progress import configure_logging
 
     console = Console()
     configure_logging(console)
@@ -85,119 +88,172 @@ def search(config: SearchConfig, settings: str) -> int:
         return _search(config, settings, console, run_log)
 
 
+class _Place(NamedTuple):
+    """Where a study is searched."""
+
+    config: SearchConfig
+    ledgers: Ledgers
+    store: Store
+    engine: Engine
+    progress: Progress
+
+
 def _search(config: SearchConfig, settings: str, console: Console, run_log: RunLog) -> int:
-    from search import exhibits
-    from search.archive import earlier_points
-    from search.coordinator import Coordinator
+    """The story of a study: it is begun or gone on with, prepared, searched, closed and shown."""
+    from search.cli.progress import Progress
+    from search.cli.showing import server_address, show_front, telling_memory
     from search.engine import make_engine
     from search.engine.store import Store
-    from search.importance import importances
-    from search.progress import Progress
-    from search.report.formats import format_counted
-    from search.setup import keep_weights, make_bench, settings_of
     from search.storage import open_ledgers
-    from search.study import Study
 
     is_silent = _check_places(config)
     store = Store(cli.STATE / "store")
     store.clear_leftovers()
-    objectives = config.objective.names
-    progress = Progress(console, config.study, objectives)
+    progress = Progress(console, config.study, config.objective.names)
     ledgers = open_ledgers(config.storage, cli.STATE / "studies")
     with (
         ledgers.of(config.study.name) as ledger,
         make_engine(config.engine, store, progress.note) as engine,
     ):
-        if config.study.n_trials == 0 and not ledger.exists():
-            raise ConfigError(
-                f"study.n_trials=0: holds the closing round of a study, and {config.study.name} "
-                "has no trials yet; give study.n_trials above 0, or study.name of one that has"
-            )
-        earlier = earlier_points(ledgers, config.study.warm_start, config.objective)
-        with progress:
-            bench, space = make_bench(config, store, engine, partial(_check_network, config))
-        settings_kept = settings_of(config, bench, space)
-        cli.STATE.mkdir(exist_ok=True)
-        study = Study(ledger, config.study, space, objectives, settings_kept)
-        keep_weights(config, bench, store)
+        place = _Place(config, ledgers, store, engine, progress)
+        study, bench, earlier = _begin(place, ledger)
         run_log.begin()
-        log.info(
-            "study %s: %s on %s, measured on %s (%s, %s)",
-            config.study.name,
-            config.model.title,
-            config.data.name,
-            bench.device.name,
-            bench.device.cpu,
-            format_counted(bench.device.usable_cores, "core"),
-        )
-        # Not at the top: it takes longer than all the refusals above.
-        from search.tracking.delivery import Delivery
-        from search.tracking.tracker import Tracker
-
-        arguments = f"study={config.study.name}{ledgers.arguments}"
-        connect = partial(
-            Tracker,
-            config.tracking,
-            cli.STATE,
-            config.study.name,
-            study.identity,
-            objectives,
-            exhibits.tags(bench),
-            settings,
-            partial(importances, objectives=objectives),
-            storage=ledgers.arguments,
-        )
-        with (
-            _telling_memory(study.records),
-            Delivery(
-                connect,
-                config.tracking,
-                cli.STATE,
-                arguments,
-                study.keep_ending,
-                is_silent,
-            ) as delivery,
-            progress,
-        ):
-            lab, stage_s = _prepare(bench, engine)
-            study.keep_lab(lab, hide_passwords(settings))
-            study.keep_tags(exhibits.tags(lab.bench))
-            every = config.device.canary_every
-            told_before = exhibits.known_canaries(lab, study.identity, len(study.records), store)
-            canaries = list(told_before)
-            if every is not None:
-                canaries += _release_canary(lab, study, engine)
-            delivery.log_device(exhibits.device_tags(lab.bench.device), canaries)
-            if (before := study.closing) is not None:
-                told = exhibits.explanations(before.finalists, lab, engine)
-                delivery.log_finalists(before, exhibits.final_models(before, store), told)
-            delivery.log_trials(study.records, exhibits.models(study.records, store))
-            _tell_time(config, lab, stage_s, study, engine)
-            progress.begin(study.records)
-            coordinator = Coordinator(study, config.sampler, config.policy, lab, engine, earlier)
-            for record in coordinator.trials():
-                delivery.log_trials(study.records, exhibits.models([record], store))
-                progress.finished(record)
-                if every is not None and len(study.records) % every == 0:
-                    canaries += _release_canary(lab, study, engine)
-                    delivery.log_device({}, canaries)
-            progress.end()
-            closing = _close(config, study.records, lab, engine, canaries)
-            if closing is not None:
-                study.keep_closing(closing)
-                told = exhibits.explanations(closing.finalists, lab, engine)
-                delivery.log_finalists(closing, exhibits.final_models(closing, store), told)
-        _show_front(
-            console,
-            study.records,
-            study.closing,
-            canaries,
-            objectives,
-            f"{_server(config.tracking.uri)}{delivery.location}",
-            arguments,
-        )
+        _introduce(config, bench)
+        with telling_memory(study.records), _deliver(place, study, is_silent) as delivery, progress:
+            lab = _prepare(place, study, bench, settings, delivery)
+            _explore(place, study, lab, earlier, delivery)
+            _close(place, study, lab, delivery)
+        where = f"{server_address(config.tracking.uri)}{delivery.location}"
+        show_front(console, study, where, _arguments(place))
         delivery.check()
     return 0
+
+
+def _arguments(place: _Place) -> str:
+    """Returns the overrides by which other commands find the study."""
+    return f"study={place.config.study.name}{place.ledgers.arguments}"
+
+
+def _begin(place: _Place, ledger: Ledger) -> tuple[Study, Bench, list[Point]]:
+    """Looks at what the user gave, and begins the study or goes on with it.
+
+    Returns:
+        The study, what its trials share, and points of other studies to try early.
+
+    Raises:
+        ConfigError: When something cannot work; nothing is written then.
+    """
+    from search.recipes.setup import keep_weights, make_bench, settings_of
+    from search.study.archive import earlier_points
+    from search.study.sampling import check_sampler
+    from search.study.study import Study
+
+    config = place.config
+    check_sampler(config.sampler)
+    if config.study.n_trials == 0 and not ledger.exists():
+        raise ConfigError(
+            f"study.n_trials=0: holds the closing round of a study, and {config.study.name} "
+            "has no trials yet; give study.n_trials above 0, or study.name of one that has"
+        )
+    earlier = earlier_points(place.ledgers, config.study.warm_start, config.objective)
+    with place.progress:
+        check = partial(_check_network, config)
+        bench, space = make_bench(config, place.store, place.engine, check)
+    kept = settings_of(config, bench, space)
+    cli.STATE.mkdir(exist_ok=True)
+    study = Study(ledger, config.study, space, config.objective.names, kept)
+    keep_weights(config, bench, place.store)
+    return study, bench, earlier
+
+
+def _introduce(config: SearchConfig, bench: Bench) -> None:
+    from search.records.formats import format_counted
+
+    log.info(
+        "study %s: %s on %s, measured on %s (%s, %s)",
+        config.study.name,
+        config.model.title,
+        config.data.name,
+        bench.device.name,
+        bench.device.cpu,
+        format_counted(bench.device.usable_cores, "core"),
+    )
+
+
+def _deliver(place: _Place, study: Study, is_silent: bool) -> Delivery:
+    """Returns what brings MLflow up to the study's ledger beside the search."""
+    # Not at the top: it takes longer than all the refusals above.
+    from search.study.archive import ArchiveReader
+    from search.tracking.delivery import Delivery
+    from search.tracking.snapshot import open_tracker, snapshot_of
+
+    config, storage = place.config, place.ledgers.arguments
+    reader = ArchiveReader(place.ledgers.of(config.study.name), config.study.name)
+    return Delivery(
+        lambda: snapshot_of(reader.read(), place.store),
+        lambda snapshot, claim: open_tracker(
+            snapshot, config.tracking, cli.STATE, storage, claim, is_running=True
+        ),
+        config.tracking,
+        cli.STATE,
+        _arguments(place),
+        study.keep_ending,
+        is_silent,
+    )
+
+
+def _prepare(place: _Place, study: Study, bench: Bench, settings: str, delivery: Delivery) -> Lab:
+    """Obtains what trials are compared with, and tells of it."""
+    from search.cli.showing import greet, tell_time
+    from search.study.facts import facts_of
+
+    started = time.monotonic()
+    lab, stage_s = _measure_original(bench, place.engine)
+    greet(lab, time.monotonic() - started)
+    study.keep_lab(lab, hide_passwords(settings))
+    study.keep_tags(facts_of(lab.bench))
+    if place.config.device.canary_every is not None:
+        _release_canary(lab, study, place.engine)
+    delivery.notify(len(study.records))
+    tell_time(place.config, lab, stage_s, study.records, place.engine.slots)
+    return lab
+
+
+def _explore(
+    place: _Place, study: Study, lab: Lab, earlier: Sequence[Point], delivery: Delivery
+) -> None:
+    """Searches to the end of the budget."""
+    from search.study.coordinator import Coordinator
+
+    config, every = place.config, place.config.device.canary_every
+    place.progress.begin(study.records)
+    coordinator = Coordinator(study, config.sampler, config.policy, lab, place.engine, earlier)
+    for record in coordinator.trials():
+        delivery.notify(len(study.records))
+        place.progress.finished(record)
+        if every is not None and len(study.records) % every == 0:
+            _release_canary(lab, study, place.engine)
+            delivery.notify(len(study.records))
+    place.progress.end()
+
+
+def _close(place: _Place, study: Study, lab: Lab, delivery: Delivery) -> None:
+    """Holds the closing round, unless it is off or nothing is complete."""
+    from search.recipes.closing import close, profile_front
+    from search.records.closing import Closing
+
+    finalists = place.config.finalists
+    if finalists.count == 0:
+        return
+    try:
+        found = close(study.records, lab, finalists, place.engine)
+    except StageFailed as error:
+        log.warning("the closing round failed, the front is as it was before: %s", error)
+        return
+    if found:
+        profile_front(found, lab, place.engine)
+        study.keep_closing(Closing(len(study.records), found, study.canaries))
+        delivery.notify(len(study.records))
 
 
 def _check_places(config: SearchConfig) -> bool:
@@ -246,8 +302,8 @@ def _find_silence(config: SearchConfig) -> TrackingSilent | None:
     return None
 
 
-def _prepare(bench: Bench, engine: Engine) -> tuple[Lab, Mapping[str, float]]:
-    """Obtains what trials are compared with, and tells of it.
+def _measure_original(bench: Bench, engine: Engine) -> tuple[Lab, Mapping[str, float]]:
+    """Obtains the teacher, and measures it.
 
     Returns:
         It, and the seconds that each stage took.
@@ -256,61 +312,27 @@ def _prepare(bench: Bench, engine: Engine) -> tuple[Lab, Mapping[str, float]]:
         ConfigError: When the uncompressed network itself cannot go the way of a trial.
         DeviceLost: When the device's agent is killed again and again.
     """
-    from search.benchmark.device import AgentKilled
-    from search.driving import Effort, drive
-    from search.trial import prepare
+    from search.devices.device import AgentKilled
+    from search.engine.driving import ResourceUsage, drive
+    from search.recipes.preparing import prepare
 
-    started, effort = time.monotonic(), Effort()
+    usage = ResourceUsage()
     try:
-        lab = drive(prepare(bench), engine, effort, "original")
+        lab = drive(prepare(bench), engine, usage, "original")
     except AgentKilled as error:
         remedy = "see that nobody ends its processes and that memory is free there"
         reason = "the device's agent was killed twice while the uncompressed network was measured"
         raise DeviceLost(f"{reason} ({error.reason}); {remedy}") from error
     except StageFailed as error:
         raise ConfigError(f"the uncompressed network cannot be used: {error}") from error
-    _greet(lab, time.monotonic() - started)
-    return lab, effort.stage_s
+    return lab, usage.stage_s
 
 
-def _tell_time(
-    config: SearchConfig, lab: Lab, stage_s: Mapping[str, float], study: Study, engine: Engine
-) -> None:
-    """Says what the trials that are left will take."""
-    from search.forecast import describe_forecast, forecast
-
-    asked = sum(record.student_of is None for record in study.records)
-    if config.study.n_trials is not None and asked >= config.study.n_trials:
-        return
-    found = forecast(
-        lab, stage_s, config.study, config.policy, config.finalists, asked, engine.slots
-    )
-    log.info("%s", describe_forecast(found, lab.placement.step_s, config.study))
-
-
-@contextmanager
-def _telling_memory(records: Sequence[TrialRecord]) -> Iterator[None]:
-    """Says at the end, whatever that is, how much memory the search held at most.
-
-    Args:
-        records: Of all trials; those that are still to come are added to it.
-    """
-    from search.report.formats import format_bytes
-
-    try:
-        yield
-    finally:
-        own_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        workers = [record.worker_rss_bytes for record in records if record.worker_rss_bytes]
-        beside = f", a worker {format_bytes(max(workers))}" if workers else ""
-        log.info("most memory held: this process %s%s", format_bytes(own_bytes), beside)
-
-
-def _release_canary(lab: Lab, study: Study, engine: Engine) -> list[Canary]:
-    """Sees whether the device still tells that a model is as fast as itself; [] if it fails."""
-    from search.driving import drive
+def _release_canary(lab: Lab, study: Study, engine: Engine) -> None:
+    """Sees whether the device still tells that a model is as fast as itself."""
+    from search.engine.driving import drive
+    from search.recipes.deploying import canary
     from search.report import describe_noise
-    from search.trial import canary
 
     try:
         found = drive(
@@ -318,114 +340,11 @@ def _release_canary(lab: Lab, study: Study, engine: Engine) -> list[Canary]:
         )
     except StageFailed as error:
         log.warning("the original could not be measured against itself: %s", error)
-        return []
+        return
+    if found not in study.canaries:  # it may be remembered
+        study.keep_canary(found)
     if found.is_noisy:
         log.warning("%s", describe_noise([found]))
-    return [found]
-
-
-def _close(
-    config: SearchConfig,
-    records: Sequence[TrialRecord],
-    lab: Lab,
-    engine: Engine,
-    canaries: Sequence[Canary],
-) -> Closing | None:
-    """Holds the closing round, unless it is off or nothing is complete; None too if it fails."""
-    from search.finalists import close
-    from search.records import Closing
-
-    if config.finalists.count == 0:
-        return None
-    try:
-        found = close(records, lab, config.finalists, engine)
-    except StageFailed as error:
-        log.warning("the closing round failed, the front is as it was before: %s", error)
-        return None
-    return Closing(len(records), found, tuple(canaries)) if found else None
-
-
-def _server(uri: str | None) -> str:
-    """Returns the address of MLflow's pages, after what starts them where nothing does."""
-    if uri is not None and uri.startswith("http"):
-        return hide_passwords(uri)
-    if uri is not None:
-        start = f"mlflow ui --backend-store-uri {shlex.quote(hide_passwords(uri))}"
-    else:
-        state = cli.STATE.resolve()
-        start = f"{home.command('ui')} --state {shlex.quote(str(state))}"
-        if (state.parent / "Makefile").exists() and cli.CONF.parent == state.parent:
-            start = "make ui"  # shortest within the project itself
-    return f"{start}  # then open this:\n              http://127.0.0.1:5000"
-
-
-SOUND = (
-    "check data.mean, data.std and the order of the classes against the training of "
-    "model.checkpoint, or give train.teacher_epochs more"
-)
-
-
-def _greet(lab: Lab, seconds: float) -> None:
-    from search.report.formats import format_counted, format_ms, format_share
-    from search.report.profile import describe_formats
-
-    yardstick = lab.yardstick
-    log.info(
-        "the uncompressed network: %s on validation, %s with %s "
-        "(ready after %.0f s; trains in %s, %s)",
-        format_share(lab.reference_accuracy),
-        format_ms(yardstick.latency_ms(yardstick.best_threads)),
-        format_counted(yardstick.best_threads, "thread"),
-        seconds,
-        lab.placement.precision,
-        lab.placement.layout.replace("_", " "),
-    )
-    formats = describe_formats(lab.bench.device)
-    if formats:
-        log.info("the device: %s", formats)
-    chance = lab.bench.data.chances[1]
-    is_guessing = lab.reference_accuracy <= chance and lab.bench.limits.min_accuracy_share > 0
-    if is_guessing:
-        raise ConfigError(
-            f"the uncompressed network: {format_share(lab.reference_accuracy)} on validation, "
-            f"where answering the largest class alone gives {format_share(chance)}; {SOUND}; or, "
-            "where classes are so uneven that this is good, give objective.min_accuracy_share=0"
-        )
-    if lab.reference_accuracy < chance + (1 - chance) / 4:
-        log.warning(
-            "that is little better than guessing (%s): a front found from it is worth nothing; %s",
-            format_share(chance),
-            SOUND,
-        )
-
-
-def _show_front(
-    console: Console,
-    records: Sequence[TrialRecord],
-    closing: Closing | None,
-    canaries: Sequence[Canary],
-    objectives: Sequence[str],
-    page: str,
-    found_by: str,
-) -> None:
-    """Prints the front and what can be done with it."""
-    from search.front import front, original
-    from search.report import (
-        describe_result,
-        finalist_table,
-        front_table,
-    )
-
-    members = front(records, objectives)
-    console.print()
-    if closing is not None:
-        console.print(finalist_table(closing.finalists))
-    else:
-        console.print(front_table(members, original(records)))
-    for remark in describe_result(records, members, objectives, closing, canaries):
-        console.print(f"\n{remark}", markup=False)
-    hints = f"\nLook at it:   {page}\nPick from it: {home.command('pick')} {found_by}"
-    console.print(hints, soft_wrap=True, markup=False)  # a broken link could not be clicked
 
 
 if __name__ == "__main__":

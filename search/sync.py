@@ -1,25 +1,22 @@
-"""The command line ``python -m search.sync [study=NAME]``; knows not what MLflow makes of it."""
+"""The command line ``python -m search.sync [study=NAME]``."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from search import cli
-from search.config import SyncConfig, TrackingConfig
+from search.cli import command as cli
+from search.config.commands import SyncConfig
+from search.config.parsing import parse
+from search.config.places import TrackingConfig
 from search.errors import ConfigError, StudyNotReady, TrackingLost, TrackingSilent
-from search.parsing import parse
 
 if TYPE_CHECKING:
-    from search.archive import Archive
-    from search.engine.store import Store
     from search.storage import Ledgers
-    from search.tracking.delivery import Snapshot
-    from search.tracking.tracker import Tracker
+    from search.study.archive import Archive
 
 log = logging.getLogger("search.sync")  # started with -m its own name is __main__
 
@@ -44,9 +41,9 @@ def sync(config: SyncConfig) -> int:
     # Imported here, so that --help and a mistyped override answer at once.
     from rich.console import Console
 
-    from search.archive import existing
-    from search.progress import configure_logging
+    from search.cli.progress import configure_logging
     from search.storage import open_ledgers
+    from search.study.archive import existing
 
     configure_logging(Console())
     ledgers = open_ledgers(config.storage, cli.STATE / "studies")
@@ -65,7 +62,7 @@ def sync(config: SyncConfig) -> int:
 
 def _deliver(name: str, ledgers: Ledgers, config: SyncConfig) -> int:
     """Logs a study and says how much of it; returns an exit status."""
-    from search.archive import read_archive
+    from search.study.archive import read_archive
 
     try:
         with ledgers.of(name):
@@ -83,11 +80,12 @@ def _deliver(name: str, ledgers: Ledgers, config: SyncConfig) -> int:
 
 def _bring_up(archive: Archive, tracking: TrackingConfig, storage: str) -> None:
     from search.engine.store import Store
-    from search.report.formats import format_counted
-    from search.tracking.delivery import show
+    from search.records.formats import format_counted
+    from search.tracking.snapshot import open_tracker, show, snapshot_of
 
-    snapshot = _snapshot(archive, Store(cli.STATE / "store"))
-    tracker = _connect(archive, snapshot, tracking, storage)
+    snapshot = snapshot_of(archive, Store(cli.STATE / "store"))
+    # Who calls by hand waits for nobody who measures.
+    tracker = open_tracker(snapshot, tracking, cli.STATE, storage)
     before = tracker.logged
     show(snapshot, tracker)
     tracker.end(archive.ending, snapshot.ended_at)
@@ -99,57 +97,6 @@ def _bring_up(archive: Archive, tracking: TrackingConfig, storage: str) -> None:
 
 def _were(count: int) -> str:
     return "was" if count == 1 else "were"
-
-
-def _connect(
-    archive: Archive, snapshot: Snapshot, tracking: TrackingConfig, storage: str
-) -> Tracker:
-    from search.importance import importances
-    from search.tracking.tracker import Tracker
-
-    return Tracker(
-        tracking,
-        cli.STATE,
-        archive.name,
-        archive.identity,
-        archive.objectives,
-        snapshot.tags,
-        archive.configuration,
-        partial(importances, objectives=archive.objectives),
-        snapshot.began_at,
-        is_running=False,  # who calls by hand waits for nobody who measures
-        storage=storage,
-    )
-
-
-def _snapshot(archive: Archive, store: Store) -> Snapshot:
-    """Gathers what MLflow shows of a study; of what the store forgot it shows less."""
-    from search import exhibits
-    from search.engine.remembered import RememberedSteps
-    from search.tracking.delivery import Snapshot
-
-    lab, closing = archive.lab, archive.closing
-    files = [r.deployable.model for r in archive.records if r.deployable is not None]
-    if files and not any(store.path(file).exists() for file in files):
-        raise ConfigError(
-            f"study={archive.name}: none of its models is in {store.root}, and MLflow would never "
-            "get them; run it in the folder that it was searched in"
-        )
-    canaries = exhibits.known_canaries(lab, archive.identity, len(archive.records) + 1, store)
-    snapshot = Snapshot(
-        tags={**archive.tags, **exhibits.device_tags(lab.bench.device)},
-        canaries=tuple(canaries),
-        records=archive.records,
-        models=exhibits.models(archive.records, store),
-    )
-    if closing is None:
-        return snapshot
-    return replace(
-        snapshot,
-        closing=closing,
-        final_models=exhibits.final_models(closing, store),
-        explanations=exhibits.explanations(closing.finalists, lab, RememberedSteps(store)),
-    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Starts MLflow's server for ``make ui``; knows who may reach it, and nothing of what it shows.
+"""Starts MLflow's server for ``make ui``.
 
 It is reached from this machine alone. Another address is served only with a file of accounts.
 """
@@ -16,10 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-from search.cli import reported, version_line
-from search.config import is_loopback
+from search.cli.command import reported, version_line
+from search.config.engine import is_loopback
 from search.errors import ConfigError
-from search.home import command
+from search.process.home import command
 
 DATABASE = "mlflow.db"
 ACCOUNTS = ("default_permission", "database_uri", "admin_username", "admin_password")

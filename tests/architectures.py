@@ -17,18 +17,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search import batch_norm, networks, pruning
-from search.driving import drive
 from search.engine.base import Event
+from search.engine.driving import drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.errors import SearchError
-from search.quantization import static_int8
-from search.records import Network, NetworkSpec
+from search.networks import batch_norm, networks
+from search.networks.pruning import prune as pruning
+from search.networks.strided import skip_first
+from search.recipes.deploying import export
+from search.records.bench import Bench
+from search.records.network import Network, NetworkSpec
+from search.records.steps.exporting import Exported, Trace
+from search.records.steps.pruning import Prune
+from search.records.steps.step import Step
+from search.runtimes.quantization import static_int8
 from search.stages import prune
-from search.steps import Exported, Prune, Step, Trace
-from search.strided import skip_first
-from search.trial import Bench, export
 from tests.fakes import DATA, lab
 from tests.families import CLASSES, FAMILIES
 

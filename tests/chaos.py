@@ -208,11 +208,8 @@ def check(folder: Path, study: str, n_trials: int) -> list[str]:
     """Returns what is wrong with a study that was searched to its end."""
     trials = journal(folder, study)
     runs = _mlflow_runs(folder, study)
-    return [
-        *_faults_of_trials(trials, n_trials),
-        *_faults_of_runs(trials, runs),
-        *_faults_of_models(folder, trials, runs),
-    ]
+    faults = [*_faults_of_trials(trials, n_trials), *_faults_of_runs(trials, runs)]
+    return faults or list(_faults_of_models(folder, trials, runs))
 
 
 def check_store(folder: Path) -> Iterator[str]:

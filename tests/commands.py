@@ -1,4 +1,4 @@
-"""Runs the project's command lines; knows nothing of what they do.
+"""Runs the project's command lines.
 
 Most of a command's time goes into importing other people's packages. ``run`` therefore has its
 process forked from one that has imported them already, and nothing of the project's own; from

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 # Test processes measure independently of one another: no figure of theirs matters. Before search
@@ -21,8 +21,7 @@ import pytest
 import torch
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-from search.records import TrialRecord
-from tests import plants
+from search.data import fashion_mnist
 from tests.postgres_server import PostgresServer, find_programs, running_server
 from tests.shared import common_folder, once
 from tests.workbench import Workbench
@@ -100,12 +99,6 @@ def bench(common: Path) -> Iterator[Workbench]:
 
 
 @pytest.fixture(scope="session")
-def plant() -> Callable[..., TrialRecord]:
-    """Returns a maker of records; figures can be given by name."""
-    return plants.plant
-
-
-@pytest.fixture(scope="session")
 def empty_database(common: Path) -> Path:
     """A database with MLflow's tables, which take seconds to make."""
     from mlflow.tracking import MlflowClient  # after search, which has it report nothing
@@ -118,6 +111,27 @@ def empty_database(common: Path) -> Path:
         return path
 
     return once(folder, make)
+
+
+@pytest.fixture(scope="session")
+def fashion_home(common: Path) -> Path:
+    """The working directory of a study that has fetched Fashion-MNIST, once for all processes."""
+    home = common / "fashion"
+
+    def fetch() -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(home)
+            fashion_mnist.open_source(None)
+        return home
+
+    return once(home, fetch)
+
+
+@pytest.fixture(scope="session")
+def fashion(fashion_home: Path) -> Path:
+    """A folder with the four original files of Fashion-MNIST."""
+    kept = fashion_home / fashion_mnist.CACHE
+    return kept if kept.is_dir() else fashion_mnist.INSTALLED
 
 
 @pytest.fixture(scope="session")

@@ -11,57 +11,34 @@ from typing import Any
 
 import numpy as np
 
-from search.config import (
-    DeviceConfig,
-    DigitsConfig,
-    LocalDeviceConfig,
-    ObjectiveConfig,
-    PolicyConfig,
-    SamplerConfig,
-    TpeConfig,
-    TrainConfig,
-)
-from search.coordinator import Coordinator
+from search.config.data import DigitsConfig
+from search.config.device import DeviceConfig, LocalDeviceConfig
+from search.config.study import ObjectiveConfig, PolicyConfig, SamplerConfig, TpeConfig
+from search.config.train import TrainConfig
 from search.engine.base import Done, answered
-from search.figures import Yardstick
-from search.records import (
-    Dataset,
-    Deployable,
-    DeviceProfile,
-    File,
-    Measurement,
-    Network,
-    NetworkSpec,
-    Point,
-    Session,
-    Student,
-    Teacher,
-    TrialRecord,
-)
-from search.steps import (
-    ChosenPlacement,
-    Confirm,
-    Cut,
-    Cuts,
-    Evaluate,
-    Export,
-    Exported,
-    FindRate,
-    Finetune,
-    FoundRate,
-    Graph,
-    Measure,
-    Prune,
-    Pruned,
-    Quantize,
-    Reestimate,
-    Score,
-    Step,
-    Sweep,
-    Trace,
-)
-from search.study import Study
-from search.trial import Bench, Lab
+from search.records.baseline import Baseline
+from search.records.bench import Bench, Lab
+from search.records.data import Dataset
+from search.records.deployable import Deployable, Format
+from search.records.device import DeviceProfile
+from search.records.files import File
+from search.records.measurement import Measurement, Session
+from search.records.network import Network, NetworkSpec, Student, Teacher
+from search.records.placement import ChosenPlacement
+from search.records.point import Point
+from search.records.score import Score
+from search.records.steps.editing import Edited
+from search.records.steps.exporting import Export, Exported, Graph, Quantize, Trace
+from search.records.steps.measuring import Confirm, Measure
+from search.records.steps.pruning import Cuts, Prune, Sweep
+from search.records.steps.scoring import Evaluate, EvaluateOnDevice
+from search.records.steps.step import Step
+from search.records.steps.training import FindRate, Finetune, Reestimate
+from search.records.survey import Cut, FoundRate
+from search.records.trial import TrialRecord
+from search.study.coordinator import Coordinator
+from search.study.study import Study
+from tests.deployables import make_deployable
 
 TEACHER_ACCURACY = 0.95
 
@@ -204,14 +181,14 @@ def lab(**changes: Any) -> Lab:
         machine="a CPU, 2 cores",
         seed=0,
     )
-    reference = Deployable(file("reference"), 32, ())
+    reference = make_deployable(file("reference"), 32, ())
     return Lab(
         bench=bench,
         placement=ChosenPlacement("cpu", "float32", "channels_last", 0.1),
         teacher=Teacher(NETWORK, file("logits", ".safetensors"), TEACHER_ACCURACY),
         reference=reference,
         reference_accuracy=TEACHER_ACCURACY,
-        yardstick=Yardstick(1.0, {1: measurement(1.0, spread=0.0), 2: measurement(0.8)}),
+        baseline=Baseline(1.0, {1: measurement(1.0, spread=0.0), 2: measurement(0.8)}),
         cuts=CUTS,
         rate=RATE,
     )
@@ -257,10 +234,11 @@ class FakeEngine:
         match step:
             case Prune(network=network, ratio=ratio):
                 left = round(100 * (1 - ratio))
-                smaller = Network(
-                    SPEC, network.shapes, file(f"w{left}", ".safetensors"), 10 * left, left
-                )
-                return Pruned(smaller, 1 - left / 100)
+                # Of the same structure where all is left.
+                share = () if left == 100 else (("share", (left,)),)
+                shapes = (*network.shapes, *share)
+                smaller = Network(SPEC, shapes, file(f"w{left}", ".safetensors"), 10 * left, left)
+                return Edited(smaller, {"channels_removed": 1 - left / 100})
             case Finetune(start=start, end=end, learning_rate=learning_rate):
                 tuned = file(f"{start.weights.sha256}{end}{learning_rate}", ".safetensors")
                 network = Network(SPEC, start.shapes, tuned, start.macs, start.parameters)
@@ -276,12 +254,15 @@ class FakeEngine:
             case Export(network=network):
                 name = f"{network.parameters} {network.weights.sha256}"
                 return Exported(file(name, size_bytes=1000 * network.parameters), 0.0)
-            case Quantize(model=model, bits=bits):
+            case Quantize(model=model, format=Format(bits=bits)):
                 size = model.size_bytes * bits // 32
-                return Deployable(file(f"{model.sha256}{bits}", size_bytes=size), bits, ())
+                return make_deployable(file(f"{model.sha256}{bits}", size_bytes=size), bits, ())
             case Measure(deployable=deployable):
                 return measurement(max(0.05, deployable.model.size_bytes / 100_000))
-            case Evaluate(deployable=deployable, data=data, split=split):
+            case (
+                Evaluate(deployable=deployable, data=data, split=split)
+                | EvaluateOnDevice(deployable=deployable, data=data, split=split)
+            ):
                 loss = 1e-6 * (100_000 - deployable.model.size_bytes)
                 images = data.sizes[1 if split == "validation" else 2]
                 return score(TEACHER_ACCURACY - loss, images)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import asyncssh
 
-from search.config import SshDeviceConfig
+from search.config.device import SshDeviceConfig
 
 T = TypeVar("T")
 
@@ -25,8 +25,8 @@ class Server:
     def __init__(self, home: Path, host_key: asyncssh.SSHKey, user_key: asyncssh.SSHKey) -> None:
         self.uploads: list[str] = []
         self.connections: list[asyncssh.SSHServerConnection] = []
-        self._home = home
-        self._host_key = host_key
+        self.home = home
+        self.host_key = host_key
         self._user_key = user_key
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -81,7 +81,7 @@ class Server:
 
         class Files(asyncssh.SFTPServer):
             def map_path(self, path: bytes) -> bytes:
-                return os.path.join(os.fsencode(server._home), path)  # noqa: PTH118 - bytes
+                return os.path.join(os.fsencode(server.home), path)  # noqa: PTH118 - bytes
 
             def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> Any:
                 if pflags & asyncssh.FXF_WRITE:
@@ -92,7 +92,7 @@ class Server:
             "127.0.0.1",
             port,
             server_factory=Account,
-            server_host_keys=[self._host_key],
+            server_host_keys=[self.host_key],
             authorized_client_keys=allowed,
             process_factory=self._run,
             sftp_factory=Files,
@@ -109,8 +109,8 @@ class Server:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            cwd=self._home,
-            env={**os.environ, "HOME": str(self._home)},
+            cwd=self.home,
+            env={**os.environ, "HOME": str(self.home)},
             start_new_session=True,
         )
         assert child.stdin is not None

@@ -8,34 +8,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from search.benchmark import stillness
-from search.config import DigitsConfig
+from search.config.data import DigitsConfig
+from search.config.factory import load_factory, source_sha256
 from search.data import describe
-from search.driving import drive
+from search.devices import stillness
+from search.devices.agent.processor import describe_processor
 from search.engine.base import Event
+from search.engine.driving import drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
-from search.factory import load_factory, source_sha256
-from search.records import File, Network, NetworkSpec, Teacher
-from search.steps import (
-    Exported,
-    FindRate,
-    Finetune,
-    Prune,
-    Pruned,
-    Quantize,
-    Reestimate,
-    Step,
-    Teach,
-)
-from search.trial import export
-from tests.fakes import lab
+from search.recipes.deploying import export
+from search.records.device import DeviceProfile
+from search.records.files import File
+from search.records.network import Network, NetworkSpec, Teacher
+from search.records.steps.editing import Edited
+from search.records.steps.exporting import Exported, Quantize
+from search.records.steps.pruning import Prune
+from search.records.steps.step import Step
+from search.records.steps.training import FindRate, Finetune, Reestimate, Teach
+from tests.deployables import make_quantize
+from tests.fakes import PROFILE, lab
 
 R = TypeVar("R")
 
@@ -94,6 +93,17 @@ def undisturbed(folder: Path) -> Iterator[None]:
         yield
 
 
+def here() -> DeviceProfile:
+    """This machine as a device, as far as its arithmetic goes."""
+    processor = describe_processor()
+    return replace(
+        PROFILE,
+        arch=processor["arch"],
+        flags=tuple(processor["flags"]),
+        runtime=f"onnxruntime {onnxruntime.__version__}",
+    )
+
+
 class Workbench:
     """A store with an engine, and the steps that tests begin with.
 
@@ -146,7 +156,7 @@ class Workbench:
         """The trained network of that name."""
         return self.do(self.teach_step(name))
 
-    def prune(self, name: str, ratio: float, round_to: int = 8) -> Pruned:
+    def prune(self, name: str, ratio: float, round_to: int = 8) -> Edited:
         """The teacher of that name with a share of its channels removed."""
         return self.do(Prune(self.teacher(name).network, ratio, round_to))
 
@@ -200,7 +210,7 @@ class Workbench:
 
     def quantize_step(self, exported: Exported, bits: int, **changes: Any) -> Quantize:
         """Stores an exported model in ``bits`` for a processor with VNNI, but for ``changes``."""
-        step = Quantize(exported.model, bits, "u8s8", self.data, calibration_images=64, seed=0)
+        step = make_quantize(exported.model, bits, "u8s8", self.data, calibration_images=64, seed=0)
         return replace(step, **changes)
 
     def content(self, file: File) -> bytes:

@@ -1,1 +1,1 @@
-"""Times models on their device; knows nothing of how models or trials come to be."""
+"""Times models on their device."""

@@ -1,4 +1,4 @@
-"""Estimates and intervals that hold for times of any distribution; knows not what was timed."""
+"""Estimates and intervals that hold for times of any distribution."""
 
 from __future__ import annotations
 

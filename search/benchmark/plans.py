@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from search.benchmark.agent import SPINNING
-from search.benchmark.device import Device
-from search.benchmark.protocol import Plan, Side
-from search.records import Deployable
-from search.steps import Measure, Shelf
+from search.benchmark.plan import Plan, Side
+from search.devices.agent.options import SPINNING
+from search.devices.device import Device
+from search.records.deployable import Deployable
+from search.records.steps.measuring import Measure
+from search.records.steps.step import ArtifactStore
 
 # A smaller budget is for trying things out: figures are poor, and spending it twice mends little.
 LEAST_RETRIED_S = 0.5
 
 
-def make_plan(step: Measure, shelf: Shelf, inputs: Path, device: Device) -> Plan:
+def make_plan(step: Measure, artifacts: ArtifactStore, inputs: Path, device: Device) -> Plan:
     """Brings both models and the inputs to the device.
 
     Args:
         step: The comparison.
-        shelf: Where the models lie.
+        artifacts: Where the models lie.
         inputs: A float32 ``.npy`` file ``[k, C, H, W]``.
         device: Where to compare.
     """
     return Plan(
-        candidate=_side(step, step.deployable, step.threads, shelf, device),
-        reference=_side(step, step.reference, step.reference_threads, shelf, device),
+        candidate=_side(step, step.deployable, step.threads, artifacts, device),
+        reference=_side(step, step.reference, step.reference_threads, artifacts, device),
         inputs=device.deliver(inputs),
         batch_size=step.batch_size,
         throughput_batch_size=step.throughput_batch_size,
@@ -39,10 +40,10 @@ def make_plan(step: Measure, shelf: Shelf, inputs: Path, device: Device) -> Plan
 
 
 def _side(
-    step: Measure, deployable: Deployable, threads: int, shelf: Shelf, device: Device
+    step: Measure, deployable: Deployable, threads: int, artifacts: ArtifactStore, device: Device
 ) -> Side:
     return Side(
-        model=device.deliver(shelf.path(deployable.model)),
+        model=device.deliver(artifacts.path(deployable.model)),
         threads=threads,
         session_entries=session_entries(deployable, step.spinning),
     )
@@ -55,4 +56,4 @@ def session_entries(deployable: Deployable, spinning: bool) -> tuple[tuple[str, 
         deployable: The model.
         spinning: Whether waiting threads keep their processor busy.
     """
-    return (*deployable.session_entries, *(((SPINNING, "1"),) if spinning else ()))
+    return (*deployable.options, *(((SPINNING, "1"),) if spinning else ()))

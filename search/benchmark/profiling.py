@@ -1,4 +1,4 @@
-"""Profiles two models in turns; knows neither layers nor what makes a model slow."""
+"""Profiles two models in turns."""
 
 from __future__ import annotations
 
@@ -7,18 +7,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from search.benchmark.protocol import (
-    BLOCK_MS,
-    ROLES,
-    SEEDS_APART,
-    Ask,
-    Link,
-    Plan,
-    Reply,
-    Side,
-    open_request,
-    single_request,
-)
+from search.benchmark.launches import BLOCK_MS, open_request, single_request
+from search.benchmark.plan import ROLES, SEEDS_APART, Ask, Link, Plan, Reply, Side
 
 # Fresh starts differ; two of them show whether one was out of the ordinary.
 LAUNCHES = 2

@@ -1,4 +1,4 @@
-"""Compares several models with one reference in one session; knows not which of them is better.
+"""Compares several models with one reference in one session.
 
 Launches of all comparisons take turns, in another order each time round: what the device does for
 a minute befalls all of them, and two models are compared through the reference within a round.
@@ -12,19 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from search.benchmark.estimates import fewest_launches
-from search.benchmark.protocol import (
-    LEVEL,
-    Clock,
-    Launch,
-    Link,
-    Plan,
-    Reply,
-    conditions_of,
-    launch_pair,
-    measure_alone,
-    summarise,
-)
-from search.records import Measurement, Session
+from search.benchmark.launches import LEVEL, Launch, launch_pair
+from search.benchmark.plan import Clock, Link, Plan, Reply
+from search.benchmark.summary import conditions_of, measure_alone, summarise
+from search.records.measurement import Measurement, Session
 
 # Here a launch is a value and needs no interval of its own: one quadruple of turns is enough.
 LEAST_ROUNDS = 2

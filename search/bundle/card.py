@@ -1,4 +1,4 @@
-"""Writes the model card of a bundle; knows nothing of its other files.
+"""Writes the model card of a bundle.
 
 Its sections follow Mitchell et al., "Model Cards for Model Reporting", 2019 (arXiv 1810.03993).
 """
@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from search.candidates import Candidate
-from search.records import TrialRecord
-from search.report.description import describe_recipe
-from search.report.formats import (
+from search.front.candidates import Candidate
+from search.records.bench import Lab
+from search.records.formats import (
     DASH,
     format_bits,
     format_bytes,
@@ -23,11 +22,12 @@ from search.report.formats import (
     format_share,
     format_speedup,
 )
+from search.records.trial import ScoredTrial
+from search.report.description import describe_recipe
 from search.report.table import escape_markdown
-from search.trial import Lab
 
 if TYPE_CHECKING:
-    from search.bundle.contents import Facts
+    from search.bundle.facts import Facts
 
 # Of a study's configuration, what a model depends on and what holds neither paths nor secrets. A
 # study that goes on keeps all of it. Not finalists.*: they may be those of a later run.
@@ -64,7 +64,7 @@ def _title(facts: Facts) -> str:
         f"{bench.data.classes} classes: "
         f"{_accuracy(candidate)} of the test images right, {_batch(facts.lab)} in "
         f"{format_ms(candidate.figures.latency_ms)} with "
-        f"{format_counted(candidate.point.threads, 'thread')} on {_device(facts.lab)}."
+        f"{format_counted(candidate.point.whole('threads'), 'thread')} on {_device(facts.lab)}."
     )
 
 
@@ -96,14 +96,14 @@ def _figures(facts: Facts) -> str:
             lambda c: format_speedup(c.figures),
         ),
         ("99th percentile, raw", lambda c: format_ms(c.figures.p99_ms)),
-        ("Threads", lambda c: str(c.point.threads)),
+        ("Threads", lambda c: str(c.point["threads"])),
         ("Processor time of one run", lambda c: format_ms(c.figures.cpu_ms)),
         ("File", lambda c: format_bytes(c.figures.size_bytes)),
         ("Peak memory of a process", lambda c: format_bytes(c.figures.peak_rss_bytes)),
         ("Cold start", lambda c: format_ms(c.figures.cold_start_ms)),
         ("Multiply-accumulates", lambda c: format_count(c.figures.macs)),
         ("Parameters", lambda c: format_count(c.figures.parameters)),
-        ("Bits", lambda c: format_bits(c.point.bits, c.figures.effective_bits)),
+        ("Bits", lambda c: format_bits(c.point.whole("bits"), c.figures.effective_bits)),
     ]
     lines = ["## Figures", "", f"| | {' | '.join(name for name, _ in columns)} |"]
     lines.append("|---" * (len(columns) + 1) + "|")
@@ -122,14 +122,14 @@ def _data(lab: Lab) -> str:
     )
 
 
-def _making(lab: Lab, record: TrialRecord) -> str:
+def _making(lab: Lab, record: ScoredTrial) -> str:
     bench = lab.bench
     if bench.checkpoint is None:
         origin = f"was trained for {format_counted(bench.train.teacher_epochs, 'epoch')}"
     else:
         origin = f"was given as a checkpoint (SHA-256 `{bench.checkpoint.sha256}`)"
     # What lost no channels is not fine-tuned, and without distillation nobody teaches.
-    is_taught = record.figures.channels_removed != 0 and record.point.distill_weight > 0
+    is_taught = record.figures.is_changed and record.point.number("distill_weight") > 0
     teacher = (
         f"The original, {escape_markdown(bench.spec.name)} with "
         f"{format_count(lab.teacher.network.parameters)} parameters, {origin}; it has "
@@ -157,7 +157,7 @@ def _measuring(facts: Facts) -> str:
 
 def _limits(facts: Facts) -> str:
     # Not what is known of the device by now: that changes with every trial, and the pick does not.
-    is_poor = facts.candidate.figures.measuring == "poor"
+    is_poor = facts.candidate.figures.quality == "poor"
     remark = "\n- The latency could not be measured within ±5 %." if is_poor else ""
     return f"""## Limits
 
@@ -169,7 +169,8 @@ def _limits(facts: Facts) -> str:
 
 
 def _reproduction(facts: Facts) -> str:
-    bench, point = facts.lab.bench, facts.candidate.point
+    bench, values = facts.lab.bench, facts.candidate.point.values
+    point = ", ".join(f"{name}={value!r}" for name, value in values.items())
     settings = yaml.safe_dump(_settings(facts), sort_keys=False, allow_unicode=True).rstrip()
     # A fence that is longer than any run of backticks inside cannot be closed by one.
     fence = "`" * (3 + max((len(run) for run in settings.split() if set(run) == {"`"}), default=0))
@@ -209,10 +210,7 @@ def _accuracy(candidate: Candidate) -> str:
 
 
 def _latency(candidate: Candidate) -> str:
-    interval = candidate.figures.latency_interval_ms
-    if interval is None:
-        return format_ms(candidate.figures.latency_ms)
-    return format_ms_interval(candidate.latency_ms, *interval)
+    return format_ms_interval(candidate.latency_ms, *candidate.figures.latency_interval_ms)
 
 
 def _images(shape: tuple[int, int, int]) -> str:

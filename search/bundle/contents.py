@@ -1,11 +1,10 @@
-"""Composes what is in a bundle, the same bytes for the same pick; writes no files."""
+"""Composes what is in a bundle, the same bytes for the same pick."""
 
 from __future__ import annotations
 
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import data
-from search.benchmark.agent import session_options
 from search.benchmark.plans import session_entries
 from search.bundle import card, predict
-from search.candidates import Candidate
-from search.records import Dataset, TrialRecord
-from search.trial import Lab
+from search.bundle.facts import Facts
+from search.devices.agent.options import session_options
+from search.records.data import Dataset
 
 SCHEMA = 1
 SAMPLES = 16
@@ -27,27 +25,6 @@ PROVIDERS = ["CPUExecutionProvider"]
 # Share of the largest logit by which another machine may differ. In floating point only the order
 # of sums varies; in integers a value between two steps may fall to either side.
 FLOAT_TOLERANCE, INTEGER_TOLERANCE = 1e-3, 0.05
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a picked point.
-
-    Attributes:
-        study: Name of its study.
-        configuration: Of the study, as YAML.
-        lab: What it was compared with, and on what.
-        record: Its trial.
-        candidate: Its figures, the accuracy on the test split.
-        original: The uncompressed network's, the accuracy on the test split.
-    """
-
-    study: str
-    configuration: str
-    lab: Lab
-    record: TrialRecord
-    candidate: Candidate
-    original: Candidate | None
 
 
 def compose(facts: Facts, model: bytes, images: NDArray[np.float32]) -> dict[str, bytes]:
@@ -91,12 +68,12 @@ def describe_runtime(facts: Facts) -> dict[str, Any]:
     bench, candidate = facts.lab.bench, facts.candidate
     device = bench.device
     entries = session_entries(candidate.deployable, bench.measuring.spinning)
-    integers = (candidate.figures.integer_operators or 0) > 0
+    integers = candidate.figures.integer_operators > 0
     return {
         "schema": SCHEMA,
         "runtime": device.runtime,
         "providers": PROVIDERS,
-        **session_options(candidate.point.threads, dict(entries)),
+        **session_options(candidate.point.whole("threads"), dict(entries)),
         "input": {
             "name": "images",
             "shape": ["n", *bench.data.image_shape],
@@ -128,7 +105,7 @@ def _with_metadata(model: bytes, facts: Facts, runtime: Mapping[str, Any]) -> by
         "labels": json.dumps(facts.lab.bench.data.labels),
         "input": json.dumps(runtime["input"]),
         "output": json.dumps(runtime["output"]),
-        "intra_op_num_threads": str(facts.candidate.point.threads),
+        "intra_op_num_threads": str(facts.candidate.point["threads"]),
         "session_entries": json.dumps(runtime["session_entries"]),
         "measured": json.dumps(runtime["measured"]),
         "measured_sha256": facts.candidate.deployable.model.sha256,

@@ -267,11 +267,7 @@ def _convert(pixels: Bytes, channels: int) -> Bytes:
     if channels == 3:
         return np.repeat(colours, 3, axis=2)
     grey = colours.astype(np.uint32).dot(np.array([19595, 38470, 7471], np.uint32))
-    rounded: Bytes = ((grey + 0x8000) >> 16).astype(np.uint8)
-    return rounded[..., None]
-
-
-# ---- commands
+    return np.asarray((grey + 0x8000) >> 16, np.uint8)[..., None]
 
 
 def predict(path: Path) -> None:

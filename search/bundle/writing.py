@@ -1,4 +1,4 @@
-"""Writes a bundle whole or not at all, and has it check itself; knows not what is in it."""
+"""Writes a bundle whole or not at all, and has it check itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets and their splits; knows nothing of networks."""
+"""Data sets and their splits."""
 
 from search.data.loading import batch_of, describe, load, outline, read_samples
 from search.data.source import Images, Source

@@ -1,4 +1,4 @@
-"""scikit-learn's bundled digits as 28x28 images; knows nothing of splits for validation."""
+"""scikit-learn's bundled digits as 28x28 images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds or fetches Fashion-MNIST and reads its files; knows nothing of splits for validation."""
+"""Finds or fetches Fashion-MNIST and reads its files."""
 
 from __future__ import annotations
 

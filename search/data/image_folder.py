@@ -1,4 +1,4 @@
-"""Folders of images, one a class; knows nothing of what the images show."""
+"""Folders of images, one a class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoded images in files that are mapped into memory; knows nothing of where they come from.
+"""Decoded images in files that are mapped into memory.
 
 Layout under ``mlruns/store/images``: ``<sha256>.u8`` holds the pixels of a sequence of images, one
 after the other, and is named by its content; ``<key>.content`` holds that name for images whose
@@ -28,10 +28,10 @@ from typing import IO
 
 import numpy as np
 
-from search import activity
-from search.benchmark.stillness import give_way, working
 from search.data.image_folder import FolderImages
 from search.data.source import Images, Labels, Pixels, Shape, read_image
+from search.devices.stillness import give_way, working
+from search.process import activity
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Opens the configured data set, splits and describes it; knows nothing of file formats."""
+"""Opens the configured data set, splits and describes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from search.config import (
+from search.config.data import (
     CustomDataConfig,
     DataConfig,
     DigitsConfig,
@@ -24,10 +24,10 @@ from search.data import custom, digits, fashion_mnist, image_folder
 from search.data.image_folder import FolderImages
 from search.data.kept import MappedImages, keep, read_all
 from search.data.source import Images, Labels, Pixels, Shape, Source, check_source
-from search.data.splits import Split, Splits, View, stratify
+from search.data.splits import Split, Splits, Subset, stratify
 from search.data.statistics import chance, channel_statistics, fingerprint
 from search.errors import ConfigError
-from search.records import Dataset
+from search.records.data import Dataset
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +215,7 @@ def _cut(
     if _in_memory(images):
         whole = len(indices) == len(images)
         return Split(images if whole else images[indices], labels[indices])
-    return Split(View(images, indices, shape, origin), labels[indices])
+    return Split(Subset(images, indices, shape, origin), labels[indices])
 
 
 def _open_source(config: DataConfig) -> Source:

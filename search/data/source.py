@@ -1,4 +1,4 @@
-"""What a data module hands over, and its checks; knows nothing of where images come from."""
+"""What a data module hands over, and its checks."""
 
 from __future__ import annotations
 

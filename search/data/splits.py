@@ -1,4 +1,4 @@
-"""Splits and how they are cut; knows nothing of where images come from."""
+"""Splits and how they are cut."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from search.errors import ConfigError
 SEED = 0
 
 
-class View:
+class Subset:
     """Some images of a larger set, read whenever they are asked for.
 
     Args:
@@ -71,7 +71,7 @@ class Split:
         labels: Class indices, ``[n]`` int64.
     """
 
-    images: Pixels | View
+    images: Pixels | Subset
     labels: Labels
 
     def __len__(self) -> int:

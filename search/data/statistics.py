@@ -1,4 +1,4 @@
-"""Mean, deviation and identity of pixels; knows nothing of where images come from."""
+"""Mean, deviation and identity of pixels."""
 
 from __future__ import annotations
 

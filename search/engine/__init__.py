@@ -1,11 +1,11 @@
-"""Runs steps and remembers their results; knows nothing of what a step means."""
+"""Runs steps and remembers their results."""
 
 from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
 
-from search.config import EngineConfig, InlineEngineConfig, LocalEngineConfig
+from search.config.engine import EngineConfig, InlineEngineConfig, LocalEngineConfig
 from search.engine.base import Engine, OnEvent
 from search.engine.store import Store
 from search.errors import ConfigError

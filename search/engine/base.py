@@ -1,8 +1,7 @@
-"""What every engine promises; knows nothing of where steps run."""
+"""What every engine promises."""
 
 from __future__ import annotations
 
-import importlib
 import logging
 import time
 import traceback
@@ -12,12 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-from search.activity import Activity, Listener, listening
-from search.config import DeviceConfig
+from search.config.device import DeviceConfig
 from search.engine.store import Store
 from search.errors import SearchError, StageFailed, one_line
-from search.records import DeviceProfile
-from search.steps import Step
+from search.process import registry
+from search.process.activity import Activity, Listener, listening
+from search.records.device import DeviceProfile
+from search.records.steps.step import Step
 
 log = logging.getLogger(__name__)
 
@@ -107,11 +107,11 @@ def compute(step: Step[Any], store: Store, listener: Listener) -> Done:
             ``StageFailed`` with its cause chained. Files that cannot be written are not the
             stage's fault: OSError passes through.
     """
-    stage = importlib.import_module(f"search.stages.{step.kind}")
+    run = registry.load(step.runs)
     started = time.perf_counter()
     try:
         with listening(listener):
-            result = stage.run(step, store)
+            result = run(step, store)
     except Exception as error:
         log.debug("stage %s failed", step.kind, exc_info=True)
         # What its frames hold, such as a loader's processes, would live as long as the error.
@@ -135,7 +135,7 @@ def answered(answer: Callable[[], Done]) -> Future[Done]:
     return future
 
 
-class Memory:
+class StepCache:
     """Answers steps that were done before, or that are being done for somebody else.
 
     Args:

@@ -1,4 +1,4 @@
-"""Runs steps on a Ray cluster; knows nothing of trials.
+"""Runs steps on a Ray cluster.
 
 Files travel by content: a step takes along what it reads, and its result what it made, so that
 nodes need no folder in common. Each node keeps what it has seen in a store of its own.
@@ -10,9 +10,7 @@ import logging
 import os
 import platform
 import resource
-import socket
 import stat
-import sys
 import tempfile
 import threading
 from collections import OrderedDict
@@ -26,16 +24,18 @@ from typing import Any, Self
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-from ray.job_config import JobConfig
 
-from search import home
-from search.benchmark.device import describe_device
-from search.config import DeviceConfig, LocalDeviceConfig, RayEngineConfig, is_loopback
-from search.engine.base import Done, Event, Memory, OnEvent, compute
+from search.config.device import DeviceConfig, LocalDeviceConfig
+from search.config.engine import RayEngineConfig
+from search.devices.reaching import describe_device
+from search.engine.base import Done, Event, OnEvent, StepCache, compute
+from search.engine.connecting import ANSWER_S, connect, describe_lacking
 from search.engine.store import Store
-from search.errors import ConfigError, SearchError, StageFailed, hide_passwords, one_line
-from search.records import DeviceProfile, File
-from search.steps import Step
+from search.errors import ConfigError, SearchError, StageFailed, one_line
+from search.process import home
+from search.records.device import DeviceProfile
+from search.records.files import File
+from search.records.steps.step import Step
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +45,10 @@ MOST_SENT = 64
 # what was killed for memory again without end.
 ATTEMPTS = 2
 WATCH_S = 10.0
-OBJECTS_BYTES = 2**29
-ANSWER_S = 5.0
-ADDRESS = "give the address that 'ray start --head' printed, or null for one on this machine"
 
 
 @dataclass(frozen=True)
-class Delivery:
+class NodeAnswer:
     """What comes back from a node.
 
     Attributes:
@@ -82,7 +79,7 @@ class RayEngine(AbstractContextManager["RayEngine"]):
         self._store = store
         self._config = config
         self._on_event = on_event
-        self._memory = Memory(store)
+        self._memory = StepCache(store)
         self._modules = str(Path.cwd())
         # A content is sent once for all steps that soon read it.
         self._sent: OrderedDict[File, ray.ObjectRef[bytes]] = OrderedDict()
@@ -95,7 +92,7 @@ class RayEngine(AbstractContextManager["RayEngine"]):
 
     def __enter__(self) -> Self:
         """Connects to the cluster, or starts one on this machine."""
-        _connect(self._config)
+        connect(self._config)
         self._watch.start()
         return self
 
@@ -146,7 +143,7 @@ class RayEngine(AbstractContextManager["RayEngine"]):
             else:
                 arrival.add_done_callback(partial(keep, attempt))
 
-        def keep(attempt: int, arrived: Future[Delivery]) -> None:
+        def keep(attempt: int, arrived: Future[NodeAnswer]) -> None:
             try:
                 own.set_result(self._receive(step, arrived.result()))
             except RayError as error:
@@ -181,7 +178,7 @@ class RayEngine(AbstractContextManager["RayEngine"]):
             self._sent.popitem(last=False)
         return sent
 
-    def _receive(self, step: Step[Any], delivery: Delivery) -> Done:
+    def _receive(self, step: Step[Any], delivery: NodeAnswer) -> Done:
         """Keeps what a node made.
 
         Raises:
@@ -206,7 +203,7 @@ class RayEngine(AbstractContextManager["RayEngine"]):
                 if self._closed.is_set():
                     return
                 try:
-                    lacking = _describe_lacking(self._config)
+                    lacking = describe_lacking(self._config)
                 except Exception:  # while the head does not answer; Ray ends this process then
                     lacking = told
             if lacking is not None and lacking != told:
@@ -226,116 +223,6 @@ class RayEngine(AbstractContextManager["RayEngine"]):
         self._again.shutdown()
 
 
-class _Job(JobConfig):
-    """Has workers find this package where it is here, and not in the coordinator's folder.
-
-    Ray puts that folder first, and the user may have a ``search`` of another kind there. Steps
-    look there themselves for what else users have.
-    """
-
-    def _runtime_env_has_working_dir(self) -> bool:
-        return True  # where Ray leaves it out
-
-
-def _connect(config: RayEngineConfig) -> None:
-    """Joins the cluster.
-
-    Raises:
-        ConfigError: When it does not answer, has no device, may be used by anybody, or would show
-            a password.
-    """
-    job = _Job(_py_driver_sys_path=[str(home.PACKAGE.parent)])
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "job_config": job}
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns of itself
-    if config.address is None:
-        try:
-            ray.init(
-                address="local",  # or it joins whatever else runs here
-                num_cpus=max(config.threads * config.workers, 1),
-                resources={config.device_resource: 1},
-                object_store_memory=OBJECTS_BYTES,
-                include_dashboard=False,
-                **quiet,
-            )
-        except Exception as error:  # as below
-            raise ConfigError(
-                f"engine=ray: no cluster can be started on this machine ({one_line(error)}); try "
-                "again, or give engine=local"
-            ) from error
-        if _describe_lacking(config) is not None:
-            ray.shutdown()
-            raise ConfigError(
-                f"engine.gpus={config.gpus:g}: this machine has not as many; give engine.gpus=0, "
-                "or the engine.address of a cluster that has"
-            )
-        return
-    shown = hide_passwords(config.address)
-    host, port = _host_and_port(config.address)
-    if not is_loopback(host) and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-        raise ConfigError(
-            f"engine.address={shown!r}: who joins a cluster does what anybody asks who reaches it, "
-            "unless it has a token; start its nodes and this search with the variable "
-            "RAY_AUTH_MODE=token, as docs/scaling.md says"
-        )
-    given = " ".join(sys.orig_argv)
-    if hide_passwords(given) != given:
-        raise ConfigError(
-            f"engine.address={shown!r}: a cluster shows its users the command lines of searches, "
-            "and there is a password in this one; give it as PGPASSWORD or in ~/.pgpass, that of a "
-            "tracking server as MLFLOW_TRACKING_PASSWORD"
-        )
-    if port is not None:
-        _knock(config.address, host, port)
-    try:
-        ray.init(address=config.address, **quiet)
-    except Exception as error:  # Ray names no class for what can go wrong here
-        raise ConfigError(
-            f"engine.address={shown!r}: cannot be joined ({one_line(error)}); {ADDRESS}"
-        ) from error
-    if ray.cluster_resources().get(config.device_resource, 0) < 1:
-        name = config.device_resource
-        ray.shutdown()
-        raise ConfigError(
-            f"engine.address={shown!r}: no node there has the resource {name!r}, which tells where "
-            f"to measure; start one with: ray start --address=... --resources='{{\"{name}\": 1}}'"
-        )
-
-
-def _describe_lacking(config: RayEngineConfig) -> str | None:
-    """Returns what steps need and no node has, which one that joins may bring; None if nothing."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(node.get(config.device_resource, 0) >= 1 for node in nodes):
-        return f"the resource {config.device_resource!r}, which tells where to measure"
-    if not any(
-        node.get("CPU", 0) >= config.threads and node.get("GPU", 0) >= config.gpus for node in nodes
-    ):
-        return f"engine.threads={config.threads} cores and engine.gpus={config.gpus:g}"
-    return None
-
-
-def _host_and_port(address: str) -> tuple[str, int | None]:
-    """Splits an address; the port is None where Ray looks for it, such as for "auto"."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        return host.strip("[]"), int(port)
-    return address.removeprefix("ray://").strip("[]"), None
-
-
-def _knock(address: str, host: str, port: int) -> None:
-    """Tries whether somebody listens: Ray itself would try for minutes.
-
-    Raises:
-        ConfigError: When nobody does.
-    """
-    try:
-        socket.create_connection((host, port), ANSWER_S).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"engine.address={hide_passwords(address)!r}: no cluster answers there "
-            f"({one_line(error)}); {ADDRESS}"
-        ) from error
-
-
 def files_in(value: Any) -> Iterator[File]:
     """Yields every file that a step or a result names."""
     if isinstance(value, File):
@@ -351,9 +238,6 @@ def files_in(value: Any) -> Iterator[File]:
             yield from files_in(item)
 
 
-# ---- on a node
-
-
 def _describe(config: DeviceConfig) -> DeviceProfile | SearchError:
     try:
         profile = describe_device(config)
@@ -363,7 +247,7 @@ def _describe(config: DeviceConfig) -> DeviceProfile | SearchError:
     return replace(profile, name=platform.node()) if is_local else profile
 
 
-def _do(step: Step[Any], modules: str, files: tuple[File, ...], *contents: bytes) -> Delivery:
+def _do(step: Step[Any], modules: str, files: tuple[File, ...], *contents: bytes) -> NodeAnswer:
     """Does a step with the files that it reads.
 
     Args:
@@ -387,9 +271,9 @@ def _do(step: Step[Any], modules: str, files: tuple[File, ...], *contents: bytes
         )
         made = tuple(store.path(file).read_bytes() for file in files_in(done.result))
     except (SearchError, OSError) as error:
-        return Delivery(None, error=error)
+        return NodeAnswer(None, error=error)
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Delivery(replace(done, peak_rss_bytes=1024 * peak_kib), made)
+    return NodeAnswer(replace(done, peak_rss_bytes=1024 * peak_kib), made)
 
 
 def _own_folder() -> Path:

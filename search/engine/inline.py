@@ -1,4 +1,4 @@
-"""Runs steps one after another in this process; knows nothing of trials."""
+"""Runs steps one after another in this process."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any
 
-from search.benchmark.device import describe_device
-from search.config import DeviceConfig
-from search.engine.base import Done, Memory, OnEvent, announced, answered, compute
+from search.config.device import DeviceConfig
+from search.devices.reaching import describe_device
+from search.engine.base import Done, OnEvent, StepCache, announced, answered, compute
 from search.engine.store import Store
-from search.records import DeviceProfile
-from search.steps import Step
+from search.records.device import DeviceProfile
+from search.records.steps.step import Step
 
 
 class InlineEngine(AbstractContextManager["InlineEngine"]):
@@ -29,7 +29,7 @@ class InlineEngine(AbstractContextManager["InlineEngine"]):
     def __init__(self, store: Store, on_event: OnEvent) -> None:
         self._store = store
         self._on_event = on_event
-        self._memory = Memory(store)
+        self._memory = StepCache(store)
 
     def describe(self, config: DeviceConfig) -> DeviceProfile:
         """Asks the device what it is.

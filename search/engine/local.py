@@ -1,4 +1,4 @@
-"""Runs steps in worker processes of this machine; knows nothing of trials.
+"""Runs steps in worker processes of this machine.
 
 Training and light steps go to as many workers as configured, each on its own share of the cores;
 steps on the device go one at a time to a worker of their own, beside which training stands still.
@@ -27,18 +27,19 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from search import home, terminal
-from search.activity import Activity, Listener
-from search.benchmark.device import describe_device
-from search.config import LEAST_WORKER_BYTES, DeviceConfig, LocalEngineConfig
-from search.engine.base import Done, Memory, OnEvent, announced, compute
+from search.config.device import DeviceConfig
+from search.config.engine import LEAST_WORKER_BYTES, LocalEngineConfig
+from search.devices.reaching import describe_device
+from search.engine.base import Done, OnEvent, StepCache, announced, compute
 from search.engine.store import Store
 from search.errors import ConfigError, SearchError, StageFailed
-from search.leaving import leave_worker
-from search.logs import PROJECT
-from search.machine import usable_memory_bytes
-from search.records import DeviceProfile
-from search.steps import Step
+from search.process import home, terminal
+from search.process.activity import Activity, Listener
+from search.process.leaving import leave_worker
+from search.process.logs import PROJECT
+from search.process.machine import usable_memory_bytes
+from search.records.device import DeviceProfile
+from search.records.steps.step import Step
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
         self.slots = config.workers
         self._store = store
         self._on_event = on_event
-        self._memory = Memory(store)
+        self._memory = StepCache(store)
         self._closed = threading.Event()
         memory_limit_bytes = config.memory_limit_bytes or _share_memory(config.workers)
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
@@ -138,7 +139,7 @@ class LocalEngine(AbstractContextManager["LocalEngine"]):
             worker.end()
         deadline_s = time.monotonic() + JOIN_S
         for worker in workers:
-            worker.see_off(deadline_s)
+            worker.await_end(deadline_s)
         for pool in (self._trainers, self._device):
             pool.shutdown(cancel_futures=True)
 
@@ -200,7 +201,7 @@ class Worker:
             if self._process is not None:
                 self._process.terminate()
 
-    def see_off(self, deadline_s: float) -> None:
+    def await_end(self, deadline_s: float) -> None:
         """Waits for the process to end, and kills it if it does not.
 
         Args:

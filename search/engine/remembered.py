@@ -1,16 +1,16 @@
-"""Answers steps from memory alone; knows nothing of doing them."""
+"""Answers steps from memory alone."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future
 from typing import Any
 
-from search.config import DeviceConfig
+from search.config.device import DeviceConfig
 from search.engine.base import Done, answered
 from search.engine.store import Store
 from search.errors import NotRemembered
-from search.records import DeviceProfile
-from search.steps import Step
+from search.records.device import DeviceProfile
+from search.records.steps.step import Step
 
 
 class RememberedSteps:

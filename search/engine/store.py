@@ -1,4 +1,4 @@
-"""Remembers finished steps on disk by the hash of their inputs; knows nothing of their meaning.
+"""Remembers finished steps on disk by the hash of their inputs.
 
 Layout under ``mlruns/store``: ``files/ab/abcd….onnx`` holds contents by their SHA-256, and
 ``steps/<kind>/<key>.json`` the result of a step, with a SHA-256 of it. Both are written aside in
@@ -24,8 +24,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from search.errors import FileLost
-from search.records import File
-from search.steps import Step
+from search.records.files import File
+from search.records.steps.step import Step
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Tables, plots and pages from records; knows neither whence records came nor who shows them.
+"""Tables, plots and pages from records.
 
 In particular it imports neither MLflow nor Optuna nor torch.
 """

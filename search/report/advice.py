@@ -1,14 +1,23 @@
-"""Says why nothing beats the original, and which settings may change that; knows no page."""
+"""Says why nothing beats the original, and which settings may change that."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from search import home
-from search.front import leading, losses
-from search.records import Canary, Closing, Finalist, TrialRecord
-from search.report.points import ORIGINAL
+from search.front.front import leading, loss_matrix
+from search.process import home
+from search.records.closing import Closing, Finalist
+from search.records.measurement import Canary
+from search.records.trial import (
+    CompleteTrial,
+    FailedTrial,
+    Figures,
+    Progress,
+    ScoredTrial,
+    StoppedTrial,
+    TrialRecord,
+)
 from search.report.profile import describe_later, describe_noise
 
 PRUNE = "prune more (a larger space.prune_ratio.high)"
@@ -92,7 +101,7 @@ ADVISED = 2  # causes, the most frequent first
 
 def describe_result(
     records: Sequence[TrialRecord],
-    members: Sequence[TrialRecord],
+    members: Sequence[CompleteTrial],
     objectives: Sequence[str],
     closing: Closing | None,
     canaries: Sequence[Canary],
@@ -108,10 +117,9 @@ def describe_result(
     """
     finalists = () if closing is None else closing.finalists
     front = [record.number for record in members]
-    firsts = [record.number for record in leading(members, objectives)]
     remarks = (
         describe_no_gain(records, front, objectives, finalists),
-        describe_later(closing, len(records), firsts),
+        describe_later(closing, len(records), leading(members, objectives)),
         describe_noise(canaries, records),
     )
     return [remark for remark in remarks if remark]
@@ -131,11 +139,12 @@ def describe_no_gain(
         objectives: Names of what the front trades.
         finalists: The closing round's; with some, its front is what counts.
     """
-    others = [record for record in records if record.number != ORIGINAL]
-    original = next((record for record in records if record.number == ORIGINAL), None)
+    others = [record for record in records if not record.is_original]
+    original = next((record for record in records if record.is_original), None)
     if original is None:
         return ""
-    members = [record for record in others if record.number in front]
+    scored = [record for record in others if isinstance(record, ScoredTrial)]
+    members = [record for record in scored if record.number in front]
     is_found = any(_is_better(member, original, objectives) for member in members)
     if _is_confirmed(finalists) if finalists else is_found:
         return ""
@@ -154,7 +163,9 @@ def describe_no_gain(
         f"{many} {CAUSES[cause][0 if many == 1 else 1]}" for cause, many in causes.most_common()
     )
     advice = list(dict.fromkeys(CAUSES[cause][2] for cause, _ in causes.most_common(ADVISED)))
-    if not any(record.figures.channels_removed for record in others):  # perhaps nothing can go
+    if not any(
+        record.figures and record.figures.channels_removed for record in others
+    ):  # perhaps nothing can go
         advice = [one.replace(f"{PRUNE} or ", "").replace(f"{PRUNE}; or ", "") for one in advice]
     what = "Nothing beats the original so far"
     if original.outcome == "infeasible":
@@ -162,43 +173,42 @@ def describe_no_gain(
     return f"{what}: of the other trials {told}. What may change that: {'; '.join(advice)}."
 
 
-def _is_better(record: TrialRecord, original: TrialRecord, objectives: Sequence[str]) -> bool:
+def _is_better(record: ScoredTrial, original: TrialRecord, objectives: Sequence[str]) -> bool:
     """Whether a point of the front beats the original, in latency by more than its noise."""
-    if original.outcome != "complete":
+    if not isinstance(original, CompleteTrial):
         return True  # of the two it alone keeps the limits
-    if "latency" in objectives and (record.figures.speedup_low or 0.0) > 1:
+    if "latency" in objectives and record.figures.speedup_low > 1:
         return True
     others = [name for name in objectives if name != "latency"]
-    own, whole = losses(record.figures, others), losses(original.figures, others)
-    if own is None or whole is None:
-        return False
-    return any(loss < most for loss, most in zip(own, whole, strict=True))
+    own, whole = loss_matrix([record, original], others)
+    return bool((own < whole).any())
 
 
 def _is_confirmed(finalists: Sequence[Finalist]) -> bool:
     """Whether a point other than the original stands, and is not only tied with it."""
     standing = [finalist for finalist in finalists if finalist.stands]
-    tie = next((f.tie for f in standing if f.number == ORIGINAL), None)
-    return any(f.number != ORIGINAL and (f.tie is None or f.tie != tie) for f in standing)
+    tie = next((f.tie for f in standing if f.is_original), None)
+    return any(not f.is_original and (f.tie is None or f.tie != tie) for f in standing)
 
 
 def _cause(record: TrialRecord, original: TrialRecord, closed: bool) -> str:
     """Returns the key in ``CAUSES`` of what kept a trial from beating the original."""
-    figures = record.figures
-    match record.outcome:
-        case "failed":
+    match record:
+        case FailedTrial():
             return "failed"
-        case "stopped":
-            return "untrained" if figures.float_accuracy is None else "stopped"
-        case "infeasible":
-            broken = (name for name, excess in record.violations.items() if excess > 0)
-            return next(broken, "impossible")
-    if closed:
-        return "closing"
-    latency_ms, whole_ms = figures.latency_ms, original.figures.latency_ms
-    is_faster = (figures.speedup_low or 0.0) > 1
-    if latency_ms is None or whole_ms is None or (latency_ms < whole_ms and is_faster):
+        case StoppedTrial():
+            return "stopped" if isinstance(record.figures, Progress) else "untrained"
+        case CompleteTrial():
+            return "closing" if closed else _cause_of_complete(record.figures, original)
+    broken = (name for name, excess in record.violations.items() if excess > 0)
+    return next(broken, "impossible")
+
+
+def _cause_of_complete(figures: Figures, original: TrialRecord) -> str:
+    if original.figures is None:
         return "worse"
-    interval_ms = figures.latency_interval_ms
-    is_open = figures.measuring == "poor" and interval_ms is not None and interval_ms[0] < whole_ms
+    whole_ms = original.figures.latency_ms
+    if figures.latency_ms < whole_ms and figures.speedup_low > 1:
+        return "worse"
+    is_open = figures.quality == "poor" and figures.latency_interval_ms[0] < whole_ms
     return "poor" if is_open else "slow"

@@ -1,16 +1,24 @@
-"""Splits two models' latency by layer, side by side; writes nothing and knows no reasons."""
+"""Splits two models' latency by layer, side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
-from search.figures import FLOAT_OPERATORS, INTEGER_OPERATORS
-from search.records import Comparison, Kernel, Layer, ModelProfile
+from search.records.profile import Comparison, Kernel, Layer, ModelProfile
+from search.runtimes import runtimes
 
-COMPUTING = FLOAT_OPERATORS | INTEGER_OPERATORS | {"ConvTranspose"}
 FLOAT = ("float", "float16", "double")
+
+
+@cache
+def _computing() -> frozenset[str]:
+    """Returns the operator types of all runtimes that convolve or multiply matrices."""
+    known = runtimes().values()
+    return frozenset({"ConvTranspose"}).union(
+        *(runtime.integer_operators | runtime.float_operators for runtime in known)
+    )
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class Spending:
     @property
     def computes(self) -> bool:
         """Whether it convolves or multiplies matrices."""
-        return self.kernel.operator in COMPUTING
+        return self.kernel.operator in _computing()
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,13 @@
-"""Describes a trial in Markdown: how it ended, its recipe, how to run its model; knows no page."""
+"""Describes a trial in Markdown: how it ended, its recipe, how to run its model."""
 
 from __future__ import annotations
 
-from search.records import Finalist, TrialRecord
-from search.report.formats import (
-    format_bytes,
-    format_counted,
-    format_ms,
-    format_share,
-    format_speedup,
-)
+from search.records.closing import Finalist
+from search.records.formats import format_bytes, format_ms, format_share, format_speedup
+from search.records.point import Choices
+from search.records.trial import CompleteTrial, Figures, TrialRecord
 from search.report.table import escape_markdown
+from search.space.dimension import known_dimensions
 
 
 def describe_trial(record: TrialRecord, finalist: Finalist | None = None) -> str:
@@ -32,7 +29,7 @@ def describe_trial(record: TrialRecord, finalist: Finalist | None = None) -> str
 
 
 def _ending(record: TrialRecord) -> str:
-    if record.outcome == "complete":
+    if isinstance(record, CompleteTrial):
         return escape_markdown(record.reason)
     return f"**{record.outcome.capitalize()}**: {escape_markdown(record.reason)}"
 
@@ -50,10 +47,11 @@ def _standing(finalist: Finalist) -> str:
 
 def _figures(record: TrialRecord) -> str:
     figures = record.figures
-    if figures.latency_ms is None:
+    if figures is None:
         return ""
+    scored = figures.val_accuracy if isinstance(figures, Figures) else None
     return (
-        f"{format_share(figures.val_accuracy)} on validation at "
+        f"{format_share(scored)} on validation at "
         f"{format_ms(figures.latency_ms)}, {format_speedup(figures)} as fast as the original, "
         f"{format_bytes(figures.size_bytes)}"
     )
@@ -61,25 +59,28 @@ def _figures(record: TrialRecord) -> str:
 
 def describe_recipe(record: TrialRecord) -> str:
     """Says in one line of Markdown how a trial's network was compressed and trained."""
-    point, removed = record.point, record.figures.channels_removed
-    threads = format_counted(point.threads, "thread")
-    recipe = f"{point.bits} bits, {threads}, prune ratio {point.prune_ratio:.3g}"
-    if removed is not None:
-        recipe += f" ({format_share(removed, 0)} of the channels removed)"
-    if removed == 0:
+    point, figures = record.point, record.figures
+    recipe = ", ".join(_describe(point.deployment) + _describe(point.compression))
+    if figures is not None:
+        recipe += f" ({format_share(figures.channels_removed, 0)} of the channels removed)"
+    if figures is not None and not figures.is_changed:
         return f"{recipe}, hence not fine-tuned"
-    return (
-        f"{recipe}, fine-tuned by {point.optimizer} with learning rate {point.learning_rate:.3g} "
-        f"({escape_markdown(point.schedule)}), distillation weight {point.distill_weight:.3g} "
-        f"and temperature {point.distill_temperature:.3g}"
-    )
+    return f"{recipe}, fine-tuned with {', '.join(_describe(point.training))}"
+
+
+def _describe(choices: Choices) -> list[str]:
+    known = known_dimensions()
+    return [
+        escape_markdown(known[name].describe(value) if name in known else f"{name} {value}")
+        for name, value in choices
+    ]
 
 
 def _model(record: TrialRecord) -> str:
     if record.deployable is None:
         return ""
-    entries = [f"{key}={value}" for key, value in record.deployable.session_entries]
-    options = ", ".join([f"intra_op_num_threads={record.point.threads}", *entries])
+    entries = [f"{key}={value}" for key, value in record.deployable.options]
+    options = ", ".join([f"intra_op_num_threads={record.point['threads']}", *entries])
     return (
         "Model: `model.onnx` under *Artifacts* takes pixels `[N, C, H, W]` in 0..1 and gives "
         f"logits; run it in onnxruntime with `{options}`"

@@ -1,16 +1,14 @@
-"""What the page's script draws from, as JSON values; knows neither colours nor elements."""
+"""What the page's script draws from, as JSON values."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from itertools import accumulate
 from typing import Any
 
-from search.front import hypervolumes
-from search.records import Point, TrialRecord
-from search.report.formats import (
+from search.front.front import hypervolumes
+from search.records.formats import (
     DASH,
     format_bytes,
     format_ms,
@@ -18,26 +16,23 @@ from search.report.formats import (
     format_share,
     format_speedup,
 )
+from search.records.point import shared_dimensions
+from search.records.trial import TrialRecord
 from search.report.hovers import hover, hover_stopped
 from search.report.limits import accuracy_stops, latency_stops
-from search.report.points import Cut, Dot, View, frame, label, place, staircase
+from search.report.points import Cut, Dot, Window, frame, label, place, staircase
 from search.report.table import name_tie
+from search.space.dimension import is_logarithmic, known_dimensions
 
-# Dimensions and objectives as the page names them.
-NAMES: Mapping[str, str] = {
-    "prune_ratio": "prune ratio",
-    "bits": "bits",
-    "distill_temperature": "temperature",
-    "distill_weight": "distill weight",
-    "optimizer": "optimizer",
-    "learning_rate": "learning rate",
-    "schedule": "schedule",
-    "threads": "threads",
-    "cpu": "processor time",
-}
-LOG_DIMENSIONS = ("learning_rate", "distill_temperature")
+OBJECTIVES: Mapping[str, str] = {"cpu": "processor time"}  # that are not called as they are named
 # Digits that label a logarithmic axis, and those where so few of them are on it.
 ROUND, FINER, FEWEST_TICKS = ("1", "2", "5"), ("1", "1.5", "2", "3", "4", "5", "7"), 3
+
+
+def name_of(name: str) -> str:
+    """Returns what the page calls a dimension or an objective."""
+    one = known_dimensions().get(name)
+    return OBJECTIVES.get(name, name) if one is None else one.label
 
 
 def front_data(
@@ -87,7 +82,7 @@ def parallel_data(records: Sequence[TrialRecord], numbers: Sequence[int]) -> dic
     # In order of accuracy: the better is drawn above the worse.
     dots = sorted((d for d in placed if d.accuracy >= view.lowest), key=lambda d: d.accuracy)
     points = [dot.record.point for dot in dots]
-    axes = [_axis(f.name, [getattr(point, f.name) for point in points]) for f in fields(Point)]
+    axes = [_axis(name, [p[name] for p in points]) for name in shared_dimensions(points)]
     latencies = [dot.latency_ms for dot in dots]
     percents = [100 * dot.accuracy for dot in dots]
     latency = _log_axis(latencies) if view.log_latency else {"values": latencies}
@@ -148,8 +143,8 @@ def _facts(dot: Dot) -> list[str]:
     return [
         accuracy,
         format_ms_interval(dot.latency_ms, dot.low_ms, dot.high_ms),
-        format_speedup(dot.record.figures),
-        format_bytes(dot.record.figures.size_bytes),
+        format_speedup(dot.figures),
+        format_bytes(dot.figures.size_bytes),
     ]
 
 
@@ -157,7 +152,7 @@ def _cut(cut: Cut) -> dict[str, Any]:
     trained = cut.accuracy is not None
     return {
         "number": cut.record.number,
-        "trial": label(cut.record.number),
+        "trial": label(cut.record),
         "kind": "stopped" if trained else "untrained",
         "original": False,
         "accuracy": cut.accuracy,
@@ -178,21 +173,17 @@ def _views(dots: Sequence[Dot], searched: Sequence[Dot], cuts: Sequence[Cut]) ->
     """Returns the window that suits what is shown at first, and those for what may come to it."""
     if not dots:
         return {}
-    trained = [
-        Dot(cut.record, "dominated", a, cut.latency_ms, cut.low_ms, cut.high_ms, a, a)
-        for cut in cuts
-        if (a := cut.accuracy) is not None
-    ]
-    beside = {
-        "searched": [dot for dot in searched if dot.kind == "searched"],
-        "infeasible": [dot for dot in searched if dot.kind == "infeasible"],
-        "stopped": trained,
-    }
-    more = {kind: _view(frame([*dots, *extra])) for kind, extra in beside.items() if extra}
-    return {"shown": {**_view(frame(dots)), "log_latency": frame(dots).log_latency}, **more}
+    shown = frame(dots)
+    views: dict[str, Any] = {"shown": {**_view(shown), "log_latency": shown.log_latency}}
+    for kind in ("searched", "infeasible"):
+        if extra := [dot for dot in searched if dot.kind == kind]:
+            views[kind] = _view(frame([*dots, *extra]))
+    if trained := [cut.accuracy for cut in cuts if cut.accuracy is not None]:
+        views["stopped"] = _view(frame(dots, trained))
+    return views
 
 
-def _view(view: View) -> dict[str, Any]:
+def _view(view: Window) -> dict[str, Any]:
     return {"lowest": view.lowest, "highest": view.highest}
 
 
@@ -201,8 +192,8 @@ def _axis(name: str, values: Sequence[Any]) -> dict[str, Any] | None:
     distinct = sorted(set(values))
     if len(distinct) < 2:
         return None
-    heading = {"label": NAMES[name]}
-    if name in LOG_DIMENSIONS:
+    heading = {"label": name_of(name)}
+    if is_logarithmic(name):
         return {**heading, **_log_axis(values)}
     if any(isinstance(value, float) for value in distinct):
         return {**heading, "values": list(values)}

@@ -1,7 +1,4 @@
-"""Says why a model is as fast as it is, from a profile of it beside the original's.
-
-It knows what profiles mean and what helps; it does not know how they were taken.
-"""
+"""Says why a model is as fast as it is, from a profile of it beside the original's."""
 
 from __future__ import annotations
 
@@ -15,10 +12,18 @@ from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from search.records import Comparison, Figures
+from search.records.formats import (
+    ARROW,
+    DASH,
+    format_counted,
+    format_ms,
+    format_share,
+    format_us,
+)
+from search.records.profile import Comparison
+from search.records.trial import Figures
 from search.report.breakdown import Budget, draw_up
 from search.report.findings import Case, find
-from search.report.formats import ARROW, DASH, format_counted, format_ms, format_share, format_us
 
 TOP = 12  # layers that are listed one by one
 BEFORE, CALL, WHOLE = "(pixels)", "(call)", "all"

@@ -1,4 +1,4 @@
-"""Finds in two profiles what makes a model slow, as plain sentences; knows no tables."""
+"""Finds in two profiles what makes a model slow, as plain sentences."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from search.figures import FLOAT_OPERATORS
-from search.records import Comparison, Figures
+from search.records.deployable import Format
+from search.records.formats import (
+    TIMES,
+    format_counted,
+    format_ms,
+    format_share,
+    format_speedup,
+)
+from search.records.profile import Comparison
+from search.records.trial import Figures
 from search.report.breakdown import Budget, Spending, is_float, lanes, total_us
-from search.report.formats import TIMES, format_counted, format_ms, format_share, format_speedup
 
 # Shares of the latency below which something is not worth a sentence, and above which it decides.
 WORTH_SAYING, DECISIVE, MOST = 0.1, 0.3, 0.5
@@ -21,7 +28,6 @@ LISTED = 3
 # The runtime makes these part of the convolution or matrix product before them where it can.
 FUSABLE = {"BatchNormalization", "Relu", "LeakyRelu", "Clip", "Add", "QLinearAdd"}
 CONVERSIONS = {"QuantizeLinear", "DequantizeLinear"}
-UNPACKED = {4: "4-bit", 16: "16-bit"}
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,9 @@ class Case:
     original: Budget
 
     @property
-    def bits(self) -> int:
-        """Bits that the weights are stored in."""
-        return self.comparison.candidate.bits
+    def format(self) -> Format:
+        """How the weights are stored."""
+        return self.comparison.candidate.format
 
     @property
     def ratio(self) -> float:
@@ -59,8 +65,7 @@ class Case:
     @property
     def macs_left(self) -> float:
         """Share of the original's multiplications that are left, 0..1."""
-        macs = self.figures.macs
-        return 1.0 if macs is None else macs / self.original_macs
+        return self.figures.macs / self.original_macs
 
     @property
     def lags(self) -> bool:
@@ -87,7 +92,7 @@ class Case:
     @cached_property
     def in_float(self) -> list[Spending]:
         """Kernels that compute in float although the model is stored in 8 bits."""
-        if self.bits != 8:
+        if self.format.computes == "float":
             return []
         return [
             one
@@ -166,7 +171,7 @@ def _headline(case: Case) -> str:
     if candidate.threads != original.threads:
         other = f"{other} with {original.threads}"
     name = f"{case.name[0].upper()}{case.name[1:]}"
-    if case.macs_left == 1.0 and case.bits == 32:
+    if case.macs_left == 1.0 and case.format.bits == 32:
         return f"{name} computes what the original does: {own} with {threads} beside {other}."
     text = (
         f"{name} takes {case.ratio:.2f}{TIMES} the original's time ({own} with {threads}, the "
@@ -179,8 +184,8 @@ def _headline(case: Case) -> str:
 
 
 def _agreement(case: Case) -> str:
-    figures, low, high = case.figures, case.figures.speedup_low, case.figures.speedup_high
-    if low is None or high is None or low <= 1 / case.ratio <= high:
+    figures = case.figures
+    if figures.speedup_low <= 1 / case.ratio <= figures.speedup_high:
         return ""
     return (
         f"Those are two launches: by all that were measured it is {format_speedup(figures)} as "
@@ -255,9 +260,9 @@ def _lost(case: Case, name: str) -> str:
 
 def _float(case: Case) -> str:
     computing = [one for one in case.candidate.spent if one.computes]
-    if case.bits in UNPACKED and all(o.kernel.operator in FLOAT_OPERATORS for o in computing):
+    if case.format.is_unpacked and all(is_float(one.kernel) for one in computing):
         return (
-            f"Its {UNPACKED[case.bits]} weights are computed as float, in all {len(computing)} "
+            f"Its {case.format.bits}-bit weights are computed as float, in all {len(computing)} "
             "convolutions and matrix products: they save storage, not time."
         )
     if not case.in_float:
@@ -283,7 +288,7 @@ def _lanes(case: Case) -> str:
         return ""
     order = sorted(case.uneven, key=lambda name: -case.candidate.layer_us(name))
     named = [f"{name} (fills {case.uneven[name][0]} of {case.uneven[name][1]})" for name in order]
-    why = "" if case.bits == 8 else ", for empty lanes are computed too"
+    why = "" if case.format.computes == "integers" else ", for empty lanes are computed too"
     return (
         f"Layers with channels off the SIMD width take {format_share(share, 0)}{why}: "
         f"{_listed(named)}."
@@ -327,9 +332,9 @@ def _cold_start(case: Case) -> str:
     if times < COLDER:
         return ""
     why = ""
-    if case.bits in UNPACKED:
+    if case.format.is_unpacked:
         why = ": weights are unpacked when it is loaded"
-    elif case.bits == 8:
+    elif case.format.computes == "integers":
         why = ": its quantized operators are put together when it is loaded"
     return f"A cold start takes {times:.1f}{TIMES} the original's{why}."
 
@@ -351,10 +356,10 @@ def _other_threads(case: Case) -> str:
 
 
 def _other_bits(case: Case) -> str:
-    if case.bits in UNPACKED:
+    if case.format.is_unpacked:
         return "32 bits (space.bits) where storage does not matter"
     lost = [name for name in case.slower if name]
-    if case.bits != 8 or not lost or not case.lags:
+    if case.format.computes == "float" or not lost or not case.lags:
         return ""
     return f"float (space.bits=[32]), in which {_listed(lost)} took less"
 
@@ -367,7 +372,7 @@ def _other_widths(case: Case) -> str:
         if name not in case.original.parts or lanes(case.original, name, case.round_to) != filled
     ]
     # How integers are padded the runtime's shapes do not tell.
-    if case.bits == 8 or case.layers_share(pruned) < DECISIVE:
+    if case.format.computes == "integers" or case.layers_share(pruned) < DECISIVE:
         return ""
     return (
         "channels up to whole vectors (a smaller space.prune_ratio), which would take no more time"

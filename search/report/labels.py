@@ -1,4 +1,4 @@
-"""Finds free places for labels beside their points; knows boxes only, nothing of what they show."""
+"""Finds free places for labels beside their points."""
 
 from __future__ import annotations
 

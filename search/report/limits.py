@@ -1,4 +1,4 @@
-"""Which limits the page's sliders offer, as decimals to print; knows no page."""
+"""Which limits the page's sliders offer, as decimals to print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shows what there is to pick from in the terminal; knows nothing of choosing."""
+"""Shows what there is to pick from in the terminal."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from search.candidates import Candidate, Offer
-from search.report.formats import (
+from search.front.candidates import Candidate, Offer
+from search.records.formats import (
     DASH,
     TIMES,
     format_bits,
     format_bytes,
     format_counted,
-    format_ms,
     format_ms_interval,
     format_share,
     format_speedup,
@@ -45,7 +44,7 @@ def offer_table(offered: Offer) -> Table:
     for heading in COLUMNS:
         table.add_column(Text(heading), justify="right", no_wrap=True)
     for candidate in offered.candidates:
-        name = label_tied(candidate.number, candidate.tie)
+        name = label_tied(candidate, candidate.tie)
         table.add_row(*map(Text, _cells(candidate, name)))
     if offered.original is not None and offered.original not in offered.candidates:
         table.add_row(*map(Text, _cells(offered.original, BESIDE)))
@@ -55,36 +54,30 @@ def offer_table(offered: Offer) -> Table:
 def describe(candidate: Candidate) -> str:
     """Returns a line about a point: what it gives, and how it is run."""
     figures, point = candidate.figures, candidate.point
-    interval = figures.latency_interval_ms
-    latency = format_ms(figures.latency_ms)
-    if interval is not None:
-        latency = format_ms_interval(candidate.latency_ms, *interval)
+    latency = format_ms_interval(candidate.latency_ms, *figures.latency_interval_ms)
     return (
         f"trial {candidate.number}: {format_share(candidate.accuracy)} on {candidate.split}, "
         f"{latency}, {format_speedup(figures)}, {format_bytes(figures.size_bytes)}, "
-        f"{point.bits} bits, {format_counted(point.threads, 'thread')}"
+        f"{point['bits']} bits, {format_counted(point.whole('threads'), 'thread')}"
     )
 
 
 def _cells(candidate: Candidate, name: str) -> Sequence[str]:
     figures, point = candidate.figures, candidate.point
-    size_kib, rss_mib = _scaled(figures.size_bytes, 1024), _scaled(figures.peak_rss_bytes, 1024**2)
+    size_kib, rss_mib = figures.size_bytes / 1024, figures.peak_rss_bytes / 1024**2
+    low_ms, high_ms = figures.latency_interval_ms
     return (
         name,
         f"{format_share(candidate.accuracy)}\n"
         f"{100 * candidate.accuracy_low:.1f}{DASH}{100 * candidate.accuracy_high:.1f}",
-        f"{_plain(figures.latency_ms)}\n{_range(figures.latency_interval_ms)}",
-        DASH if figures.speedup is None else f"{figures.speedup:.2f}{TIMES}",
+        f"{_plain(figures.latency_ms)}\n{_plain(low_ms)}{DASH}{_plain(high_ms)}",
+        f"{figures.speedup:.2f}{TIMES}",
         f"{_plain(figures.p99_ms)}\n{_plain(figures.cpu_ms)}",
         f"{_plain(size_kib)}\n{_plain(rss_mib)}",
-        f"{format_bits(point.bits, figures.effective_bits)}\n"
-        f"{format_counted(point.threads, 'thread')}",
+        f"{format_bits(point.whole('bits'), figures.effective_bits)}\n"
+        f"{format_counted(point.whole('threads'), 'thread')}",
         format_share(figures.channels_removed, decimals=0),
     )
-
-
-def _scaled(size_bytes: int | None, unit: int) -> float | None:
-    return None if size_bytes is None else size_bytes / unit
 
 
 def _plain(value: float | None) -> str:
@@ -92,10 +85,6 @@ def _plain(value: float | None) -> str:
     if value is None:
         return DASH
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
-
-
-def _range(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{_plain(interval[0])}{DASH}{_plain(interval[1])}"
 
 
 def _caption(offered: Offer) -> str:

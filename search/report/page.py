@@ -1,4 +1,4 @@
-"""Makes the front's interactive page, one file that needs no network; knows no tracking server."""
+"""Makes the front's interactive page, one file that needs no network."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
 
-from search import home
-from search.front import original
-from search.records import Finalist, TrialRecord
+from search.front.front import original
+from search.process import home
+from search.records.closing import Finalist
+from search.records.formats import format_outcomes
+from search.records.trial import TrialRecord
 from search.report.drawing import front_data, parallel_data, progress_data
-from search.report.formats import format_outcomes
 from search.report.points import (
     EMPTY,
     place,
@@ -86,7 +87,7 @@ def front_page(
         "split": split.lower(),
         "table": finalist_section(finalists)
         if finalists
-        else front_section([r for r in records if r.number in front], original(records)),
+        else front_section(on_front(records, front, ()), original(records)),
         "layers": layers_section(on_front(records, front, finalists)),
         "importances": importance_section(importances, complete),
         "explanations": explanation_section(explanations),

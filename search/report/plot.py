@@ -1,4 +1,4 @@
-"""Draws accuracy against latency as a PNG picture; knows nothing of how a front is found."""
+"""Draws accuracy against latency as a PNG picture."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from search.records import Finalist, TrialRecord
-from search.report.formats import format_outcomes
+from search.records.closing import Finalist
+from search.records.formats import format_outcomes
+from search.records.trial import TrialRecord
 from search.report.labels import Box, place_labels
-from search.report.points import EMPTY, Dot, View, frame, place, place_finalists, staircase
+from search.report.points import EMPTY, Dot, Window, frame, place, place_finalists, staircase
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,7 +103,7 @@ def _draw(axes: Axes, dots: Sequence[Dot], split: str) -> None:
     axes.set_ylim(view.lowest, view.highest)
 
 
-def _style_axes(axes: Axes, view: View, split: str) -> None:
+def _style_axes(axes: Axes, view: Window, split: str) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     if view.log_latency:
@@ -153,7 +154,7 @@ def _draw_intervals(axes: Axes, dots: Sequence[Dot], color: str, alpha: float) -
     axes.vlines(latencies, low, high, color=color, alpha=0.5 * alpha, lw=1.0)
 
 
-def _draw_outliers(axes: Axes, dots: Sequence[Dot], view: View) -> None:
+def _draw_outliers(axes: Axes, dots: Sequence[Dot], view: Window) -> None:
     if dots:
         axes.scatter(
             [dot.latency_ms for dot in dots],

@@ -1,15 +1,22 @@
-"""Which records a plot of accuracy against latency shows, and how; draws nothing itself."""
+"""Which records a plot of accuracy against latency shows, and how."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
-from search.records import Finalist, TrialRecord
+from search.records.closing import Finalist
+from search.records.trial import (
+    CompleteTrial,
+    Figures,
+    Progress,
+    ScoredTrial,
+    StoppedTrial,
+    TrialRecord,
+)
 
-ORIGINAL = 0  # every study measures the uncompressed network first
+ORIGINAL = "original"  # what the uncompressed network is called
 EMPTY = "No trial has both an accuracy and a latency yet."
 LOG_SPREAD = 10.0
 Kind = Literal["front", "dominated", "infeasible", "searched"]
@@ -21,6 +28,7 @@ class Dot:
 
     Attributes:
         record: The trial.
+        figures: As the search, or the closing round, found them.
         kind: Where it stands; an infeasible trial cannot be on the front. Beside finalists, what
             the search found of other trials is ``searched``.
         accuracy: On the validation split, or a finalist's on the test split, 0..1.
@@ -33,7 +41,8 @@ class Dot:
         tie: Number of a finalist's group of points that cannot be told apart; None if alone.
     """
 
-    record: TrialRecord
+    record: ScoredTrial
+    figures: Figures
     kind: Kind
     accuracy: float
     latency_ms: float
@@ -52,12 +61,12 @@ class Dot:
     @property
     def label(self) -> str:
         """What the trial is called beside its mark."""
-        return label(self.number)
+        return label(self.record)
 
     @property
     def is_original(self) -> bool:
         """Whether this is the uncompressed network."""
-        return self.number == ORIGINAL
+        return self.record.is_original
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class Cut:
         high_ms: Upper end.
     """
 
-    record: TrialRecord
+    record: StoppedTrial
     accuracy: float | None
     latency_ms: float
     low_ms: float
@@ -80,7 +89,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class View:
+class Window:
     """The window onto the plane that keeps the front readable.
 
     Attributes:
@@ -94,9 +103,21 @@ class View:
     log_latency: bool
 
 
-def label(number: int) -> str:
-    """Returns what trial ``number`` is called in tables and plots."""
-    return "original" if number == ORIGINAL else str(number)
+class Numbered(Protocol):
+    """What has a trial's number: its record, a finalist, a candidate."""
+
+    @property
+    def number(self) -> int:
+        """Of the trial."""
+
+    @property
+    def is_original(self) -> bool:
+        """Whether it is the uncompressed network."""
+
+
+def label(one: Numbered) -> str:
+    """Returns what a trial is called in tables and plots."""
+    return ORIGINAL if one.is_original else str(one.number)
 
 
 def place(records: Iterable[TrialRecord], front: Collection[int]) -> list[Dot]:
@@ -115,19 +136,18 @@ def place(records: Iterable[TrialRecord], front: Collection[int]) -> list[Dot]:
 
 def place_finalists(records: Iterable[TrialRecord], finalists: Sequence[Finalist]) -> list[Dot]:
     """Returns a dot for every finalist, by latency: test accuracy at confirmed latency."""
-    known = {record.number: record for record in records}
+    known = {record.number: record for record in records if isinstance(record, ScoredTrial)}
     dots = []
     for finalist in finalists:
         figures = finalist.figures
-        record = replace(known[finalist.number], figures=figures, deployable=finalist.deployable)
-        latency_ms = figures.latency_ms or 0.0
         dots.append(
             Dot(
-                record,
+                known[finalist.number],
+                figures,
                 "front" if finalist.stands else "dominated",
                 finalist.test_accuracy,
-                latency_ms,
-                *(figures.latency_interval_ms or (latency_ms, latency_ms)),
+                figures.latency_ms,
+                *figures.latency_interval_ms,
                 finalist.test_low,
                 finalist.test_high,
                 figures.val_accuracy,
@@ -149,12 +169,12 @@ def place_stopped(records: Iterable[TrialRecord]) -> list[Cut]:
     return [
         Cut(
             record,
-            record.figures.float_accuracy,
+            record.figures.float_accuracy if isinstance(record.figures, Progress) else None,
             record.figures.latency_ms,
-            *(record.figures.latency_interval_ms or (record.figures.latency_ms,) * 2),
+            *record.figures.latency_interval_ms,
         )
         for record in records
-        if record.outcome == "stopped" and record.figures.latency_ms
+        if isinstance(record, StoppedTrial)
     ]
 
 
@@ -174,17 +194,18 @@ def staircase(dots: Sequence[Dot]) -> list[Dot]:
     return steps
 
 
-def frame(dots: Sequence[Dot]) -> View:
+def frame(dots: Sequence[Dot], others: Sequence[float] = ()) -> Window:
     """Returns the window that shows the front, the original and all but far worse trials.
 
     A network that collapsed to guessing would otherwise squeeze the front into a line.
 
     Args:
         dots: At least one.
+        others: Accuracies of what is shown beside them.
     """
-    accuracies = sorted(dot.accuracy_low for dot in dots)
+    accuracies = sorted([*(dot.accuracy_low for dot in dots), *others])
     focus = [dot.accuracy_low for dot in dots if dot.kind == "front" or dot.is_original]
-    highest = max(dot.accuracy_high for dot in dots)
+    highest = max([*(dot.accuracy_high for dot in dots), *others])
     lowest = min([*focus, accuracies[len(accuracies) // 4]])
     reach = lowest - (highest - lowest)
     lowest = min(accuracy for accuracy in accuracies if accuracy >= reach)
@@ -192,17 +213,23 @@ def frame(dots: Sequence[Dot]) -> View:
     latencies = [dot.latency_ms for dot in dots]
     log_latency = max(latencies) > LOG_SPREAD * min(latencies)
     # More room above: that is where the labels go.
-    return View(lowest - margin, highest + 1.5 * margin, log_latency)
+    return Window(lowest - margin, highest + 1.5 * margin, log_latency)
 
 
 def _place_one(record: TrialRecord, front: frozenset[int]) -> Dot | None:
-    if record.outcome not in ("complete", "infeasible"):
+    if not isinstance(record, ScoredTrial):
         return None
-    accuracy, latency_ms = record.figures.val_accuracy, record.figures.latency_ms
-    if accuracy is None or latency_ms is None or not latency_ms > 0 or not math.isfinite(accuracy):
-        return None
-    low_ms, high_ms = record.figures.latency_interval_ms or (latency_ms, latency_ms)
+    figures = record.figures
     kind: Kind = "front" if record.number in front else "dominated"
-    if record.outcome == "infeasible":
+    if not isinstance(record, CompleteTrial):
         kind = "infeasible"
-    return Dot(record, kind, accuracy, latency_ms, low_ms, high_ms, accuracy, accuracy)
+    return Dot(
+        record,
+        figures,
+        kind,
+        figures.val_accuracy,
+        figures.latency_ms,
+        *figures.latency_interval_ms,
+        figures.val_accuracy,
+        figures.val_accuracy,
+    )

@@ -1,13 +1,16 @@
-"""Describes a device and how far its figures can be trusted; knows not how they were measured."""
+"""Describes a device and how far its figures can be trusted."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from search.config import MOST_FINALISTS
-from search.records import Canary, Closing, DeviceProfile, Interval, TrialRecord
-from search.report.formats import DASH, TIMES, format_counted, format_ms
-from search.report.points import ORIGINAL, label
+from search.config.study import MOST_FINALISTS
+from search.records.closing import Closing
+from search.records.device import DeviceProfile
+from search.records.formats import DASH, TIMES, format_counted, format_ms
+from search.records.measurement import Canary, Interval
+from search.records.trial import TrialRecord
+from search.report.points import label
 
 # A format that saves less than this share of the time is not called faster.
 LEAST_GAIN = 0.05
@@ -44,13 +47,13 @@ def describe_formats(device: DeviceProfile) -> str:
     return f"on a wide network {gain}{storage}"
 
 
-def describe_later(closing: Closing | None, trials: int, leading: Collection[int]) -> str:
+def describe_later(closing: Closing | None, trials: int, leading: Collection[TrialRecord]) -> str:
     """Says what of the search the closing round knows nothing of; empty where it is over.
 
     Args:
         closing: What it found.
         trials: Finished ones.
-        leading: Numbers of those on the search's own front that nothing beats by its centre.
+        leading: Those on the search's own front that nothing beats by its centre.
     """
     if closing is None:
         return ""
@@ -61,11 +64,12 @@ def describe_later(closing: Closing | None, trials: int, leading: Collection[int
             "holds it again."
         )
     taken = {finalist.number for finalist in closing.finalists}
-    left = sorted(set(leading) - taken)
+    left = [record for record in leading if record.number not in taken]
     if not left:
         return ""
-    text = f"Of the search's front {', '.join(map(label, left))} took no part in the closing round"
-    if len(taken - {ORIGINAL}) < MOST_FINALISTS:
+    names = ", ".join(label(one) for one in sorted(left, key=lambda record: record.number))
+    text = f"Of the search's front {names} took no part in the closing round"
+    if sum(not finalist.is_original for finalist in closing.finalists) < MOST_FINALISTS:
         return f"{text}: a larger finalists.count with study.n_trials=0 takes more."
     return f"{text}, which takes {MOST_FINALISTS} at most."
 
@@ -76,7 +80,7 @@ def describe_noise(canaries: Sequence[Canary], records: Sequence[TrialRecord] = 
     It also warns where most trials were measured poorly.
     """
     noisy = [canary for canary in canaries if canary.is_noisy]
-    measured = [r.figures.measuring for r in records if r.figures.measuring is not None]
+    measured = [record.figures.quality for record in records if record.figures is not None]
     poor = measured.count("poor")
     found = []
     if noisy:

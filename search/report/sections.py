@@ -1,4 +1,4 @@
-"""The parts of the page that need no script, as HTML; knows nothing of how a page is laid out."""
+"""The parts of the page that need no script, as HTML."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from search.records import Finalist, KeptLayer, TrialRecord
-from search.report.drawing import NAMES
-from search.report.formats import format_counted, format_share
+from search.front.front import by_latency
+from search.records.closing import Finalist
+from search.records.formats import DASH, format_counted, format_share
+from search.records.trial import KeptLayer, ScoredTrial, TrialRecord
+from search.report.drawing import name_of
 from search.report.points import Cut, Dot, label
 from search.report.table import (
     FINALIST_HEADINGS,
@@ -77,10 +79,10 @@ def _checkbox(mark: Mark) -> str:
     )
 
 
-def front_section(front: Sequence[TrialRecord], original: TrialRecord | None) -> str:
+def front_section(front: Sequence[ScoredTrial], original: TrialRecord | None) -> str:
     """Returns the table of the search's front with its caption."""
     rows = front_rows(front, original)
-    return _table(HEADINGS, rows, caption(rows)) if rows else f"<p>{NO_FRONT}</p>"
+    return _table(HEADINGS, rows, caption(rows, front, original)) if rows else f"<p>{NO_FRONT}</p>"
 
 
 def finalist_section(finalists: Sequence[Finalist]) -> str:
@@ -115,17 +117,16 @@ def layers_section(records: Sequence[TrialRecord]) -> str:
     if not known:
         return ""
     kept = {record.number: {layer.name: layer for layer in record.layers} for record in known}
+    # A network lacks the layers in whose place a technique put something else.
+    fullest = sorted(known, key=lambda record: -len(record.layers))
+    layers = {layer.name: layer.of for record in fullest for layer in record.layers}
     head = "".join(
-        f'<th scope="col" data-trial="{label(record.number)}">{label(record.number)}</th>'
-        for record in known
+        f'<th scope="col" data-trial="{label(record)}">{label(record)}</th>' for record in known
     )
     lines = []
-    for whole in known[0].layers:
-        cells = "".join(
-            _bar_cell(label(record.number), kept[record.number][whole.name]) for record in known
-        )
-        name = html.escape(whole.name)
-        lines.append(f'<tr><th scope="row">{name}</th><td>{whole.of}</td>{cells}</tr>')
+    for name, channels in layers.items():
+        cells = "".join(_bar_cell(label(one), kept[one.number].get(name)) for one in known)
+        lines.append(f'<tr><th scope="row">{html.escape(name)}</th><td>{channels}</td>{cells}</tr>')
     body = "\n".join(lines)
     return (
         '<section id="layers">\n<h2>What pruning kept</h2>\n'
@@ -137,7 +138,9 @@ def layers_section(records: Sequence[TrialRecord]) -> str:
     )
 
 
-def _bar_cell(trial: str, layer: KeptLayer) -> str:
+def _bar_cell(trial: str, layer: KeptLayer | None) -> str:
+    if layer is None:
+        return f'<td data-trial="{trial}">{DASH}</td>'
     style = f'style="--share:{100 * layer.channels / layer.of:.4g}%"'
     whole = ' class="whole"' if layer.channels == layer.of else ""
     cell = f'{layer.channels}<i aria-hidden="true"></i>'
@@ -174,7 +177,7 @@ def _card(objective: str, shares: Mapping[str, float]) -> str:
 
 
 def _name(name: str) -> str:
-    return html.escape(NAMES.get(name, name))
+    return html.escape(name_of(name))
 
 
 def explanation_section(fragment: str) -> str:
@@ -186,10 +189,10 @@ def explanation_section(fragment: str) -> str:
 
 def on_front(
     records: Iterable[TrialRecord], front: Iterable[int], finalists: Sequence[Finalist]
-) -> list[TrialRecord]:
+) -> list[ScoredTrial]:
     """Returns the records of the front's table, in its order."""
-    known = {record.number: record for record in records}
+    known = {record.number: record for record in records if isinstance(record, ScoredTrial)}
     if finalists:
         return [known[finalist.number] for finalist in finalists if finalist.stands]
     members = [known[number] for number in front]
-    return sorted(members, key=lambda r: (r.figures.latency_ms or 0.0, r.number))
+    return sorted(members, key=by_latency)

@@ -1,4 +1,4 @@
-"""The front as a table, for Markdown and the terminal; knows nothing of how a front is found."""
+"""The front as a table, for Markdown and the terminal."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from search.records import Finalist, TrialRecord
-from search.report.formats import (
+from search.front.front import by_latency
+from search.records.closing import Finalist
+from search.records.formats import (
     ARROW,
     DASH,
     format_bits,
@@ -24,10 +25,11 @@ from search.report.formats import (
     format_share,
     format_speedup,
 )
-from search.report.points import ORIGINAL, label
+from search.records.trial import ScoredTrial, TrialRecord
+from search.report.points import ORIGINAL, Numbered, label
 
 NO_FRONT = "No trial is on the front yet."
-BESIDE = f"({label(ORIGINAL)})"
+BESIDE = f"({ORIGINAL})"
 
 
 class FrontRow(NamedTuple):
@@ -46,21 +48,24 @@ class FrontRow(NamedTuple):
 HEADINGS = FrontRow("Trial", "Accuracy", "Latency", "Speed-up", "Size", "Bits", "Threads", "Pruned")
 
 
-def front_rows(front: Sequence[TrialRecord], original: TrialRecord | None = None) -> list[FrontRow]:
+def front_rows(front: Sequence[ScoredTrial], original: TrialRecord | None = None) -> list[FrontRow]:
     """Returns a row for every trial, the fastest first.
 
     Args:
         front: The trials on the front.
-        original: Trial 0; where the front lacks it, it comes last, for comparison.
+        original: The uncompressed network's; where the front lacks it, it comes last.
     """
-    rows = [_row(record) for record in sorted(front, key=_by_latency)]
-    if rows and original is not None and original not in front:
+    rows = [_row(record) for record in sorted(front, key=by_latency)]
+    if rows and isinstance(original, ScoredTrial) and original not in front:
         rows.append(_row(original)._replace(trial=BESIDE))
     return rows
 
 
-def caption(rows: Sequence[FrontRow]) -> str:
-    """Explains what the columns of ``rows`` cannot say themselves."""
+def caption(
+    rows: Sequence[FrontRow], front: Sequence[ScoredTrial], original: TrialRecord | None
+) -> str:
+    """Explains what the columns of ``front_rows`` cannot say themselves."""
+    first = next((record for record in front if record.is_original), original)
     lines = ["Speed-up: against the original at its own best thread count, with its 95 % interval."]
     arrow = next((row.bits for row in rows if ARROW in row.bits), None)
     if arrow is not None:
@@ -69,10 +74,10 @@ def caption(rows: Sequence[FrontRow]) -> str:
             f"Bits {arrow}: weights stored in {stored} bits, computed in {computed} (the mean over"
             " convolutions and matrix products)."
         )
-    if any(row.trial == label(ORIGINAL) for row in rows):
-        lines.append(f"{label(ORIGINAL).capitalize()}: the uncompressed network, trial {ORIGINAL}.")
-    if any(row.trial == BESIDE for row in rows):
-        lines.append(f"{BESIDE}: the uncompressed network, trial {ORIGINAL}, not on the front.")
+    if first is not None and any(row.trial == ORIGINAL for row in rows):
+        lines.append(f"{ORIGINAL.capitalize()}: the uncompressed network, trial {first.number}.")
+    if first is not None and any(row.trial == BESIDE for row in rows):
+        lines.append(f"{BESIDE}: the uncompressed network, trial {first.number}, not on the front.")
     return " ".join(lines)
 
 
@@ -99,7 +104,7 @@ INTERVALS = (HEADINGS.speedup, FINALIST_HEADINGS.test)
 
 def finalist_rows(finalists: Sequence[Finalist]) -> list[FinalistRow]:
     """Returns a row for every finalist that stands, in their order, and for the original."""
-    shown = [f for f in finalists if f.stands or f.number == ORIGINAL]
+    shown = [f for f in finalists if f.stands or f.is_original]
     return [_finalist_row(finalist) for finalist in shown]
 
 
@@ -115,11 +120,11 @@ def finalist_caption(finalists: Sequence[Finalist]) -> str:
         lines.append(
             "Trials with the same letter tie: neither latency nor accuracy tells them apart."
         )
-    left = [f for f in finalists if not f.stands and f.number != ORIGINAL]
+    left = [f for f in finalists if not f.stands and not f.is_original]
     if left:
-        reasons = "; ".join(f"{label(f.number)} ({f.reason})" for f in left)
+        reasons = "; ".join(f"{label(f)} ({f.reason})" for f in left)
         lines.append(f"Left the front: {reasons}.")
-    beaten = next((f for f in finalists if not f.stands and f.number == ORIGINAL), None)
+    beaten = next((f for f in finalists if not f.stands and f.is_original), None)
     if beaten is not None:
         lines.append(f"{BESIDE}: the uncompressed network, not on the front: {beaten.reason}.")
     return " ".join(lines)
@@ -130,10 +135,10 @@ def name_tie(tie: int) -> str:
     return ascii_lowercase[tie - 1]
 
 
-def markdown_table(front: Sequence[TrialRecord], original: TrialRecord | None = None) -> str:
+def markdown_table(front: Sequence[ScoredTrial], original: TrialRecord | None = None) -> str:
     """Returns ``front_rows`` as a Markdown table with its caption."""
     rows = front_rows(front, original)
-    return _markdown(HEADINGS, rows, caption(rows)) if rows else NO_FRONT
+    return _markdown(HEADINGS, rows, caption(rows, front, original)) if rows else NO_FRONT
 
 
 def finalist_markdown(finalists: Sequence[Finalist]) -> str:
@@ -141,10 +146,10 @@ def finalist_markdown(finalists: Sequence[Finalist]) -> str:
     return _markdown(FINALIST_HEADINGS, finalist_rows(finalists), finalist_caption(finalists))
 
 
-def front_table(front: Sequence[TrialRecord], original: TrialRecord | None = None) -> FittedTable:
+def front_table(front: Sequence[ScoredTrial], original: TrialRecord | None = None) -> FittedTable:
     """Returns ``front_rows`` as a table for the terminal."""
     rows = front_rows(front, original)
-    return FittedTable(HEADINGS, rows, caption(rows) if rows else NO_FRONT)
+    return FittedTable(HEADINGS, rows, caption(rows, front, original) if rows else NO_FRONT)
 
 
 def finalist_table(finalists: Sequence[Finalist]) -> FittedTable:
@@ -226,16 +231,16 @@ def escape_markdown(text: str) -> str:
     return html.escape(re.sub(r"([\\`*_{}\[\]#!|~])", r"\\\1", flat), quote=False)
 
 
-def _row(record: TrialRecord) -> FrontRow:
+def _row(record: ScoredTrial) -> FrontRow:
     figures = record.figures
     return FrontRow(
-        trial=label(record.number),
+        trial=label(record),
         accuracy=format_share(figures.val_accuracy),
         latency=format_ms(figures.latency_ms),
         speedup=format_speedup(figures),
         size=format_bytes(figures.size_bytes),
-        bits=format_bits(record.point.bits, figures.effective_bits),
-        threads=str(record.point.threads),
+        bits=format_bits(record.point.whole("bits"), figures.effective_bits),
+        threads=str(record.point["threads"]),
         channels_removed=format_share(figures.channels_removed, decimals=0),
     )
 
@@ -250,28 +255,23 @@ def _finalist_row(finalist: Finalist) -> FinalistRow:
         latency=format_ms(figures.latency_ms),
         speedup=format_speedup(figures),
         size=format_bytes(figures.size_bytes),
-        bits=format_bits(finalist.point.bits, figures.effective_bits),
-        threads=str(finalist.point.threads),
+        bits=format_bits(finalist.point.whole("bits"), figures.effective_bits),
+        threads=str(finalist.point["threads"]),
         channels_removed=format_share(figures.channels_removed, decimals=0),
     )
 
 
 def _finalist_label(finalist: Finalist) -> str:
-    return label_tied(finalist.number, finalist.tie) if finalist.stands else BESIDE
+    return label_tied(finalist, finalist.tie) if finalist.stands else BESIDE
 
 
-def label_tied(number: int, tie: int | None) -> str:
+def label_tied(one: Numbered, tie: int | None) -> str:
     """Returns what a trial is called, with the letter of those that it ties with."""
-    name = label(number)
+    name = label(one)
     if tie is None:
         return name
-    short = name[:4] + "." if number == ORIGINAL else name  # for 80 columns
+    short = name[:4] + "." if one.is_original else name  # for 80 columns
     return f"{short} {name_tie(tie)}"
-
-
-def _by_latency(record: TrialRecord) -> tuple[float, int]:
-    latency_ms = record.figures.latency_ms
-    return (float("inf") if latency_ms is None else latency_ms), record.number
 
 
 def _markdown_line(row: Sequence[str]) -> str:

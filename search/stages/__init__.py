@@ -1,1 +1,1 @@
-"""What steps do, one file each: ``run(step, shelf)`` around a plain function of torch or ONNX."""
+"""What steps do, one file each: ``run(step, artifacts)`` around a function of torch or ONNX."""

@@ -1,4 +1,4 @@
-"""Stage ``confirm``: times finalists in one session; knows nothing of which of them is better."""
+"""Stage ``confirm``: times finalists in one session."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from search import activity
-from search.benchmark.device import Device, on_device
 from search.benchmark.plans import make_plan
 from search.benchmark.session import compare_together
 from search.data import read_samples
-from search.records import Session
-from search.steps import Confirm, Shelf
+from search.devices.device import Device
+from search.devices.reaching import on_device
+from search.process import activity
+from search.records.measurement import Session
+from search.records.steps.measuring import Confirm
+from search.records.steps.step import ArtifactStore
 
 
-def run(step: Confirm, shelf: Shelf) -> Session:
+def run(step: Confirm, artifacts: ArtifactStore) -> Session:
     """Does the step; it takes about the comparisons' budgets together, slow models longer.
 
     Raises:
@@ -27,10 +29,10 @@ def run(step: Confirm, shelf: Shelf) -> Session:
     first = step.comparisons[0]
     with tempfile.TemporaryDirectory(prefix="confirm-") as folder:
         inputs = Path(folder) / "inputs.npy"
-        np.save(inputs, read_samples(first.data, shelf.images))
+        np.save(inputs, read_samples(first.data, artifacts.images))
 
         def confirm(device: Device) -> Session:
-            plans = [make_plan(one, shelf, inputs, device) for one in step.comparisons]
+            plans = [make_plan(one, artifacts, inputs, device) for one in step.comparisons]
             tell = partial(activity.tell, "launch")
             return compare_together(device, plans, step.launches, on_launch=tell)
 

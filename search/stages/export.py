@@ -1,4 +1,4 @@
-"""Puts trained weights into a traced graph and checks it; knows nothing of quantization."""
+"""Puts trained weights into a traced graph and checks it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from onnx import numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 from safetensors.torch import load_file
 
-from search import networks
-from search.networks import Preprocessed
-from search.records import Network
-from search.steps import Export, Exported, Shelf
+from search.networks import networks
+from search.networks.networks import Preprocessed
+from search.records.network import Network
+from search.records.steps.exporting import Export, Exported
+from search.records.steps.step import ArtifactStore
 
 log = logging.getLogger(__name__)
 
 PARITY_BATCHES = (1, 5)
 
 
-def run(step: Export, shelf: Shelf) -> Exported:
+def run(step: Export, artifacts: ArtifactStore) -> Exported:
     """Does the step."""
     state = {
         f"network.{name}": value.numpy()
-        for name, value in load_file(shelf.path(step.network.weights)).items()
+        for name, value in load_file(artifacts.path(step.network.weights)).items()
     }
-    traced = onnx.load_from_string(shelf.path(step.graph.model).read_bytes())
+    traced = onnx.load_from_string(artifacts.path(step.graph.model).read_bytes())
     content = assemble(traced, state)
-    module = Preprocessed(networks.load(step.network, shelf), step.mean, step.std).eval()
+    module = Preprocessed(networks.load(step.network, artifacts), step.mean, step.std).eval()
     error = parity_error(content, module, step.network)
-    return Exported(model=shelf.put(content, ".onnx"), parity_error=error)
+    return Exported(model=artifacts.put(content, ".onnx"), parity_error=error)
 
 
 def assemble(traced: onnx.ModelProto, state: Mapping[str, NDArray[np.generic]]) -> bytes:

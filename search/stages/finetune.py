@@ -1,4 +1,4 @@
-"""Trains a pruned network back to accuracy with its teacher's help; knows nothing of pruning."""
+"""Trains a pruned network back to accuracy with its teacher's help."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search import activity, data, networks
-from search.batch_statistics import reestimate
-from search.benchmark.stillness import working
+from search import data
+from search.devices.stillness import working
 from search.errors import StageFailed
-from search.networks import Preprocessed
-from search.optimization import GRADIENT_NORM, distillation_loss, make_pace
-from search.placing import use_placed
-from search.records import Student
-from search.steps import Finetune, Shelf
-from search.training import (
+from search.networks import networks
+from search.networks.batch_statistics import reestimate
+from search.networks.networks import Preprocessed
+from search.networks.optimization import GRADIENT_NORM, distillation_loss, make_pace
+from search.networks.placing import use_placed
+from search.networks.training import (
     Feed,
     KeptLogits,
     Placement,
@@ -27,25 +26,31 @@ from search.training import (
     steps_per_epoch,
     training_batches,
 )
+from search.process import activity
+from search.records.network import Student
+from search.records.steps.step import ArtifactStore
+from search.records.steps.training import Finetune
 
 RECENT_SHARE = 0.1  # of the latest loss in the smoothed one
 CHECK_EVERY_STEPS = 50  # reading the loss waits for the device
 
 
-def run(step: Finetune, shelf: Shelf) -> Student:
+def run(step: Finetune, artifacts: ArtifactStore) -> Student:
     """Does the step."""
-    load = partial(networks.load, step.start, shelf)
-    return use_placed(step, load, partial(_train, step, shelf))
+    load = partial(networks.load, step.start, artifacts)
+    return use_placed(step, load, partial(_train, step, artifacts))
 
 
-def _train(step: Finetune, shelf: Shelf, module: Preprocessed, placement: Placement) -> Student:
-    splits = data.load(step.data, shelf.images)
+def _train(
+    step: Finetune, artifacts: ArtifactStore, module: Preprocessed, placement: Placement
+) -> Student:
+    splits = data.load(step.data, artifacts.images)
     teacher_logits = KeptLogits(
-        shelf.path(step.teacher_logits), step.data.classes, placement.device
+        artifacts.path(step.teacher_logits), step.data.classes, placement.device
     )
     state = None
     if step.state is not None:
-        state = torch.load(shelf.path(step.state), map_location="cpu", weights_only=True)
+        state = torch.load(artifacts.path(step.state), map_location="cpu", weights_only=True)
     train = Feed(splits.train, placement.device)
     with torch.random.fork_rng(devices=[]):
         state = finetune(module, train, teacher_logits, placement, step, state)
@@ -53,8 +58,8 @@ def _train(step: Finetune, shelf: Shelf, module: Preprocessed, placement: Placem
         reestimate(module, train, placement, step.batch_size, step.seed, frozen_too=False)
     score = accuracy(module, Feed(splits.validation, placement.device), placement)
     return Student(
-        network=networks.save(module.network, step.start.spec, shelf),
-        state=shelf.put(_to_bytes(state), ".pt") if step.end < 1 else None,
+        network=networks.save(module.network, step.start.spec, artifacts, step.start.edits),
+        state=artifacts.put(_to_bytes(state), ".pt") if step.end < 1 else None,
         val_accuracy=score,
     )
 

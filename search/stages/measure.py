@@ -1,7 +1,4 @@
-"""Stage ``measure``: times a deployable model on the device beside a reference.
-
-It knows which files and inputs a comparison needs; it does not know how time is measured.
-"""
+"""Stage ``measure``: times a deployable model on the device beside a reference."""
 
 from __future__ import annotations
 
@@ -10,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from search.benchmark.device import Device, on_device
 from search.benchmark.plans import make_plan
 from search.benchmark.protocol import compare
 from search.data import read_samples
-from search.records import Measurement
-from search.steps import Measure, Shelf
+from search.devices.device import Device
+from search.devices.reaching import on_device
+from search.records.measurement import Measurement
+from search.records.steps.measuring import Measure
+from search.records.steps.step import ArtifactStore
 
 
-def run(step: Measure, shelf: Shelf) -> Measurement:
+def run(step: Measure, artifacts: ArtifactStore) -> Measurement:
     """Measures ``step.deployable`` against ``step.reference``, which may be the same.
 
     Raises:
@@ -27,10 +26,10 @@ def run(step: Measure, shelf: Shelf) -> Measurement:
     """
     with tempfile.TemporaryDirectory(prefix="measure-") as folder:
         inputs = Path(folder) / "inputs.npy"
-        np.save(inputs, read_samples(step.data, shelf.images))
+        np.save(inputs, read_samples(step.data, artifacts.images))
 
         def measure(device: Device) -> Measurement:
-            return compare(device, make_plan(step, shelf, inputs, device))
+            return compare(device, make_plan(step, artifacts, inputs, device))
 
         models = (step.deployable.model, step.reference.model)
         return on_device(step.connection, measure, sum(model.size_bytes for model in models))

@@ -1,4 +1,4 @@
-"""Decides where and how to train, by measuring; knows nothing of accuracy."""
+"""Decides where and how to train, by measuring."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search import activity, networks
-from search.benchmark.stillness import give_way, working
-from search.crowding import adapting
+from search.devices.stillness import give_way, working
 from search.errors import ConfigError
-from search.machine import usable_memory_bytes
-from search.optimization import make_optimizer
-from search.steps import ChoosePlacement, ChosenPlacement, Layout, Precision, Shelf
-from search.training import Placement, trying_own_layers
+from search.networks import networks
+from search.networks.crowding import adapting
+from search.networks.optimization import make_optimizer
+from search.networks.training import Placement, trying_own_layers
+from search.process import activity
+from search.process.machine import usable_memory_bytes
+from search.records.placement import ChosenPlacement, Layout, Precision
+from search.records.steps.step import ArtifactStore
+from search.records.steps.training import ChoosePlacement
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +56,7 @@ class Way:
         return f"{self.precision} {self.layout}"
 
 
-def run(step: ChoosePlacement, shelf: Shelf) -> ChosenPlacement:
+def run(step: ChoosePlacement, artifacts: ArtifactStore) -> ChosenPlacement:
     """Does the step.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Stage ``probe``: finds out what is fast on a device; knows neither trials nor their networks.
+"""Stage ``probe``: finds out what is fast on a device.
 
 It times one small convolutional network in several formats and widths. What the instruction sets
 promise holds unless the device clearly says otherwise, so that chance does not decide.
@@ -16,12 +16,22 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from search.benchmark.agent import SPINNING
-from search.benchmark.device import Device, on_device
-from search.benchmark.protocol import Plan, Side, compare
-from search.quantization import FOLDED, four_bit_weights, half_precision_weights, static_int8
-from search.records import DeviceProfile, Int8Format, Interval, Measurement
-from search.steps import Probe, Shelf
+from search.benchmark.plan import Plan, Side
+from search.benchmark.protocol import compare
+from search.devices.agent.options import SPINNING
+from search.devices.device import Device
+from search.devices.reaching import on_device
+from search.records.deployable import Int8Format
+from search.records.device import DeviceProfile
+from search.records.measurement import Interval, Measurement
+from search.records.steps.measuring import Probe
+from search.records.steps.step import ArtifactStore
+from search.runtimes.quantization import (
+    FOLDED,
+    four_bit_weights,
+    half_precision_weights,
+    static_int8,
+)
 
 CHANNELS, LAYERS, PIXELS = 64, 3, 16
 IMAGES = 8
@@ -34,7 +44,7 @@ Array = NDArray[np.float32]
 Compare = Callable[[bytes, bytes, tuple[tuple[str, str], ...]], Measurement]
 
 
-def run(step: Probe, shelf: Shelf) -> DeviceProfile:
+def run(step: Probe, artifacts: ArtifactStore) -> DeviceProfile:
     """Does the step; about a quarter of a minute.
 
     Raises:

@@ -1,7 +1,4 @@
-"""Stage ``profile``: finds out what a model's time goes into, beside the uncompressed network's.
-
-It knows which layer a kernel belongs to; it does not know what makes a model slow.
-"""
+"""Stage ``profile``: finds out what a model's time goes into, beside the uncompressed network's."""
 
 from __future__ import annotations
 
@@ -12,17 +9,20 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from search.benchmark.device import Device, on_device
+from search.benchmark.plan import Side
 from search.benchmark.plans import make_plan
 from search.benchmark.profiling import EMPTY, Profiled, profile_together
-from search.benchmark.protocol import Side
 from search.data import read_samples
-from search.layers import find_layers, find_owners, place_kernels
-from search.records import Comparison, Deployable, Kernel, ModelProfile, TypedShapes
-from search.steps import Profile, Shelf
+from search.devices.device import Device
+from search.devices.reaching import on_device
+from search.networks.layers import find_layers, find_owners, place_kernels
+from search.records.deployable import Deployable
+from search.records.profile import Comparison, Kernel, ModelProfile, TypedShapes
+from search.records.steps.measuring import Profile
+from search.records.steps.step import ArtifactStore
 
 
-def run(step: Profile, shelf: Shelf) -> Comparison:
+def run(step: Profile, artifacts: ArtifactStore) -> Comparison:
     """Does the step; one to three seconds for small models.
 
     Raises:
@@ -30,14 +30,14 @@ def run(step: Profile, shelf: Shelf) -> Comparison:
         DeviceLost: If the connection to the device breaks again and again.
     """
     pair = step.comparison
-    images = read_samples(pair.data, shelf.images)
+    images = read_samples(pair.data, artifacts.images)
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
         inputs, empty = Path(folder) / "inputs.npy", Path(folder) / "empty.onnx"
         np.save(inputs, images)
         empty.write_bytes(empty_model(images.shape[1:]))
 
         def profile(device: Device) -> dict[str, Profiled]:
-            plan = make_plan(pair, shelf, inputs, device)
+            plan = make_plan(pair, artifacts, inputs, device)
             nothing = Side(device.deliver(empty), 1, ())
             counts = scale(pair.device.usable_cores, pair.threads, pair.reference_threads)
             return profile_together(device, plan, nothing, counts)
@@ -45,8 +45,8 @@ def run(step: Profile, shelf: Shelf) -> Comparison:
         models = (pair.deployable.model, pair.reference.model)
         told = on_device(pair.connection, profile, sum(model.size_bytes for model in models))
     return Comparison(
-        candidate=_describe(pair.deployable, pair.threads, told["candidate"], shelf),
-        original=_describe(pair.reference, pair.reference_threads, told["reference"], shelf),
+        candidate=_describe(pair.deployable, pair.threads, told["candidate"], artifacts),
+        original=_describe(pair.reference, pair.reference_threads, told["reference"], artifacts),
         call_ms=told[EMPTY].latency_ms[1],
         looking_us=sum(float(kernel["microseconds"]) for kernel in told[EMPTY].kernels),
     )
@@ -71,8 +71,10 @@ def empty_model(image_shape: tuple[int, ...]) -> bytes:
     return content
 
 
-def _describe(deployable: Deployable, threads: int, told: Profiled, shelf: Shelf) -> ModelProfile:
-    graph = onnx.load(shelf.path(deployable.model)).graph
+def _describe(
+    deployable: Deployable, threads: int, told: Profiled, artifacts: ArtifactStore
+) -> ModelProfile:
+    graph = onnx.load(artifacts.path(deployable.model)).graph
     names = [str(kernel["name"]) for kernel in told.kernels]
     kernels = tuple(
         Kernel(
@@ -87,7 +89,7 @@ def _describe(deployable: Deployable, threads: int, told: Profiled, shelf: Shelf
         )
     )
     return ModelProfile(
-        bits=deployable.bits,
+        format=deployable.format,
         threads=threads,
         layers=find_layers(graph),
         kernels=kernels,

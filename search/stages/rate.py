@@ -10,20 +10,25 @@ from functools import partial
 import torch
 from torch import nn
 
-from search import activity, data, networks
-from search.benchmark.stillness import working
-from search.networks import Preprocessed
-from search.optimization import GRADIENT_NORM, distillation_loss, make_optimizer
-from search.placing import use_placed
-from search.steps import (
-    SOUND_TEMPERATURE,
-    SOUND_WEIGHT,
-    USUAL_RATE,
-    FindRate,
-    FoundRate,
-    Shelf,
+from search import data
+from search.devices.stillness import working
+from search.networks import networks
+from search.networks.networks import Preprocessed
+from search.networks.optimization import GRADIENT_NORM, distillation_loss, make_optimizer
+from search.networks.placing import use_placed
+from search.networks.training import (
+    Feed,
+    KeptLogits,
+    Placement,
+    reseed,
+    training_batches,
 )
-from search.training import Feed, KeptLogits, Placement, reseed, training_batches
+from search.process import activity
+from search.records.steps.step import ArtifactStore
+from search.records.steps.training import FindRate
+from search.records.survey import FoundRate
+from search.techniques.distillation import TEMPERATURE, WEIGHT
+from search.techniques.finetuning import USUAL_RATE
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +40,17 @@ DIVERGED = 4.0  # times the least loss so far, at which the test ends
 SAFETY = 0.5
 
 
-def run(step: FindRate, shelf: Shelf) -> FoundRate:
+def run(step: FindRate, artifacts: ArtifactStore) -> FoundRate:
     """Does the step."""
-    load = partial(networks.load, step.start, shelf)
-    return use_placed(step, load, partial(_find, step, shelf))
+    load = partial(networks.load, step.start, artifacts)
+    return use_placed(step, load, partial(_find, step, artifacts))
 
 
-def _find(step: FindRate, shelf: Shelf, module: Preprocessed, placement: Placement) -> FoundRate:
-    train = Feed(data.load(step.data, shelf.images).train, placement.device)
-    logits = KeptLogits(shelf.path(step.teacher_logits), step.data.classes, placement.device)
+def _find(
+    step: FindRate, artifacts: ArtifactStore, module: Preprocessed, placement: Placement
+) -> FoundRate:
+    train = Feed(data.load(step.data, artifacts.images).train, placement.device)
+    logits = KeptLogits(artifacts.path(step.teacher_logits), step.data.classes, placement.device)
     with torch.random.fork_rng(devices=[]):
         tried = test_rates(module, train, logits, placement, step)
     return FoundRate(choose(tried), tried)
@@ -82,7 +89,11 @@ def test_rates(
         with placement.autocast():
             logits = module(images)
         loss = distillation_loss(
-            logits.float(), labels, teacher_logits[index], SOUND_TEMPERATURE, SOUND_WEIGHT
+            logits.float(),
+            labels,
+            teacher_logits[index],
+            float(TEMPERATURE.sound),
+            float(WEIGHT.sound),
         )
         activity.tell("step", number + 1, STEPS, loss.detach())
         smoothed += SMOOTHING * (loss.item() - smoothed)

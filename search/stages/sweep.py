@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from search import networks
 from search.errors import InfeasiblePoint
-from search.pruning import macs_at
-from search.steps import Cut, Cuts, Shelf, Sweep
+from search.networks import networks
+from search.networks.pruning.prune import macs_at
+from search.records.steps.pruning import Cuts, Sweep
+from search.records.steps.step import ArtifactStore
+from search.records.survey import Cut
 
 RATIOS = tuple(number / 100 for number in range(1, 91))
 
 
-def run(step: Sweep, shelf: Shelf) -> Cuts:
+def run(step: Sweep, artifacts: ArtifactStore) -> Cuts:
     """Does the step."""
     whole = step.network
-    module = networks.load(whole, shelf)
+    module = networks.load(whole, artifacts)
     try:
         left = macs_at(module, whole.spec.image_shape, RATIOS, step.round_to)
     except InfeasiblePoint as error:  # nothing can be pruned

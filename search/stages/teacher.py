@@ -1,4 +1,4 @@
-"""Loads or trains the accurate network that the search starts from; knows nothing of students."""
+"""Loads or trains the accurate network that the search starts from."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search import activity, data, networks
-from search.batch_statistics import reestimate
-from search.benchmark.stillness import working
-from search.checkpoints import load_checkpoint
+from search import data
+from search.devices.stillness import working
 from search.errors import ConfigError, StageFailed
-from search.networks import Preprocessed
-from search.optimization import make_optimizer
-from search.placing import use_placed
-from search.records import Dataset, File, NetworkSpec, Teacher
-from search.steps import Shelf, Teach
-from search.training import (
+from search.networks import networks
+from search.networks.batch_statistics import reestimate
+from search.networks.checkpoints import load_checkpoint
+from search.networks.networks import Preprocessed
+from search.networks.optimization import make_optimizer
+from search.networks.placing import use_placed
+from search.networks.training import (
     Feed,
     Placement,
     accuracy,
@@ -30,13 +29,19 @@ from search.training import (
     steps_per_epoch,
     training_batches,
 )
+from search.process import activity
+from search.records.data import Dataset
+from search.records.files import File
+from search.records.network import NetworkSpec, Teacher
+from search.records.steps.step import ArtifactStore
+from search.records.steps.training import Teach
 
 log = logging.getLogger(__name__)
 
 
-def run(step: Teach, shelf: Shelf) -> Teacher:
+def run(step: Teach, artifacts: ArtifactStore) -> Teacher:
     """Does the step."""
-    return use_placed(step, partial(_build, step), partial(_obtain, step, shelf))
+    return use_placed(step, partial(_build, step), partial(_obtain, step, artifacts))
 
 
 def _build(step: Teach) -> nn.Module:
@@ -45,29 +50,33 @@ def _build(step: Teach) -> nn.Module:
         return networks.build(step.spec)
 
 
-def _obtain(step: Teach, shelf: Shelf, module: Preprocessed, placement: Placement) -> Teacher:
-    splits = data.load(step.data, shelf.images)
+def _obtain(
+    step: Teach, artifacts: ArtifactStore, module: Preprocessed, placement: Placement
+) -> Teacher:
+    splits = data.load(step.data, artifacts.images)
     train = Feed(splits.train, placement.device)
     if step.checkpoint is None:
         with torch.random.fork_rng(devices=[]):
             teach(module, train, placement, step)
             reestimate(module, train, placement, step.batch_size, step.seed, frozen_too=False)
     else:  # the user's own statistics belong to the user's weights
-        load_checkpoint(module.network, shelf.path(step.checkpoint), "model.checkpoint")
-    logits = note_logits(module, train, placement, shelf)
+        load_checkpoint(module.network, artifacts.path(step.checkpoint), "model.checkpoint")
+    logits = note_logits(module, train, placement, artifacts)
     score = accuracy(module, Feed(splits.validation, placement.device), placement)
     return Teacher(
-        network=networks.save(module.network, step.spec, shelf),
+        network=networks.save(module.network, step.spec, artifacts),
         logits=logits,
         val_accuracy=score,
     )
 
 
 @working()
-def note_logits(module: nn.Module, train: Feed, placement: Placement, shelf: Shelf) -> File:
+def note_logits(
+    module: nn.Module, train: Feed, placement: Placement, artifacts: ArtifactStore
+) -> File:
     """Keeps the logits of all training images, which students learn from."""
     answers = predictions(module, train, placement, "noting the teacher's answers")
-    return shelf.put_parts((pack_logits(logits) for logits, _ in answers), ".f16")
+    return artifacts.put_parts((pack_logits(logits) for logits, _ in answers), ".f16")
 
 
 @working()

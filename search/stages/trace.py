@@ -1,4 +1,4 @@
-"""Traces a network's structure into an ONNX graph; knows nothing of trained weights."""
+"""Traces a network's structure into an ONNX graph."""
 
 from __future__ import annotations
 
@@ -12,24 +12,31 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from search import networks
 from search.errors import StageFailed, one_line
-from search.networks import Preprocessed
-from search.records import NetworkSpec, Shapes
-from search.steps import Graph, Shelf, Trace
+from search.networks import networks
+from search.networks.networks import Preprocessed
+from search.records.network import Edit, NetworkSpec, Shapes
+from search.records.steps.exporting import Graph, Trace
+from search.records.steps.step import ArtifactStore
 
 # Two images, because a batch of one would be taken for a fixed size.
 TRACER = "torch.fx.experimental.symbolic_shapes"
 EXAMPLE_BATCH = 2
 
 
-def run(step: Trace, shelf: Shelf) -> Graph:
+def run(step: Trace, artifacts: ArtifactStore) -> Graph:
     """Does the step."""
-    return Graph(shelf.put(trace(step.spec, step.shapes, step.mean, step.std), ".onnx"))
+    return Graph(
+        artifacts.put(trace(step.spec, step.edits, step.shapes, step.mean, step.std), ".onnx")
+    )
 
 
 def trace(
-    spec: NetworkSpec, shapes: Shapes | None, mean: tuple[float, ...], std: tuple[float, ...]
+    spec: NetworkSpec,
+    edits: tuple[Edit, ...],
+    shapes: Shapes | None,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
 ) -> bytes:
     """Traces raw pixels to logits with dynamic batch; initializers keep their torch names.
 
@@ -46,7 +53,10 @@ def trace(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = networks.build(spec) if shapes is None else networks.with_shapes(spec, shapes)
+        if shapes is None:
+            network = networks.build(spec, edits)
+        else:
+            network = networks.with_shapes(spec, edits, shapes)
     module = Preprocessed(network, mean, std).eval()
     example = torch.zeros(EXAMPLE_BATCH, *spec.image_shape)
     # The exporter logs about packages it looks for in vain (torchvision) and warns about itself;

@@ -1,4 +1,4 @@
-"""Where studies are kept, one interface for all places; knows nothing of what is in a study."""
+"""Where studies are kept, one interface for all places."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from search.config import JournalStorageConfig, StorageConfig
+from search.config.places import JournalStorageConfig, StorageConfig
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

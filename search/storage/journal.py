@@ -1,4 +1,4 @@
-"""A study's file, held by one process at a time; knows nothing of what is in it."""
+"""A study's file, held by one process at a time."""
 
 from __future__ import annotations
 

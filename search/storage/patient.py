@@ -1,4 +1,4 @@
-"""Lets Optuna's storage survive a broken connection; knows not what is stored, nor where."""
+"""Lets Optuna's storage survive a broken connection."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.database import pauses, reason_of
 from search.errors import StorageLost
+from search.storage.database import pauses, reason_of
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Studies in a PostgreSQL database, each held by one process; knows nothing of what is in them."""
+"""Studies in a PostgreSQL database, each held by one process."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from optuna.storages import BaseStorage, RDBStorage, get_storage
 from sqlalchemy import NullPool, event, text
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-from search.config import PostgresStorageConfig
-from search.database import DRIVER, Database, lock_key, reason_of
+from search.config.places import PostgresStorageConfig
 from search.errors import ConfigError, StudyNotReady, StudyTaken
+from search.storage.database import DRIVER, Database, lock_key, reason_of
 from search.storage.patient import ConnectionBroke, PatientStorage
 
 if TYPE_CHECKING:

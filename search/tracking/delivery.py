@@ -1,4 +1,4 @@
-"""Brings MLflow up to date beside a running search; knows nothing of how records came to be.
+"""Brings MLflow up to date beside a running search.
 
 The study's journal keeps everything that MLflow shows, so nothing is lost while MLflow does not
 answer: whoever opens a ``Tracker`` next, this process or a later one, logs what is missing.
@@ -10,16 +10,14 @@ import logging
 import shlex
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from search import home
-from search.benchmark.stillness import working
-from search.config import TrackingConfig
+from search.config.places import TrackingConfig
+from search.devices.stillness import working
 from search.errors import (
     ConfigError,
     StorageLost,
@@ -29,67 +27,23 @@ from search.errors import (
     hide_passwords,
     one_line,
 )
-from search.records import Canary, Closing, ReadFile, TrialRecord
-from search.report.formats import format_counted
+from search.process import home
+from search.records.formats import format_counted
+from search.tracking.runs import status_of
 from search.tracking.server import bounded, database_file
-from search.tracking.tracker import Claim, Tracker, status_of
+from search.tracking.snapshot import Snapshot, show
+from search.tracking.tracker import Claim, Tracker
 
 log = logging.getLogger(__name__)
 
 KILLED = status_of(KeyboardInterrupt)
+GIVEN_UP = "given up"  # by the search, which has waited long enough
 LONGEST_PAUSE_S = 30.0
 # At the end of a search, in times of tracking.timeout_s.
 LAST_ANSWERS = 3
 # Who interrupts waits little, for what this machine itself still writes a bit longer.
 INTERRUPTED_S, INTERRUPTED_FILE_S = 5.0, 10.0
 SAID_AFTER_S = 3.0
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What MLflow should show of a study.
-
-    Attributes:
-        tags: Facts about its device.
-        canaries: All so far.
-        records: All finished trials.
-        models: ONNX file of every trial that has one, by trial number.
-        closing: The latest closing round; None if none was held.
-        final_models: ONNX file of every finalist, by trial number.
-        explanations: HTML that says what the finalists' time goes into.
-    """
-
-    tags: Mapping[str, str] = field(default_factory=dict)
-    canaries: tuple[Canary, ...] = ()
-    records: tuple[TrialRecord, ...] = ()
-    models: Mapping[int, ReadFile] = field(default_factory=dict)
-    closing: Closing | None = None
-    final_models: Mapping[int, ReadFile] = field(default_factory=dict)
-    explanations: str = ""
-
-    @property
-    def began_at(self) -> float | None:
-        """Seconds since the epoch when the first trial began; None without trials."""
-        return min((record.finished_at - record.wall_s for record in self.records), default=None)
-
-    @property
-    def ended_at(self) -> float | None:
-        """Seconds since the epoch when the last trial ended; None without trials."""
-        return max((record.finished_at for record in self.records), default=None)
-
-
-def show(snapshot: Snapshot, tracker: Tracker) -> None:
-    """Logs what of ``snapshot`` is not logged yet.
-
-    Raises:
-        TrackingLost: When the server or database went away.
-    """
-    tracker.log_device(snapshot.tags, snapshot.canaries)
-    if snapshot.closing is not None:
-        tracker.keep_front(snapshot.closing, snapshot.explanations)
-    tracker.log_trials(snapshot.records, snapshot.models)
-    if snapshot.closing is not None:
-        tracker.log_finalists(snapshot.closing, snapshot.final_models, snapshot.explanations)
 
 
 def pause_s(attempt: int) -> float:
@@ -100,12 +54,13 @@ def pause_s(attempt: int) -> float:
 class Delivery(AbstractContextManager["Delivery"]):
     """Logs a study in a thread of its own, for which the search never waits but at its end.
 
-    Of what was handed over the newest counts. When MLflow is away, that is said once, and tried
+    What is logged is read off the study's ledger. When MLflow is away, that is said once, and tried
     again after growing pauses until it is back.
 
     Args:
-        connect: Opens the tracker of a study that began at a moment; called in that thread, and
-            given what keeps the tracker's work still while somebody measures on this machine.
+        look: Reads the ledger; called in that thread.
+        connect: Opens the tracker for what was read; called in that thread, and given what keeps
+            the tracker's work still while somebody measures on this machine.
         config: Where the tracking server or database is.
         state: Folder of the working directory's state.
         arguments: By which ``search.sync`` finds the study, such as ``study=NAME``.
@@ -116,7 +71,8 @@ class Delivery(AbstractContextManager["Delivery"]):
 
     def __init__(
         self,
-        connect: Callable[[float | None, Claim], Tracker],
+        look: Callable[[], Snapshot],
+        connect: Callable[[Snapshot, Claim], Tracker],
         config: TrackingConfig,
         state: Path,
         arguments: str,
@@ -124,7 +80,7 @@ class Delivery(AbstractContextManager["Delivery"]):
         is_lost: bool = False,
         pause: Callable[[int], float] = pause_s,
     ) -> None:
-        self._connect = connect
+        self._look, self._connect = look, connect
         self._config = config
         self._arguments = arguments
         self._note_ending = note_ending
@@ -134,7 +90,7 @@ class Delivery(AbstractContextManager["Delivery"]):
         self._thread: threading.Thread | None = None
         # Both threads read and write what follows, holding this.
         self._changed = threading.Condition()
-        self._snapshot = Snapshot()
+        self._trials = 0
         self._is_new = False
         self._is_lost = is_lost
         self._ending: str | None = None
@@ -152,33 +108,12 @@ class Delivery(AbstractContextManager["Delivery"]):
         """Path of the study's run in MLflow's pages; nothing where MLflow never answered."""
         return "" if self._tracker is None else self._tracker.location
 
-    def log_device(self, tags: Mapping[str, str], canaries: Sequence[Canary]) -> None:
-        """Hands over what was found out about the device; see ``Tracker``."""
-        known = {**self._snapshot.tags, **tags}
-        self._hand_over(tags=known, canaries=tuple(canaries))
-
-    def log_trials(self, records: Sequence[TrialRecord], models: Mapping[int, ReadFile]) -> None:
-        """Hands over all finished trials, and lets them be delivered with all else.
-
-        Args:
-            records: All finished trials of the study.
-            models: ONNX file of every trial that has one and was not handed over yet, by number.
-        """
-        known = {**self._snapshot.models, **models}
-        self._hand_over(records=tuple(records), models=known)
-
-    def log_finalists(
-        self, closing: Closing, models: Mapping[int, ReadFile], explained: str
-    ) -> None:
-        """Hands over the latest closing round, which is delivered with the trials."""
-        self._hand_over(closing=closing, final_models=dict(models), explanations=explained)
-
-    def _hand_over(self, **changes: Any) -> None:
+    def notify(self, trials: int) -> None:
+        """Has what the ledger holds delivered, now that there are so many finished trials."""
         with self._changed:
-            self._snapshot = replace(self._snapshot, **changes)
-            self._is_new = True
+            self._trials, self._is_new = trials, True
             self._changed.notify_all()
-        if self._thread is None and "records" in changes:
+        if self._thread is None:
             self._note_ending(KILLED)
             # Here and not in the thread: the environment is the whole process's.
             self._bounds.enter_context(bounded(self._config))
@@ -254,9 +189,7 @@ class Delivery(AbstractContextManager["Delivery"]):
                 self._changed.wait(min(1.0, max(0.01, patience_s - waited_s)))
 
     def _describe_left(self) -> str:
-        finished = {record.number for record in self._snapshot.records}
-        logged: frozenset[int] = frozenset() if self._tracker is None else self._tracker.logged
-        left = len(finished - logged)
+        left = self._trials - (0 if self._tracker is None else len(self._tracker.logged))
         # An earlier run may have logged some, which only MLflow could tell.
         bound = "up to " if self._tracker is None else ""
         verb = "is" if left == 1 else "are"
@@ -272,10 +205,9 @@ class Delivery(AbstractContextManager["Delivery"]):
         attempt = 0
         tracker: Tracker | None = None
         try:
-            while (given := self._await_news()) is not None:
-                snapshot, ending = given
+            while (ending := self._await_news()) is not GIVEN_UP:
                 try:
-                    tracker = self._deliver(snapshot, ending, tracker)
+                    tracker = self._deliver(ending, tracker)
                     attempt = 0
                 except (TrackingLost, ConfigError, OSError) as error:
                     tracker, attempt = None, attempt + 1
@@ -292,20 +224,21 @@ class Delivery(AbstractContextManager["Delivery"]):
                 self._changed.notify_all()
             self._bounds.close()  # not before: MLflow's own patience is long
 
-    def _await_news(self) -> tuple[Snapshot, str | None] | None:
-        """Returns what is to be shown, and how the study ends if it does; None at the end."""
+    def _await_news(self) -> str | None:
+        """Returns how the study ends, None where it goes on; ``GIVEN_UP`` at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_new or self._is_given_up or self._is_over)
             if self._is_given_up or self._is_over:
-                return None
+                return GIVEN_UP
             self._is_new = False
-            return self._snapshot, self._ending
+            return self._ending
 
-    def _deliver(self, snapshot: Snapshot, ending: str | None, tracker: Tracker | None) -> Tracker:
+    def _deliver(self, ending: str | None, tracker: Tracker | None) -> Tracker:
+        snapshot = self._look()
         if tracker is None:
             # At its end the search measures no more, and waits.
             claim = partial(working, lambda: self._ending is not None)
-            tracker = self._connect(snapshot.began_at, claim)
+            tracker = self._connect(snapshot, claim)
             self._tracker = tracker
         show(snapshot, tracker)
         if ending is not None:

@@ -1,17 +1,17 @@
-"""What MLflow's pages show of a study, as plain values; speaks to no server."""
+"""What MLflow's pages show of a study, as plain values."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
-from search.front import GrowingFront
-from search.records import Finalist, TrialRecord
+from search.front.front import GrowingFront
+from search.records.closing import Finalist
+from search.records.formats import format_counted
+from search.records.trial import TrialRecord
 from search.report import describe_trial, finalist_markdown, markdown_table
-from search.report.formats import format_counted
 from search.report.points import label
 
 # MLflow's pages open for work on language models: empty panels where the runs should be.
@@ -19,6 +19,7 @@ FOR_MODELS = "workflowType=machine_learning"
 # A saved view of the run table, in the form in which MLflow's own pages keep one.
 VIEW = "mlflow.sharedViewState.front"
 SECTION, RUNS_DRAWN = "front", 100
+SHOWN_PARAMS = ("prune_ratio", "bits", "threads")
 VIEW_METRICS = ("val_accuracy", "latency_ms", "speedup", "size_bytes")
 FINAL_VIEW_METRICS = ("test_accuracy", "final_latency_ms", "final_speedup", "final_size_bytes")
 # MLflow cuts a description after 8 000 letters, and a point takes up to 230 of them.
@@ -55,7 +56,7 @@ def saved_view(metrics: Sequence[str]) -> str:
         "orderByAsc": True,
         "selectedColumns": [
             *columns,
-            *(f"params.`{n}`" for n in ("prune_ratio", "bits", "threads")),
+            *(f"params.`{name}`" for name in SHOWN_PARAMS),
         ],
         "compareRunCharts": [
             {
@@ -68,7 +69,7 @@ def saved_view(metrics: Sequence[str]) -> str:
                 **_card("PARALLEL"),
                 "runsCountToCompare": RUNS_DRAWN,
                 "showAllRuns": False,
-                "selectedParams": ["prune_ratio", "bits", "threads"],
+                "selectedParams": list(SHOWN_PARAMS),
                 "selectedMetrics": [metrics[1], metrics[0]],
             },
         ],
@@ -125,21 +126,22 @@ def front_note(
         lines = [f"**{remarks}**"] if remarks else []
         return "\n\n".join([*lines, markdown_table(front.members)])
     shown = front.members[:POINTS_DESCRIBED]
-    numbers, file = [record.number for record in front.members], "model.onnx"
+    points: Sequence[TrialRecord | Finalist] = front.members
+    file = "model.onnx"
     if finalists:
-        standing = [finalist for finalist in finalists if finalist.stands]
-        standing.sort(key=lambda finalist: finalist.figures.latency_ms or 0.0)
-        numbers, file = [finalist.number for finalist in standing], "final/model.onnx"
+        by_latency = sorted(finalists, key=lambda finalist: finalist.figures.latency_ms)
+        points = [finalist for finalist in by_latency if finalist.stands]
+        file = "final/model.onnx"
     links = ", ".join(
-        f"[{label(number)}]({run_page(experiment, children[number])})"
-        for number in numbers[:POINTS_DESCRIBED]
+        f"[{label(point)}]({run_page(experiment, children[point.number])})"
+        for point in points[:POINTS_DESCRIBED]
     )
     runs = f"#/experiments/{experiment}/runs?viewStateShareKey=front&{FOR_MODELS}"
     page = run_page(experiment, parent, "front.html")
-    omitted = max(0, len(numbers) - POINTS_DESCRIBED)
+    omitted = max(0, len(points) - POINTS_DESCRIBED)
     return "\n".join(
         [
-            f"**Front of {len(numbers)} after {format_counted(front.trials, 'trial')}**: "
+            f"**Front of {len(points)} after {format_counted(front.trials, 'trial')}**: "
             f"[interactive page]({page}), [table]({runs}) and "
             f"[charts]({runs}&compareRunsMode=CHART) of its runs",
             *([f"**{remarks}**"] if remarks else []),
@@ -157,7 +159,7 @@ def front_note(
 
 def trial_metrics(record: TrialRecord) -> dict[str, float]:
     """Returns the known figures of a trial and the seconds of its stages."""
-    figures = {name: getattr(record.figures, name) for name in FIGURES_AS_METRICS}
+    figures = {name: getattr(record.figures, name, None) for name in FIGURES_AS_METRICS}
     stages = {f"{stage}_s": seconds for stage, seconds in record.stage_s.items()}
     return known(
         {**figures, **stages, "wall_s": record.wall_s, "reused_steps": record.reused_steps}
@@ -184,7 +186,7 @@ def known(figures: Mapping[str, float | None]) -> dict[str, float]:
 
 def trial_params(record: TrialRecord) -> dict[str, str]:
     """Returns the point of a trial, by dimension."""
-    return {name: str(value) for name, value in asdict(record.point).items()}
+    return {name: str(value) for name, value in record.point.values.items()}
 
 
 def is_of(

@@ -1,4 +1,4 @@
-"""Puts picked models into MLflow's registry; knows not how they were chosen."""
+"""Puts picked models into MLflow's registry."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from mlflow.tracking import MlflowClient
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
-from search import home
 from search.bundle.predict import SUMS
-from search.config import TrackingConfig
+from search.config.places import TrackingConfig
 from search.errors import ConfigError, hide_passwords
+from search.process import home
 from search.tracking.runs import IDENTITY, PARENT
 from search.tracking.server import address, connect, database_file, explained
 

@@ -1,15 +1,25 @@
-"""A study's runs in MLflow, found again or made; knows nothing of what is logged to them."""
+"""A study's runs in MLflow, found again or made."""
 
 from __future__ import annotations
 
+import logging
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Final
 
-from mlflow.entities import Run
+from mlflow.entities import Metric, Param, Run
 from mlflow.tracking import MlflowClient
 
-from search.tracking.pages import VIEW, run_page, saved_view
+from search.errors import FileLost
+from search.records.files import ReadFile
+from search.records.measurement import Canary
+from search.records.trial import Cost, TrialRecord
+from search.tracking.pages import VIEW, known, run_page, saved_view, trial_metrics, trial_params
+
+log = logging.getLogger(__name__)
 
 PARENT: Final = "mlflow.parentRunId"
 NOTE: Final = "mlflow.note.content"
@@ -49,6 +59,7 @@ class Runs:
         is_running: bool,
     ) -> None:
         self.client = client
+        self._canaries_logged: set[tuple[int, float]] | None = None
         self.experiment = self._find_experiment(study, artifacts)
         mine = f"tags.`{IDENTITY}` = '{tags[IDENTITY]}'"
         known = client.search_runs([self.experiment], mine)
@@ -196,6 +207,70 @@ class Runs:
             if self.children.get(trial_number(run), run.info.run_id) != run.info.run_id:
                 self.client.delete_run(run.info.run_id)
 
+    def add_canaries(self, canaries: Sequence[Canary]) -> None:
+        """Logs those of a study's canaries that are not logged yet."""
+        if self._canaries_logged is None:
+            history = self.client.get_metric_history(self.parent, "canary_ratio")
+            self._canaries_logged = {(metric.step, metric.value) for metric in history}
+        now_ms = milliseconds(time.time())
+        for canary in canaries:
+            told = canary.after_trials, canary.interval.ratio
+            if told not in self._canaries_logged:
+                metrics = [
+                    Metric(f"canary_{name}", value, now_ms, canary.after_trials)
+                    for name, value in known(asdict(canary.interval)).items()
+                ]
+                self.client.log_batch(self.parent, metrics=metrics)
+                self._canaries_logged.add(told)
+
+    def add(self, record: TrialRecord, note: str, model: ReadFile | None) -> str:
+        """Makes the run of a trial and returns its identifier; it is still to be ended.
+
+        Args:
+            record: The trial.
+            note: Its description.
+            model: Reads its ONNX file; None where it has none.
+        """
+        end_ms = milliseconds(record.finished_at)
+        run = self.client.create_run(
+            self.experiment,
+            start_time=milliseconds(record.finished_at - record.wall_s),
+            run_name=f"trial {record.number}",
+            tags={
+                PARENT: self.parent,
+                NOTE: note,
+                "kind": "trial",
+                "trial": str(record.number),
+                "outcome": record.outcome,
+                "pareto": "false",
+                **({"reason": record.reason} if record.reason else {}),
+                **_measuring_tags(record.figures),
+            },
+        )
+        run_id: str = run.info.run_id
+        metrics = [Metric(name, value, end_ms, 0) for name, value in trial_metrics(record).items()]
+        params = [Param(name, value) for name, value in trial_params(record).items()]
+        self.client.log_batch(run_id, metrics=metrics, params=params)
+        if model is not None:
+            self.keep_file(run_id, model, "model.onnx")
+        return run_id
+
+    def keep_file(self, run_id: str, read: ReadFile, name: str, folder: str | None = None) -> None:
+        """Keeps a copy of a file with a run, under another name."""
+        try:
+            content = read()
+        except FileLost as lost:
+            log.warning("%s: a trial is logged without its model", lost)
+            return
+        with tempfile.TemporaryDirectory() as aside:
+            named = Path(aside) / name
+            named.write_bytes(content)
+            self.client.log_artifact(run_id, str(named), folder)
+
+
+def _measuring_tags(cost: Cost | None) -> dict[str, str]:
+    return {} if cost is None else {"measuring": cost.quality, "energy": cost.energy_note}
+
 
 def trial_number(run: Run) -> int:
     """Returns the number of the trial that a child run shows."""
@@ -205,3 +280,10 @@ def trial_number(run: Run) -> int:
 def milliseconds(seconds: float) -> int:
     """Returns seconds since the epoch as MLflow counts them."""
     return int(seconds * 1000)
+
+
+def status_of(kind: type[BaseException] | None) -> str:
+    """Returns MLflow's word for how a study ends that ``kind`` breaks off."""
+    if kind is None:
+        return "FINISHED"
+    return "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"

@@ -18,10 +18,15 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from search.benchmark.agent import describe_holders, find_holders, is_stopped
-from search.config import TrackingConfig
-from search.database import Database, is_postgres, patient_connecting, with_driver
+from search.config.places import TrackingConfig
+from search.devices.agent.locks import describe_holders, find_holders, is_stopped
 from search.errors import ConfigError, TrackingLost, TrackingSilent, hide_passwords
+from search.storage.database import (
+    Database,
+    is_postgres,
+    patient_connecting,
+    with_driver,
+)
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""A finished record becomes an MLflow run; knows nothing of how records came to be."""
+"""A finished record becomes an MLflow run."""
 
 from __future__ import annotations
 
@@ -11,20 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric
 
-from search.config import TrackingConfig
-from search.errors import FileLost, hide_passwords
-from search.front import GrowingFront
-from search.records import Canary, Closing, Finalist, ReadFile, TrialRecord
-from search.report import (
-    describe_result,
-    front_page,
-    front_png,
-    halved,
-)
+from search.config.places import TrackingConfig
+from search.errors import hide_passwords
+from search.front.front import GrowingFront
+from search.records.closing import Closing, Finalist
+from search.records.files import ReadFile
+from search.records.measurement import Canary
+from search.records.trial import TrialRecord
+from search.tracking.artifacts import Importances, Shown, draw, write_summary
 from search.tracking.pages import (
     FINAL_VIEW_METRICS,
     VIEW_METRICS,
@@ -32,15 +29,12 @@ from search.tracking.pages import (
     front_note,
     is_of,
     known,
-    trial_metrics,
     trial_note,
-    trial_params,
 )
-from search.tracking.runs import IDENTITY, NOTE, PARENT, Runs, milliseconds, trial_number
+from search.tracking.runs import IDENTITY, NOTE, Runs, milliseconds, trial_number
 from search.tracking.server import answering, connect, database_file, explained
 
 log = logging.getLogger(__name__)
-Importances = Mapping[str, Mapping[str, float]]
 Weigh = Callable[[Sequence[TrialRecord]], Importances]
 Claim = Callable[[], AbstractContextManager[None]]
 CLOSING = "closing.sha256"
@@ -108,9 +102,9 @@ class Tracker:
         self._draws_after_s = 0.0
         self._records: Sequence[TrialRecord] = ()
         self._front = GrowingFront(objectives)
+        self._added: set[int] = set()  # numbers of the trials that it was grown by
         self._drawn: tuple[object, ...] | None = None
         self._canaries: tuple[Canary, ...] = ()
-        self._canaries_logged: set[tuple[int, float]] | None = None
         self._closing: Closing | None = None
         self._explanations = ""
         self._device = f"{tags['device']} ({tags['device.cpu']})" if "device.cpu" in tags else ""
@@ -163,22 +157,7 @@ class Tracker:
         with self._share(), answering(self._config, self._state):
             self._runs.set_tags({**tags, **verdict})
             if canaries:
-                self._log_canaries(canaries)
-
-    def _log_canaries(self, canaries: Sequence[Canary]) -> None:
-        if self._canaries_logged is None:
-            history = self._client.get_metric_history(self._runs.parent, "canary_ratio")
-            self._canaries_logged = {(metric.step, metric.value) for metric in history}
-        now_ms = milliseconds(time.time())
-        for canary in canaries:
-            told = canary.after_trials, canary.interval.ratio
-            if told not in self._canaries_logged:
-                metrics = [
-                    Metric(f"canary_{name}", value, now_ms, canary.after_trials)
-                    for name, value in known(asdict(canary.interval)).items()
-                ]
-                self._client.log_batch(self._runs.parent, metrics=metrics)
-                self._canaries_logged.add(told)
+                self._runs.add_canaries(canaries)
 
     def keep_front(self, closing: Closing, explanations: str) -> None:
         """Lets an earlier closing round's front stand until the next one is logged.
@@ -197,20 +176,23 @@ class Tracker:
         """Logs the trials that are not logged yet, and the front when it changed.
 
         Args:
-            records: All finished trials of the study; later calls append to them.
+            records: All finished trials of the study.
             models: ONNX file of every trial that has one, by trial number.
         """
         self._records = list(records)
         with answering(self._config, self._state):
             self._forget_others()
-            missing = [
-                r for r in records[self._front.trials :] if r.number not in self._runs.children
-            ]
-            for record in records[self._front.trials :]:
+            # Beside others a trial may end before those that began earlier.
+            new = [record for record in records if record.number not in self._added]
+            missing = [record for record in new if record.number not in self._runs.children]
+            for record in new:
                 self._front.add(record)
+                self._added.add(record.number)
                 if record.number not in self._runs.children:
                     with self._share():
-                        run_id = self._log_trial(record, models.get(record.number))
+                        run_id = self._runs.add(
+                            record, self._note(record), models.get(record.number)
+                        )
                         self._log_progress(record)
                         # Last: a run that is not ended is taken for one cut off half-way.
                         status = "FAILED" if record.outcome == "failed" else "FINISHED"
@@ -221,8 +203,8 @@ class Tracker:
                         self._runs.forget_tag(CLOSING)  # the run that had it is gone
                 elif self._restores:
                     self._restore(record.number, models.get(record.number))
-            if missing and missing[-1] != records[-1]:
-                self._log_progress(records[-1])  # what counts is how it is at the end
+            if missing and missing[-1] != new[-1]:
+                self._log_progress(new[-1])  # what counts is how it is at the end
             numbers = frozenset(record.number for record in self._front.members)
             if numbers != self._drawn_front and time.monotonic() >= self._draws_after_s:
                 with self._share():
@@ -265,7 +247,7 @@ class Tracker:
     ) -> None:
         """Keeps a file with a trial's run again that somebody removed."""
         if read is not None and not self._runs.has_file(number, name, folder):
-            self._log_file(self._runs.children[number], read, name, folder)
+            self._runs.keep_file(self._runs.children[number], read, name, folder)
             self.restored += self._runs.has_file(number, name, folder)
 
     def log_finalists(
@@ -311,7 +293,7 @@ class Tracker:
             ]
             self._client.log_batch(run_id, metrics=metrics)
             self._client.set_tag(run_id, "finalist", "true")
-            self._log_file(run_id, models[finalist.number], "model.onnx", "final")
+            self._runs.keep_file(run_id, models[finalist.number], "model.onnx", "final")
         self._log_front_size(Metric("front_size", -1, now_ms, closing.after_trials - 1))
 
     def _log_front_size(self, earliest: Metric) -> None:
@@ -323,46 +305,8 @@ class Tracker:
             size = Metric("front_size", len(self._standing()), last.timestamp + 1, last.step)
             self._client.log_batch(self._runs.parent, metrics=[size])
 
-    def _log_trial(self, record: TrialRecord, model: ReadFile | None) -> str:
-        end_ms = milliseconds(record.finished_at)
-        run = self._client.create_run(
-            self._runs.experiment,
-            start_time=milliseconds(record.finished_at - record.wall_s),
-            run_name=f"trial {record.number}",
-            tags={
-                PARENT: self._runs.parent,
-                NOTE: self._note(record),
-                "kind": "trial",
-                "trial": str(record.number),
-                "outcome": record.outcome,
-                "pareto": "false",
-                **({"reason": record.reason} if record.reason else {}),
-                **({"measuring": record.figures.measuring} if record.figures.measuring else {}),
-                **({"energy": record.figures.energy_note} if record.figures.energy_note else {}),
-            },
-        )
-        run_id: str = run.info.run_id
-        metrics = [Metric(name, value, end_ms, 0) for name, value in trial_metrics(record).items()]
-        params = [Param(name, value) for name, value in trial_params(record).items()]
-        self._client.log_batch(run_id, metrics=metrics, params=params)
-        if model is not None:
-            self._log_file(run_id, model, "model.onnx")
-        return run_id
-
     def _note(self, record: TrialRecord, finalist: Finalist | None = None) -> str:
         return trial_note(record, finalist, self._runs.page)
-
-    def _log_file(self, run_id: str, read: ReadFile, name: str, folder: str | None = None) -> None:
-        """Keeps a copy of a file with a run, under another name."""
-        try:
-            content = read()
-        except FileLost as lost:
-            log.warning("%s: a trial is logged without its model", lost)
-            return
-        with tempfile.TemporaryDirectory() as aside:
-            named = Path(aside) / name
-            named.write_bytes(content)
-            self._client.log_artifact(run_id, str(named), folder)
 
     def _log_progress(self, latest: TrialRecord) -> None:
         now_ms = milliseconds(latest.finished_at)
@@ -373,30 +317,18 @@ class Tracker:
             "front_size": len(self._standing() if is_closed else self._front.members),
             "trials_finished": self._front.trials,
         }
-        # Not its number: beside others a trial may end before those that began earlier.
         step = self._front.trials - 1
         metrics = [Metric(name, v, now_ms, step) for name, v in known(values).items()]
         self._client.log_batch(self._runs.parent, metrics=metrics)
 
     def _log_front(self) -> None:
         begun_s = time.monotonic()
-        first = self._front.original
-        searched = [self._summarise(record) for record in self._front.members]
-        finalists = [self._summarise(finalist) for finalist in self._finalists]
-        summary = {
-            "study": self._study,
-            "objectives": list(self._objectives),
-            "hypervolume": self._front.hypervolume,
-            "original": None if first is None else self._summarise(first),
-            "front": [f for f in finalists if f["stands"]] if finalists else searched,
-            "searched_front": searched,
-            "finalists": finalists,
-        }
+        shown = self._shown()
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            (folder / "front.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+            write_summary(shown, folder)
             with self._claim():
-                self._draw(folder)
+                draw(shown, self._importances(self._records), folder)
             self._client.log_artifacts(self._runs.parent, str(folder))
         note = front_note(
             self._runs.experiment,
@@ -404,32 +336,25 @@ class Tracker:
             self._runs.children,
             self._front,
             self._finalists,
-            self._remarks(),
+            shown.remarks,
         )
         self._client.set_tag(self._runs.parent, NOTE, note)
         self._drawn = self._picture()
         now_s = time.monotonic()
         self._draws_after_s = now_s + (now_s - begun_s) / DRAWING_SHARE
 
-    def _draw(self, folder: Path) -> None:
-        records, numbers = self._records, [record.number for record in self._front.members]
-        picture = front_png(self._study, records, numbers, self._finalists)
-        (folder / "front.png").write_bytes(picture)
-        (folder / "front-small.png").write_bytes(halved(picture))
-        (folder / "front.html").write_text(
-            front_page(
-                self._study,
-                records,
-                numbers,
-                self._remarks(),
-                self._finalists,
-                self._device,
-                self._objectives,
-                self._importances(records),
-                self._explanations,
-                self._storage,
-            ),
-            encoding="utf-8",
+    def _shown(self) -> Shown:
+        return Shown(
+            self._study,
+            self._storage,
+            self._device,
+            tuple(self._objectives),
+            self._records,
+            self._front,
+            self._closing,
+            self._canaries,
+            self._explanations,
+            self._runs.children,
         )
 
     def _picture(self) -> tuple[object, ...]:
@@ -438,17 +363,6 @@ class Tracker:
 
     def _standing(self) -> frozenset[int]:
         return frozenset(finalist.number for finalist in self._finalists if finalist.stands)
-
-    def _remarks(self) -> str:
-        objectives = self._objectives
-        return " ".join(
-            describe_result(
-                self._records, self._front.members, objectives, self._closing, self._canaries
-            )
-        )
-
-    def _summarise(self, record: TrialRecord | Finalist) -> dict[str, Any]:
-        return {**asdict(record), "run_id": self._runs.children[record.number]}
 
     def end(self, status: str | None, ended_at: float | None = None) -> None:
         """Ends the parent run, unless it ended so already.
@@ -475,13 +389,6 @@ class Tracker:
                 self._runs.found.clear()
             self._runs.remove_strays()
             self._runs.end(status, ended_at)
-
-
-def status_of(kind: type[BaseException] | None) -> str:
-    """Returns MLflow's word for how a study ends that ``kind`` breaks off."""
-    if kind is None:
-        return "FINISHED"
-    return "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
 
 
 def _digest(closing: Closing) -> str:

@@ -26,22 +26,28 @@ import optuna
 from matplotlib.figure import Figure
 from optuna.samplers import TPESampler
 
-from search import cli, pareto
-from search.config import SearchConfig
-from search.coordinator import Coordinator
-from search.driving import drive
+from search.cli import command as cli
+from search.config.commands import SearchConfig
+from search.config.parsing import parse
+from search.engine.driving import drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.errors import StageFailed
-from search.front import ACCURACY_MARGIN
-from search.parsing import parse
-from search.records import Deployable
-from search.setup import make_bench
-from search.space import Space
-from search.steps import Confirm, Evaluate
+from search.front import pareto
+from search.front.front import ACCURACY_MARGIN
+from search.recipes.deploying import measure
+from search.recipes.preparing import prepare
+from search.recipes.setup import make_bench
+from search.records.bench import Lab
+from search.records.deployable import Deployable
+from search.records.steps.measuring import Confirm
+from search.records.steps.recipe import Recipe
+from search.records.steps.scoring import Evaluate
+from search.records.trial import Figures
+from search.space.space import Space
 from search.storage.journal import Journal
-from search.study import Study
-from search.trial import Lab, Recipe, measure, prepare
+from search.study.coordinator import Coordinator
+from search.study.study import Study
 from tests.bench.plain import plain_trial
 
 LAUNCHES, BUDGET_S = 8, 10.0
@@ -81,10 +87,10 @@ def plain_loop(lab: Lab, space: Space, engine: InlineEngine, seed: int) -> Itera
             found = drive(plain_trial(point, lab), engine)
         except StageFailed:  # its training diverged
             study.tell(asked, state=optuna.trial.TrialState.FAIL)
-            yield None, None, None, point.threads
+            yield None, None, None, point.whole("threads")
             continue
         study.tell(asked, (1 - found.accuracy, found.latency_ms))
-        yield found.accuracy, found.latency_ms, found.deployable, point.threads
+        yield found.accuracy, found.latency_ms, found.deployable, point.whole("threads")
 
 
 def this_search(
@@ -98,7 +104,12 @@ def this_search(
         coordinator = Coordinator(study, config.sampler, config.policy, lab, engine)
         for record in coordinator.trials():
             figures = record.figures
-            yield figures.val_accuracy, figures.latency_ms, record.deployable, record.point.threads
+            yield (
+                figures.val_accuracy if isinstance(figures, Figures) else None,
+                None if figures is None else figures.latency_ms,
+                record.deployable,
+                record.point.whole("threads"),
+            )
 
 
 def take_turns(searches: Mapping[str, Iterator[Trial]], seconds: float) -> dict[str, list[Entry]]:
@@ -129,18 +140,18 @@ def best(entries: Sequence[Entry]) -> list[Entry]:
 
 def confirm(fronts: Mapping[str, Sequence[Entry]], lab: Lab) -> Recipe[dict[str, Any]]:
     """Scores all models on the test split and measures them in one session."""
-    threads = lab.yardstick.best_threads
+    threads = lab.baseline.best_threads
     entries = [(name, entry) for name, front in fronts.items() for entry in front]
     steps, accuracies = [], []
     for _, entry in entries:
         assert entry.deployable is not None
-        score = yield Evaluate(entry.deployable, lab.bench.data, "test")
+        score = yield Evaluate(entry.deployable, lab.bench.data, "test", lab.bench.device)
         accuracies.append(score.accuracy)
         step = measure(lab.bench, entry.deployable, entry.threads, lab.reference, threads)
         steps.append(replace(step, budget_s=BUDGET_S, launches=LAUNCHES))
     session = yield Confirm(tuple(steps), LAUNCHES)
-    original = yield Evaluate(lab.reference, lab.bench.data, "test")
-    reference_ms = lab.yardstick.latency_ms(threads)
+    original = yield Evaluate(lab.reference, lab.bench.data, "test", lab.bench.device)
+    reference_ms = lab.baseline.latency_ms(threads)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in fronts}
     measured = zip(entries, accuracies, session.measurements, strict=True)
     for (name, entry), accuracy, figures in measured:
@@ -169,7 +180,7 @@ def volume(points: Sequence[tuple[float, float]], accuracy: float, latency_ms: f
 
 def curve(entries: Sequence[Entry], lab: Lab) -> list[tuple[float, float]]:
     """Returns (seconds, hypervolume as the search saw it) after every trial."""
-    accuracy, ms = lab.reference_accuracy, lab.yardstick.latency_ms(lab.yardstick.best_threads)
+    accuracy, ms = lab.reference_accuracy, lab.baseline.latency_ms(lab.baseline.best_threads)
     points: list[tuple[float, float]] = []
     found = []
     for entry in entries:

@@ -179,8 +179,10 @@ def _train_networks(device: str, folder: Path, faults: list[str]) -> None:
 def _train_network(bench: Any, name: str, device: Any, faults: list[str]) -> None:
     from dataclasses import replace
 
-    from search.records import NetworkSpec
-    from search.steps import ChoosePlacement, ChosenPlacement, Prune
+    from search.records.network import NetworkSpec
+    from search.records.placement import ChosenPlacement
+    from search.records.steps.pruning import Prune
+    from search.records.steps.training import ChoosePlacement
 
     is_built_in = name in BUILT_IN
     teach = bench.teach_step(name if is_built_in else "cnn")

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search.records import Deployable, Measurement, Point, Student
-from search.steps import Evaluate, Prune, Pruned, Score
-from search.trial import Lab, Recipe, deploy, finetune, measure
+from search.recipes.deploying import deploy, measure
+from search.recipes.training import finetune
+from search.records.bench import Lab
+from search.records.deployable import Deployable
+from search.records.measurement import Measurement
+from search.records.network import Student
+from search.records.point import Point
+from search.records.score import Score
+from search.records.steps.editing import Edited
+from search.records.steps.pruning import Prune
+from search.records.steps.recipe import Recipe
+from search.records.steps.scoring import Evaluate
 
 
 @dataclass(frozen=True)
@@ -21,16 +30,18 @@ class Found:
 def plain_trial(point: Point, lab: Lab) -> Recipe[Found]:
     """Compresses, trains to the end, scores, and measures last."""
     bench = lab.bench
-    pruned: Pruned = yield Prune(lab.teacher.network, point.prune_ratio, bench.device.round_to)
+    pruned: Edited = yield Prune(
+        lab.teacher.network, point.number("prune_ratio"), bench.device.round_to
+    )
     network = pruned.network
-    if pruned.channels_removed > 0:
+    if pruned.figures["channels_removed"] > 0:
         untrained = Student(network, None, 0.0)
         student: Student = yield finetune(untrained, 0.0, 1.0, point, lab)
         network = student.network
-    deployable = yield from deploy(network, point.bits, bench)
-    score: Score = yield Evaluate(deployable, bench.data, "validation")
+    deployable = yield from deploy(network, point.whole("bits"), bench)
+    score: Score = yield Evaluate(deployable, bench.data, "validation", bench.device)
     speed: Measurement = yield measure(
-        bench, deployable, point.threads, lab.reference, point.threads
+        bench, deployable, point.whole("threads"), lab.reference, point.whole("threads")
     )
-    latency_ms = lab.yardstick.latency_ms(point.threads) * speed.ratio
+    latency_ms = lab.baseline.latency_ms(point.whole("threads")) * speed.ratio
     return Found(score.accuracy, latency_ms, deployable)

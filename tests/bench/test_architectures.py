@@ -11,8 +11,8 @@ from textwrap import shorten
 
 import pytest
 
-from search import batch_norm
 from search.engine.store import Store
+from search.networks import batch_norm
 from tests.architectures import PAGE, RATIOS, figures, title, walk
 from tests.families import FAMILIES
 

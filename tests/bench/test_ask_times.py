@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import pytest
 
-from search.config import (
+from search.config.study import (
     GpConfig,
     NsgaConfig,
     PolicyConfig,
@@ -20,9 +20,9 @@ from search.config import (
     StudyConfig,
     TpeConfig,
 )
-from search.coordinator import Coordinator
 from search.storage.journal import Journal
-from search.study import Study
+from search.study.coordinator import Coordinator
+from search.study.study import Study
 from tests.bench.replay.simulate import OBJECTIVES, Table
 from tests.fakes import PLAIN, FakeEngine, lab
 

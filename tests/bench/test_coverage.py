@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from search.benchmark.protocol import LEVEL
+from search.benchmark.launches import LEVEL
 from tests.unit.benchmark.test_protocol import NOISES, Noises, simulate
 
 SIMULATIONS = 1000

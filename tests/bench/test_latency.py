@@ -19,10 +19,14 @@ import numpy as np
 import pytest
 import torch
 
-from search import networks
-from search.benchmark.device import LocalDevice, hold
-from search.benchmark.protocol import Plan, Side, compare
-from search.records import Measurement, NetworkSpec, Quality
+from search.benchmark.plan import Plan, Side
+from search.benchmark.protocol import compare
+from search.devices.device import Device
+from search.devices.local import LocalTransport
+from search.devices.reaching import hold
+from search.networks import networks
+from search.records.measurement import Measurement, Quality
+from search.records.network import NetworkSpec
 from tests.bench import plain_timing
 from tests.bench.test_ratios import loaded
 from tests.workbench import Workbench
@@ -120,7 +124,7 @@ def test_loadgen_agrees(subject: Subject, tmp_path: Path) -> None:
     theirs: list[float] = []
     estimates: list[float] = []
     for turn in range(TURNS):
-        with LocalDevice(COMPARISON_TIMEOUT_S) as device:
+        with Device(LocalTransport(), COMPARISON_TIMEOUT_S) as device:
             hold(device, COMPARISON_TIMEOUT_S)
             if turn % 2 == 0:
                 ours.append(p90_ms(device, subject, turn))
@@ -142,7 +146,7 @@ def test_loadgen_agrees(subject: Subject, tmp_path: Path) -> None:
 def try_once(subject: Subject, seed: int) -> Trial:
     """Compares the model with itself by the protocol and naively; they go first in turns."""
     naive_first = seed % 2 == 0
-    with LocalDevice(COMPARISON_TIMEOUT_S) as device:
+    with Device(LocalTransport(), COMPARISON_TIMEOUT_S) as device:
         hold(device, COMPARISON_TIMEOUT_S)
         naive_error = compare_naively(subject) if naive_first else math.nan
         begin = time.monotonic()
@@ -169,7 +173,7 @@ def run_plainly(how: str, subject: Subject, *more: str) -> str:
     return result.stdout
 
 
-def p90_ms(device: LocalDevice, subject: Subject, seed: int) -> float:
+def p90_ms(device: Device, subject: Subject, seed: int) -> float:
     """90th percentile of the protocol's single-stream pass, in milliseconds."""
     measurement = compare(device, subject.plan(seed))
     options = measurement.conditions["candidate"]["options"]

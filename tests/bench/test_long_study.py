@@ -18,16 +18,19 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from search import exhibits
-from search.config import StudyConfig, TpeConfig, TrackingConfig
+from search.config.places import TrackingConfig
+from search.config.study import StudyConfig, TpeConfig
 from search.engine.base import Done
 from search.engine.store import Store
-from search.importance import importances
-from search.records import File, ReadFile, TrialRecord
-from search.steps import Step
+from search.front.importance import importances
+from search.records.files import File, ReadFile
+from search.records.steps.step import Step
+from search.records.trial import TrialRecord
 from search.storage.journal import Journal
-from search.study import Study
+from search.study.archive import ArchiveReader
+from search.study.study import Study
 from search.tracking.delivery import Delivery
+from search.tracking.snapshot import Snapshot, snapshot_of
 from search.tracking.tracker import Tracker
 from tests.bench.replay import simulate
 from tests.bench.replay.simulate import OBJECTIVES, ReplayEngine, Table, replay_lab
@@ -75,7 +78,7 @@ class TimedTracker(Tracker):
 
 
 def rss_mib() -> float:
-    """Memory that this process holds now, after Python gave back what it could."""
+    """History that this process holds now, after Python gave back what it could."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -96,7 +99,7 @@ def test_a_days_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracking = TrackingConfig(uri=None, timeout_s=10.0)
     trackers: list[TimedTracker] = []
 
-    def connect(began_at: float | None, claim: Any) -> Tracker:
+    def connect(snapshot: Snapshot, claim: Any) -> Tracker:
         weigh = partial(importances, objectives=OBJECTIVES)
         trackers.append(
             TimedTracker(
@@ -108,7 +111,7 @@ def test_a_days_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 {},
                 "",
                 weigh,
-                began_at=began_at,
+                began_at=snapshot.began_at,
                 claim=claim,
             )
         )
@@ -119,14 +122,23 @@ def test_a_days_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     print(f"\n{'trials':>6} {'ask ms':>7} {'trial ms':>9} {'MLflow ms':>10} {'memory MiB':>11}")
     with (
         Journal(tmp_path, "s") as journal,
-        Delivery(connect, tracking, tmp_path, "study=s", lambda status: None) as delivery,
+        Delivery(
+            lambda: snapshot_of(reader.read(), store),
+            connect,
+            tracking,
+            tmp_path,
+            "study=s",
+            lambda status: None,
+        ) as delivery,
     ):
         study = Study(journal, config, table.space(), OBJECTIVES, {})
+        study.keep_lab(laboratory, "")
+        reader = ArchiveReader(Journal(tmp_path, "s"), "s")
         run = Timed(study, TPE, POLICY, laboratory, engine)
         began, asks, delivered, trials_s = time.perf_counter(), 0, 0, []
-        for record in run.trials():
+        for _ in run.trials():
             trials_s.append(time.perf_counter() - began)
-            delivery.log_trials(study.records, exhibits.models([record], store))
+            delivery.notify(len(study.records))
             count = len(study.records)
             while not trackers or len(trackers[0].trials_s) < count:
                 time.sleep(0.001)  # real steps leave tracking seconds in which nothing is asked

@@ -21,20 +21,23 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
 
-from search import cli
-from search.config import SearchConfig
+from search.cli import command as cli
+from search.config.commands import SearchConfig
+from search.config.parsing import parse
 from search.data import Images, Source
 from search.data.fashion_mnist import open_source
 from search.data.source import Pixels
-from search.driving import drive
+from search.engine.driving import drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
-from search.parsing import parse
-from search.records import Point
-from search.setup import make_bench
-from search.steps import SOUND_TEMPERATURE, SOUND_WEIGHT, Prune
-from search.trial import Lab, Recipe, prepare, recover, sound_rate
+from search.recipes.preparing import prepare, sound_rate
+from search.recipes.setup import make_bench
+from search.recipes.training import recover
+from search.records.bench import Lab
+from search.records.steps.pruning import Prune
+from search.records.steps.recipe import Recipe
 from tests.families import FAMILIES
+from tests.points import make_point
 
 GRID = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 CUTS = int(os.environ.get("RATE_CUTS", "2"))
@@ -137,7 +140,7 @@ def test_found_rate_against_a_grid(name: str, tmp_path: Path) -> None:
 
 def tuned(lab: Lab, seed: int, ratio: float, rate: float) -> Recipe[float]:
     """Returns the validation accuracy after the sound recipe at a rate."""
-    point = Point(ratio, 32, SOUND_TEMPERATURE, SOUND_WEIGHT, "adamw", rate, "one_cycle", 1)
+    point = make_point(ratio, 32, 3.0, 0.9, "adamw", rate, "one_cycle", 1)
     pruned = yield Prune(lab.teacher.network, ratio, lab.bench.device.round_to)
     own = replace(lab, bench=replace(lab.bench, seed=seed))
     return (yield from recover(pruned.network, point, own)).best.val_accuracy

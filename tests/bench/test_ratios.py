@@ -22,10 +22,13 @@ from statistics import median
 import numpy as np
 import pytest
 
-from search.benchmark.device import LocalDevice, hold
 from search.benchmark.estimates import signed_rank_interval
-from search.benchmark.protocol import Plan, Side, compare
-from search.records import Measurement
+from search.benchmark.plan import Plan, Side
+from search.benchmark.protocol import compare
+from search.devices.device import Device
+from search.devices.local import LocalTransport
+from search.devices.reaching import hold
+from search.records.measurement import Measurement
 from tests.bench import equal_runs, plain_timing
 from tests.onnx_files import save_conv_stack
 
@@ -50,7 +53,7 @@ SLOW_MS = ("60", "200", "1000", "2000")
 SLOW_CHANNELS, SLOW_PIXELS = 32, 224
 COMMANDS = {
     "equal runs": (sys.executable, equal_runs.__file__),
-    "equal time": None,  # the agent as it is
+    "equal time": (sys.executable,),  # the agent as it is
 }
 # Its parent's end is its own, even if nobody is left to stop it.
 BURN = """
@@ -220,7 +223,7 @@ def run_plainly(*arguments: str) -> str:
 
 
 def measure(pair: Pair, seed: int, rule: str, budget_s: float = BUDGET_S) -> Measurement:
-    with LocalDevice(COMPARISON_TIMEOUT_S, COMMANDS[rule]) as device:
+    with Device(LocalTransport(COMMANDS[rule]), COMPARISON_TIMEOUT_S) as device:
         hold(device, COMPARISON_TIMEOUT_S)
         return compare(device, pair.plan(seed, budget_s))
 

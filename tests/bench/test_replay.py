@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
-from search.config import (
+from search.config.study import (
     GpConfig,
     NsgaConfig,
     PolicyConfig,
@@ -21,9 +21,9 @@ from search.config import (
     SamplerConfig,
     TpeConfig,
 )
-from search.coordinator import Coordinator
-from search.records import Point
-from search.study import Plan
+from search.records.point import Point
+from search.study.coordinator import Coordinator
+from search.study.study import InitialDesign
 from tests.bench.replay.simulate import (
     Curve,
     Table,
@@ -43,10 +43,10 @@ Policy: TypeAlias = Callable[[int, float], Curve]  # takes a seed and the second
 
 
 class Unplanned(Coordinator):
-    """A run whose sampler knows nothing but the yardstick."""
+    """A run whose sampler knows nothing but the baseline."""
 
-    def _make_plan(self, earlier: Sequence[Point]) -> Plan:
-        plan = super()._make_plan(earlier)
+    def _make_design(self, earlier: Sequence[Point]) -> InitialDesign:
+        plan = super()._make_design(earlier)
         return replace(plan, starting=plan.starting[:1])
 
 

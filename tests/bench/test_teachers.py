@@ -10,15 +10,17 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from search import cli
-from search.config import SearchConfig
-from search.driving import drive
+from search.cli import command as cli
+from search.config.commands import SearchConfig
+from search.config.parsing import parse
+from search.engine.driving import drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
-from search.parsing import parse
-from search.setup import make_bench
-from search.steps import Evaluate
-from search.trial import Lab, Recipe, prepare
+from search.recipes.preparing import prepare
+from search.recipes.setup import make_bench
+from search.records.bench import Lab
+from search.records.steps.recipe import Recipe
+from search.records.steps.scoring import Evaluate
 
 
 @pytest.mark.bench
@@ -33,7 +35,7 @@ def test_teacher(model: str, tmp_path: Path) -> None:
 
     def recipe() -> Recipe[tuple[Lab, float]]:
         lab = yield from prepare(bench)
-        score = yield Evaluate(lab.reference, bench.data, "test")
+        score = yield Evaluate(lab.reference, bench.data, "test", bench.device)
         return lab, score.accuracy
 
     started = time.monotonic()

@@ -24,14 +24,14 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from models import build
-from search import networks
-from search.benchmark.stillness import working
 from search.data.kept import keep
-from search.data.splits import Split, View
-from search.records import NetworkSpec
+from search.data.splits import Split, Subset
+from search.devices.stillness import working
+from search.networks import networks
+from search.networks.training import Feed, Placement, training_batches
+from search.records.network import NetworkSpec
+from search.records.steps.training import ChoosePlacement
 from search.stages import placement as stage
-from search.steps import ChoosePlacement
-from search.training import Feed, Placement, training_batches
 
 STEPS, WARM_UP = 8, 2
 CLASSES = 10
@@ -153,7 +153,7 @@ def test_a_step_against_a_plain_loop(
     step = ChoosePlacement(spec, batch, "cpu", "auto", "bench")
     chosen = stage.run(step, None)  # type: ignore[arg-type]  # it makes no files
     kept: Any = keep(Images(pixels), "bench", shape, tmp_path / "images", "bench")[0]
-    split = Split(View(kept, np.arange(len(pixels)), shape, "bench"), labels)
+    split = Split(Subset(kept, np.arange(len(pixels)), shape, "bench"), labels)
     placement = Placement(torch.device("cpu"), chosen.precision, chosen.layout)
     ours = our_steps(make(), split, batch, placement, shape)
     plain = plain_steps(make(), pixels, batch)

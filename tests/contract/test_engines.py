@@ -20,21 +20,23 @@ from typing import Any
 
 import pytest
 
-from search.benchmark.agent import DEVICE_LOCK, QUEUE_LOCK, lock_until
-from search.config import (
+from search.config.engine import (
     EngineConfig,
     InlineEngineConfig,
     LocalEngineConfig,
     RayEngineConfig,
 )
+from search.devices.agent.locks import DEVICE_LOCK, QUEUE_LOCK, lock_until
 from search.engine import make_engine
-from search.engine.base import Done, Engine, Event, Memory
+from search.engine.base import Done, Engine, Event, StepCache
 from search.engine.local import serve, share_cores
 from search.engine.store import Store
 from search.errors import ConfigError, StageFailed
-from search.machine import usable_memory_bytes
-from search.records import Teacher
-from search.steps import Prune, Step, Teach
+from search.process.machine import usable_memory_bytes
+from search.records.network import Teacher
+from search.records.steps.pruning import Prune
+from search.records.steps.step import Step
+from search.records.steps.training import Teach
 from tests.fakes import LOCAL as DEVICE
 from tests.workbench import Workbench
 
@@ -106,7 +108,7 @@ def test_the_answer_does_not_depend_on_the_engine(opened: Opened, bench: Workben
 def test_it_is_told_how_far_a_step_is(
     bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.activity._told_s", 0.0)  # as if nothing was told before
+    monkeypatch.setattr("search.process.activity._told_s", 0.0)  # as if nothing was told before
     events: list[Event] = []
     step = replace(bench.teach_step("cnn"), epochs=5)
     for config in (ENGINES["inline"], ENGINES["local"]):
@@ -205,7 +207,7 @@ def test_a_worker_that_cannot_be_started_fails_its_step(
 def test_who_waits_for_anothers_step_is_told_that_it_was_cancelled(
     tmp_path: Path, teach: Teach
 ) -> None:
-    memory, begun = Memory(Store(tmp_path)), Future[Done]()
+    memory, begun = StepCache(Store(tmp_path)), Future[Done]()
     memory.answer(teach, lambda: begun)
     shared = memory.answer(teach, lambda: begun)
     begun.cancel()
@@ -227,8 +229,8 @@ import sys, time
 from pathlib import Path
 from search.engine import make_engine
 from search.engine.store import Store
-from search.config import LocalEngineConfig
-from search.steps import ChoosePlacement
+from search.config.engine import LocalEngineConfig
+from search.records.steps.training import ChoosePlacement
 from tests.workbench import Workbench
 if __name__ == "__main__":
     bench = Workbench(Path(sys.argv[1]))

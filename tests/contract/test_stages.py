@@ -21,32 +21,30 @@ import numpy as np
 import pytest
 import torch
 
-from search.benchmark.device import LocalDevice
-from search.config import DigitsConfig, LocalDeviceConfig
+from search.config.data import DigitsConfig
+from search.config.device import LocalDeviceConfig
+from search.devices.device import Device
+from search.devices.local import LocalTransport
 from search.engine.store import Store
-from search.records import Deployable, File
-from search.stages import measure, placement
-from search.stages.placement import LAYOUTS, PRECISIONS, Way
-from search.steps import (
+from search.records.files import File
+from search.records.placement import ChosenPlacement
+from search.records.steps.exporting import Export, Graph, Trace
+from search.records.steps.measuring import Measure, Profile
+from search.records.steps.pruning import Prune, Sweep
+from search.records.steps.scoring import Evaluate, EvaluateOnDevice
+from search.records.steps.step import Step
+from search.records.steps.training import (
     ChoosePlacement,
-    ChosenPlacement,
-    Evaluate,
-    Export,
     FindRate,
     Finetune,
-    Graph,
-    Measure,
-    Profile,
-    Prune,
-    Quantize,
     Reestimate,
-    Step,
-    Sweep,
     Teach,
-    Trace,
 )
-from tests.fakes import DATA, NETWORK, file, measure_step
-from tests.workbench import NETWORKS, Workbench
+from search.stages import measure, placement
+from search.stages.placement import LAYOUTS, PRECISIONS, Way
+from tests.deployables import make_deployable, make_quantize
+from tests.fakes import DATA, LOCAL, NETWORK, PROFILE, file, measure_step
+from tests.workbench import NETWORKS, Workbench, here
 
 KINDS = (
     *("teacher", "sweep", "prune", "reestimate", "rate", "finetune"),
@@ -77,7 +75,7 @@ def step_of(bench: Workbench, name: str, kind: str) -> Step[Any]:
             return Export(graph, network, mean, std)
         case "evaluate":
             deployable = bench.do(bench.quantize_step(bench.export(network), 8))
-            return Evaluate(deployable, bench.data, "validation")
+            return Evaluate(deployable, bench.data, "validation", here())
     return bench.quantize_step(bench.export(network), int(kind))
 
 
@@ -185,7 +183,7 @@ def own_measure_step(bench: Workbench, threads: int) -> Measure:
     return measure_step(deployable, threads=threads, data=bench.data, budget_s=0.3)
 
 
-class WatchedDevice(LocalDevice):
+class WatchedDevice(Device):
     """Counts the threads of the sessions that the agent has opened."""
 
     counts: ClassVar[list[int]] = []
@@ -211,8 +209,8 @@ class WatchedDevice(LocalDevice):
 def test_threads_reach_the_session_that_is_measured(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watched = lambda _, timeout_s: WatchedDevice(timeout_s)  # noqa: E731
-    monkeypatch.setattr("search.benchmark.device.open_device", watched)
+    watched = lambda _, timeout_s: WatchedDevice(LocalTransport(), timeout_s)  # noqa: E731
+    monkeypatch.setattr("search.devices.reaching.open_device", watched)
     most = []
     for threads in (1, 2):
         WatchedDevice.counts.clear()
@@ -231,7 +229,7 @@ def test_threads_reach_the_session_that_is_measured(
 
 # ---- keys
 
-DEPLOYABLE = Deployable(file("model"), 8, (("key", "value"),))
+DEPLOYABLE = make_deployable(file("model"), 8, (("key", "value"),))
 STEPS: list[Step[Any]] = [
     ChoosePlacement(NETWORK.spec, 8, "cpu", "float32", "this machine"),
     Teach(NETWORK.spec, DATA, file("given"), 3, 8, 0.1, 0.01, "float32", "contiguous", "cpu", 0),
@@ -264,8 +262,9 @@ STEPS: list[Step[Any]] = [
     ),
     Trace(NETWORK.spec, NETWORK.shapes, (0.5,), (0.25,)),
     Export(Graph(file("graph")), NETWORK, (0.5,), (0.25,)),
-    Quantize(file("model"), 8, "u8s8", DATA, 16, 0),
-    Evaluate(DEPLOYABLE, DATA, "validation"),
+    make_quantize(file("model"), 8, "u8s8", DATA, 16, 0),
+    Evaluate(DEPLOYABLE, DATA, "validation", PROFILE),
+    EvaluateOnDevice(DEPLOYABLE, DATA, "validation", PROFILE, LOCAL),
     measure_step(DEPLOYABLE, reference_threads=2),
     Profile(measure_step(DEPLOYABLE, reference_threads=2)),
 ]

@@ -14,12 +14,16 @@ from typing import Any
 import optuna
 import pytest
 
-from search.archive import earlier_points, read_archive
-from search.config import JournalStorageConfig, PostgresStorageConfig, StorageConfig
+from search.config.places import (
+    JournalStorageConfig,
+    PostgresStorageConfig,
+    StorageConfig,
+)
 from search.errors import ConfigError
-from search.records import TrialRecord
-from search.steps import Step
+from search.records.steps.step import Step
+from search.records.trial import TrialRecord
 from search.storage import Ledger, Ledgers, open_ledgers
+from search.study.archive import earlier_points, read_archive
 from tests.fakes import FakeEngine, lab, limits, trials_of
 from tests.unit.test_study import open_study
 
@@ -39,7 +43,7 @@ class Place:
         """Starts another process that has ``ledger``, not yet held, and a study's tools."""
         script = (
             "import os, sys, time\nfrom pathlib import Path\n"
-            "from search.config import JournalStorageConfig, PostgresStorageConfig\n"
+            "from search.config.places import JournalStorageConfig, PostgresStorageConfig\n"
             "from search.storage import open_ledgers\n"
             f"ledger = open_ledgers({self.config!r}, Path({str(self.folder)!r})).of('s')\n{then}"
         )

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from search import cli
-from search.config import SearchConfig
+from search.cli import command as cli
+from search.config.commands import SearchConfig
+from search.config.parsing import parse
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
-from search.parsing import parse
-from search.setup import make_bench
-from search.steps import Teach
-from search.trial import prepare
+from search.recipes.preparing import prepare
+from search.recipes.setup import make_bench
+from search.records.steps.training import Teach
 from tests import commands
 from tests.e2e.searching import SMOKE, TRIALS
 from tests.shared import once

@@ -23,17 +23,17 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import models
-from search import cli
-from search.benchmark.device import describe_device
-from search.config import SearchConfig
+from search.cli import command as cli
+from search.config.commands import SearchConfig
+from search.config.parsing import parse
 from search.data import fashion_mnist
+from search.devices.reaching import describe_device
 from search.engine import inline
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
-from search.parsing import parse
-from search.setup import make_bench, settings_of
+from search.recipes.setup import make_bench, settings_of
 from search.storage.journal import Journal
-from search.study import Study
+from search.study.study import Study
 from tests import commands, foreign
 from tests.fakes import FakeEngine, lab, trials_of
 

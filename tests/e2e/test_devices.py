@@ -72,6 +72,11 @@ def outcomes(folder: Path) -> list[str]:
         return [outcome for (outcome,) in rows]
 
 
+def scores(folder: Path) -> list[Path]:
+    """What the store remembers of scoring, wherever that was done."""
+    return list((folder / "mlruns" / "store" / "steps").glob("evaluate*/*.json"))
+
+
 @pytest.fixture(scope="module")
 def searched(away: Away) -> Away:
     done = run(away.folder, *away.overrides, "study.n_trials=3")
@@ -82,9 +87,12 @@ def searched(away: Away) -> Away:
 
 def test_a_search_measures_there(searched: Away) -> None:
     assert outcomes(searched.folder) == ["complete"] * 3
-    # The agent, the inputs, the original and each trial's model, sent once.
+    # The agent, the inputs, the images, the original and each trial's model, sent once.
     sent = [Path(name).name.partition(".part")[0] for name in searched.server.uploads]
-    assert len(set(sent)) == len(sent) >= 5
+    assert len(set(sent)) == len(sent) >= 6
+    assert sum(name.endswith(".npy") for name in sent) == 2
+    # The original and what each trial deploys.
+    assert len(scores(searched.folder)) >= 3
 
 
 def test_a_search_goes_on_there(searched: Away) -> None:
@@ -97,6 +105,9 @@ def test_a_search_goes_on_there(searched: Away) -> None:
     assert len(searched.server.uploads) > before
     sent = [Path(name).name.partition(".part")[0] for name in searched.server.uploads]
     assert len(set(sent)) == len(sent)
+    # Finalists are scored there on the test images, and nothing was ever scored here.
+    assert sum(name.endswith(".npy") for name in sent) == 3
+    assert {step.parent.name for step in scores(searched.folder)} == {"evaluate_on_device"}
 
 
 def test_a_trial_is_explained_there(searched: Away) -> None:

@@ -18,6 +18,6 @@ def test_a_search_leaves_its_whole_log(finished: tuple[Path, str]) -> None:
     assert f"INFO search.run: study {STUDY}:" in written
     assert "DEBUG search.engine.base: stage finetune took" in written
     assert "stage finetune took" not in printed
-    told = [line for line in written.splitlines() if "INFO search.progress: trial " in line]
+    told = [line for line in written.splitlines() if "INFO search.cli.progress: trial " in line]
     assert len(told) >= TRIALS
     assert "most memory held: this process" in written

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from search.front import front
-from search.importance import importances
-from search.records import Finalist, TrialRecord
+from search.front.front import front
+from search.front.importance import importances
+from search.records.closing import Finalist
+from search.records.trial import Progress, TrialRecord
 from search.report import front_page
 from tests.browser import Visit, open_browser
 from tests.plants import plant, plant_finalist, with_layers
@@ -40,7 +41,7 @@ def browser() -> Iterator[Browser]:
 def search(trials: int = 60, seed: int = 5) -> list[TrialRecord]:
     """A search whose trials end in all ways."""
     draw = random.Random(seed)
-    records = [
+    records: list[TrialRecord] = [
         with_layers(plant(0, latency_ms=0.8, val_accuracy=0.93), conv1=(32, 32), fc=(10, 10))
     ]
     for number in range(1, trials):
@@ -50,7 +51,9 @@ def search(trials: int = 60, seed: int = 5) -> list[TrialRecord]:
         known: dict[str, Any] = {"latency_ms": latency_ms, "val_accuracy": accuracy}
         if number % 5 == 3:
             known = {**known, "val_accuracy": None, "float_accuracy": accuracy - 0.01}
-            record = plant(number, "stopped", "behind at rung 0.5 of all trials there", **known)
+            record: TrialRecord = plant(
+                number, "stopped", "behind at rung 0.5 of all trials there", **known
+            )
         elif number % 10 == 4:
             known = {**known, "val_accuracy": None, "float_accuracy": None}
             record = plant(number, "stopped", "too slow for the front", **known)
@@ -58,8 +61,7 @@ def search(trials: int = 60, seed: int = 5) -> list[TrialRecord]:
             record = plant(number, "infeasible", "exceeds max_accuracy_drop by 0.01", **known)
         else:
             record = plant(number, **known)
-        point = replace(
-            record.point,
+        point = record.point.replaced(
             prune_ratio=ratio,
             learning_rate=10 ** draw.uniform(-4, -1),
             optimizer=draw.choice(("sgd", "adamw")),
@@ -290,7 +292,7 @@ def test_a_sandboxed_frame_without_a_clipboard_selects_the_command(
 def test_stopped_and_infeasible_trials_come_and_go(visit: Visit) -> None:
     records = search()
     stopped = [record for record in records if record.outcome == "stopped"]
-    trained = sum(record.figures.float_accuracy is not None for record in stopped)
+    trained = sum(isinstance(record.figures, Progress) for record in stopped)
     assert (visit.drawn("stopped"), visit.drawn("untrained")) == (0, 0)
     visit.page.check("[name=stopped]")
     assert visit.drawn("stopped") == trained
@@ -382,18 +384,10 @@ def test_a_print_has_what_was_not_scrolled_to(browser: Browser, searched: Path) 
 
 
 def test_names_with_markup_stay_text(browser: Browser, tmp_path: Path) -> None:
-    records = [
-        with_layers(plant(1), **{f"conv{HOSTILE}": (4, 8)}),
-        plant(2, "infeasible", HOSTILE),
-        plant(3, "stopped", HOSTILE, val_accuracy=None),
-        plant(4, latency_ms=0.4, val_accuracy=0.9),
-    ]
-    model = replace(records[0], point=replace(records[0].point, schedule=HOSTILE))
-    finalists = [
-        plant_finalist(model),
-        plant_finalist(records[3], stands=False, reason=HOSTILE),
-    ]
-    records[0] = model
+    layered, other = with_layers(plant(1), **{f"conv{HOSTILE}": (4, 8)}), plant(4, latency_ms=0.4)
+    model = replace(layered, point=layered.point.replaced(schedule=HOSTILE))
+    records = [model, plant(2, "infeasible", HOSTILE), plant(3, "stopped", HOSTILE), other]
+    finalists = [plant_finalist(model), plant_finalist(other, stands=False, reason=HOSTILE)]
     for closing_round in ((), finalists):
         path = tmp_path / f"{len(closing_round)}.html"
         page = front_page(HOSTILE, records, {1, 4}, HOSTILE, closing_round, HOSTILE)

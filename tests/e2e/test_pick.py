@@ -141,7 +141,7 @@ def test_the_bundle_says_what_the_closing_round_found(folder: Path, bundle: Path
     study = journal(folder, STUDY)
     number = int(bundle.name.removeprefix("trial-"))
     record = record_of(next(t for t in study if t.number == number))
-    assert runtime["intra_op_num_threads"] == record["point"]["threads"]
+    assert runtime["intra_op_num_threads"] == dict(record["point"]["deployment"])["threads"]
     card = (bundle / "MODEL_CARD.md").read_text()
     assert f"{100 * runtime['measured']['test_accuracy']:.2f} %" in card
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 from mlflow.tracking import MlflowClient
 
-from search.database import with_driver
+from search.storage.database import with_driver
 from tests.commands import expect_success, run
 from tests.e2e.searching import SMOKE, STUDY, begin_beside
 from tests.postgres_server import PASSWORD, USER, PostgresServer

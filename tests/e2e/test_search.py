@@ -23,12 +23,11 @@ import yaml
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial
 
-from search import cli
-from search.config import SearchConfig
+from search.cli import command as cli
+from search.config.commands import SearchConfig
+from search.config.parsing import parse
 from search.data import describe, load
 from search.data.source import Labels, Pixels
-from search.parsing import parse
-from search.report.points import label
 from tests import commands
 from tests.commands import expect_success
 from tests.e2e.searching import (
@@ -112,7 +111,8 @@ def test_search_prints_its_front_and_where_to_look(finished: tuple[Path, str]) -
     # Beside the letter of a tie there is little place.
     shown = [name.replace("orig.", "original") for name in FINALIST_LINE.findall(printed)]
     beside = [] if 0 in front else ["(original)"]
-    assert sorted(shown) == sorted([*(label(number) for number in front), *beside])
+    names = ["original" if number == 0 else str(number) for number in front]
+    assert sorted(shown) == sorted([*names, *beside])
     assert f"python -m search.ui --state {folder / 'mlruns'} " in printed
     # Whole: a line break inside would make the address useless.
     (address,) = re.findall(r"http://127\.0\.0\.1:5000/\S+", printed)

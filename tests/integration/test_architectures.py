@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from search import batch_norm, networks, pruning
 from search.engine.store import Store
+from search.networks import batch_norm, networks
+from search.networks.pruning import groups
+from search.networks.pruning import prune as pruning
 from tests.architectures import PAGE, RATIOS, ROUND_TO, close, figures, spec_of, walk
 from tests.families import FAMILIES
 
@@ -55,7 +57,7 @@ def test_pruned_as_if_nobody_looked_at_the_channels(family: str) -> None:
     seen = pruning.look(module, spec.image_shape)
     images = torch.rand(2, *spec.image_shape)
     for ratio in RATIOS:
-        removed = np.concatenate(pruning._removed(seen.groups, ratio, ROUND_TO))
+        removed = np.concatenate(groups.removed_at(seen.groups, ratio, ROUND_TO))
         masked = networks.build(spec).eval()
         masked.load_state_dict(module.state_dict())
         for use in seen.channels.uses:

@@ -13,15 +13,18 @@ from typing import Any
 
 import pytest
 
-from search.config import RandomConfig, StudyConfig
+from search.config.study import RandomConfig, StudyConfig
 from search.data import describe
 from search.engine.store import Store
-from search.records import Deployable
-from search.space import parse_space
+from search.records.deployable import Deployable, Format
+from search.records.steps.exporting import Quantize
+from search.records.steps.measuring import Measure
+from search.records.steps.step import Step
+from search.space.parsing import parse_space
 from search.stages import measure
-from search.steps import Measure, Quantize, Step
 from search.storage.journal import Journal
-from search.study import Study
+from search.study.study import Study
+from tests.deployables import make_deployable, make_quantize
 from tests.fakes import DATA, LOCAL, PLAIN, FakeEngine, lab, trials_of
 from tests.onnx_files import save_conv_net, save_endless, save_huge, save_unknown
 
@@ -54,9 +57,9 @@ class MeasuringEngine(FakeEngine):
 
     def _answer(self, step: Step[Any]) -> Any:
         match step:
-            case Quantize(bits=bits):
+            case Quantize(format=Format(bits=bits)):
                 return self._models[bits]
-            case Measure(deployable=Deployable(bits=16)):
+            case Measure(deployable=Deployable(format=Format(bits=16))):
                 with crashing():
                     return measure.run(step, self._store)
             case Measure():
@@ -108,7 +111,7 @@ def engine(tmp_path: Path) -> MeasuringEngine:
         4: save_huge,
     }
     models = {
-        bits: Deployable(store.put(make(made).read_bytes(), ".onnx"), bits, ())
+        bits: make_deployable(store.put(make(made).read_bytes(), ".onnx"), bits, ())
         for bits, make in makers.items()
     }
     return MeasuringEngine(store, models)
@@ -120,22 +123,22 @@ def test_bad_models_fail_their_trials_and_nothing_else(
     given = lab()
     measuring = replace(LOCAL, budget_s=0.3, memory_limit_bytes=ALLOWED_BYTES)
     bench = replace(given.bench, measuring=measuring, data=describe(DATA.config))
-    given = replace(given, bench=bench, reference=engine.run(quantize(32)).result)
+    given = replace(given, bench=bench, reference=engine.run(_quantize(32)).result)
     with Journal(tmp_path, "s") as journal:
         config = StudyConfig(name="s", n_trials=12, timeout_s=None, warm_start=(), seed=1)
         space = parse_space(SPACE, usable_cores=1)
         study = Study(journal, config, space, ("accuracy", "latency"), {})
         records = list(trials_of(study, given, engine, PLAIN, RandomConfig(name="random")))
     assert len(records) == 12
-    assert {record.point.bits for record in records} == {32, 16, 8, 4}
+    assert {record.point.whole("bits") for record in records} == {32, 16, 8, 4}
     for record in records:
-        if record.point.bits == 32:
+        if record.point.whole("bits") == 32:
             assert (record.outcome, record.reason) == ("complete", "")
         else:
             assert record.outcome == "failed"
-            assert REASONS[record.point.bits] in record.reason
+            assert REASONS[record.point.whole("bits")] in record.reason
             assert "\n" not in record.reason
 
 
-def quantize(bits: int) -> Quantize:
-    return Quantize(lab().reference.model, bits, "u8s8", DATA, 8, 0)
+def _quantize(bits: int) -> Quantize:
+    return make_quantize(lab().reference.model, bits, "u8s8", DATA, 8, 0)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,43 +23,37 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search import activity
-from search.activity import Activity
-from search.benchmark import device as device_room
-from search.benchmark import stillness
-from search.benchmark.agent import (
-    SCHEMA,
-    count_kernels,
+from search.benchmark.plan import Plan, Side
+from search.benchmark.protocol import compare
+from search.benchmark.summary import quality_of
+from search.config.data import DigitsConfig
+from search.data import describe, read_samples
+from search.devices import reaching, stillness
+from search.devices.agent.drivers.onnxruntime import count_kernels, typical_kernels
+from search.devices.agent.energy import energy_of_run, read_energy
+from search.devices.agent.locks import find_holders, open_lock
+from search.devices.agent.messages import SCHEMA
+from search.devices.agent.processor import (
     count_usable_cores,
-    energy_of_run,
-    find_holders,
-    open_lock,
     read_disturbances,
-    read_energy,
     read_quotas,
-    typical_kernels,
     usable_cpus,
 )
-from search.benchmark.device import (
-    AGENT,
-    AgentKilled,
-    Device,
-    LocalDevice,
-    describe_device,
-    hold,
-    make_profile,
-    on_device,
-)
-from search.benchmark.protocol import Plan, Side, compare, quality_of
-from search.benchmark.stillness import give_way, working
-from search.config import DigitsConfig
-from search.data import describe, read_samples
+from search.devices.archive import FOLDER, NAME, archive
+from search.devices.device import AgentKilled, Device
+from search.devices.local import LocalTransport
+from search.devices.reaching import describe_device, hold, make_profile, on_device
+from search.devices.stillness import give_way, working
 from search.errors import StageFailed
-from search.records import Dataset, Deployable, DeviceProfile, File
+from search.process import activity
+from search.process.activity import Activity
+from search.records.data import Dataset
+from search.records.device import DeviceProfile
+from search.records.files import File
+from search.records.steps.measuring import Confirm, Measure
 from search.stages import confirm, measure
-from search.steps import Confirm, Measure
+from tests.deployables import make_deployable
 from tests.fakes import LOCAL, measure_step
-from tests.full_disk import files_of_at_most
 from tests.onnx_files import (
     save_conv_net,
     save_conv_stack,
@@ -109,8 +104,8 @@ def assert_empty(group: int) -> None:
 
 
 @pytest.fixture
-def device() -> Iterator[LocalDevice]:
-    with LocalDevice(START_S) as local:
+def device() -> Iterator[Device]:
+    with Device(LocalTransport(), START_S) as local:
         yield local
     assert_empty(local.process_group)
 
@@ -130,7 +125,7 @@ def open_request(folder: Path, role: str, model: str, **changes: Any) -> dict[st
     }
 
 
-def open_model(device: LocalDevice, folder: Path, role: str, model: str, **changes: Any) -> Any:
+def open_model(device: Device, folder: Path, role: str, model: str, **changes: Any) -> Any:
     return device.ask(open_request(folder, role, model, **changes), START_S)
 
 
@@ -153,7 +148,7 @@ def make_plan(folder: Path, candidate: str, reference: str, threads: int = 1) ->
 # ---- comparisons
 
 
-def test_same_model_compares_as_equal(device: LocalDevice, folder: Path) -> None:
+def test_same_model_compares_as_equal(device: Device, folder: Path) -> None:
     found = compare(device, make_plan(folder, "light.onnx", "light.onnx"))
     assert 0.5 < found.ratio < 2.0
     assert found.ratio_low <= found.ratio <= found.ratio_high
@@ -168,13 +163,13 @@ def test_same_model_compares_as_equal(device: LocalDevice, folder: Path) -> None
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_heavier_model_is_slower(device: LocalDevice, folder: Path, threads: int) -> None:
+def test_heavier_model_is_slower(device: Device, folder: Path, threads: int) -> None:
     found = compare(device, make_plan(folder, "heavy.onnx", "light.onnx", threads))
     assert found.ratio > 3.0
     assert found.operators["Conv"] == 3
 
 
-def test_rounds_are_paired_and_balanced(device: LocalDevice, folder: Path) -> None:
+def test_rounds_are_paired_and_balanced(device: Device, folder: Path) -> None:
     for role in ("candidate", "reference"):
         open_model(device, folder, role, "light.onnx", batch_size=3, threads=2)
     request = {"request": "rounds", "block_ms": 2.0, "seed": 5}
@@ -188,14 +183,14 @@ def test_rounds_are_paired_and_balanced(device: LocalDevice, folder: Path) -> No
     assert ended["clock"] == "wall"  # for two threads wait for each other
 
 
-def test_census_finds_integer_operators(device: LocalDevice, folder: Path) -> None:
+def test_census_finds_integer_operators(device: Device, folder: Path) -> None:
     open_model(device, folder, "candidate", "quantised.onnx")
     found = device.ask({"request": "operators", "role": "candidate"}, START_S)["operators"]
     assert found["QLinearConv"] == 1
     assert "Conv" not in found
 
 
-def test_profile_tells_every_kernel_of_a_run(device: LocalDevice, folder: Path) -> None:
+def test_profile_tells_every_kernel_of_a_run(device: Device, folder: Path) -> None:
     open_model(device, folder, "candidate", "quantised.onnx")
     census = device.ask({"request": "operators", "role": "candidate"}, START_S)["operators"]
     request = {"request": "profile", "role": "candidate", "runs": 9}
@@ -234,14 +229,14 @@ def test_census_counts_kernels_only() -> None:
 # ---- limits and counters
 
 
-def test_more_threads_than_cores_are_refused(device: LocalDevice, folder: Path) -> None:
+def test_more_threads_than_cores_are_refused(device: Device, folder: Path) -> None:
     threads = count_usable_cores() + 1
     with pytest.raises(StageFailed, match=f"{threads} threads, but {threads - 1} usable core"):
         open_model(device, folder, "candidate", "light.onnx", threads=threads)
 
 
 def test_a_model_that_needs_too_much_memory_fails_with_the_reason(
-    device: LocalDevice, folder: Path
+    device: Device, folder: Path
 ) -> None:
     allowed = 64 << 20
     limits = {"memory_limit_bytes": allowed}
@@ -252,7 +247,7 @@ def test_a_model_that_needs_too_much_memory_fails_with_the_reason(
     assert open_model(device, folder, "candidate", "light.onnx", **limits)["run_ms"] > 0
 
 
-def test_session_is_as_it_is_said_to_be(device: LocalDevice, folder: Path) -> None:
+def test_session_is_as_it_is_said_to_be(device: Device, folder: Path) -> None:
     entries = {"session.disable_quant_qdq": "1"}
     reply = open_model(device, folder, "candidate", "light.onnx", session_entries=entries)
     content = (folder / "light.onnx").read_bytes()
@@ -270,7 +265,7 @@ def test_session_is_as_it_is_said_to_be(device: LocalDevice, folder: Path) -> No
     }
 
 
-def test_single_stream_makes_exactly_the_runs_asked_for(device: LocalDevice, folder: Path) -> None:
+def test_single_stream_makes_exactly_the_runs_asked_for(device: Device, folder: Path) -> None:
     open_model(device, folder, "candidate", "light.onnx")
     for count in (11, 64, 130, 662):
         request = {"request": "single", "role": "candidate", "count": count, "limit_ms": 1e5}
@@ -326,7 +321,7 @@ def test_disturbances_are_read_from_the_kernel(tmp_path: Path) -> None:
     assert read_disturbances(nowhere, nowhere, nowhere) == (0, 0)
 
 
-def test_a_slow_model_is_measured(device: LocalDevice, tmp_path: Path) -> None:
+def test_a_slow_model_is_measured(device: Device, tmp_path: Path) -> None:
     """Of which no window of runs fits into the time that fast ones warm up in."""
     for name, layers in (("whole.onnx", 12), ("half.onnx", 6)):
         save_conv_stack(tmp_path / name, channels=32, layers=layers, pixels=112)
@@ -348,7 +343,7 @@ def test_what_runs_is_reported_nowhere(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
-    with LocalDevice(START_S) as local:
+    with Device(LocalTransport(), START_S) as local:
         open_model(local, folder, "candidate", "light.onnx")
     assert list(tmp_path.rglob("*")) == []
 
@@ -356,30 +351,30 @@ def test_what_runs_is_reported_nowhere(
 # ---- sharing the device
 
 
-def lock(device: LocalDevice, wait_s: float, hold_s: float = 60.0) -> Any:
+def lock(device: Device, wait_s: float, hold_s: float = 60.0) -> Any:
     return device.ask({"request": "lock", "wait_s": wait_s, "hold_s": hold_s}, START_S)
 
 
-def test_two_studies_queue(device: LocalDevice) -> None:
+def test_two_studies_queue(device: Device) -> None:
     assert lock(device, 30.0)["held"]
-    with LocalDevice(START_S) as second:
+    with Device(LocalTransport(), START_S) as second:
         reply = lock(second, 0.1)
         assert (reply["held"], reply["holder"]) == (False, f"process {device.process_group}")
         device.close()
         hold(second, 60.0)
 
 
-def test_a_device_frees_itself_of_a_host_that_went_away(device: LocalDevice, folder: Path) -> None:
+def test_a_device_frees_itself_of_a_host_that_went_away(device: Device, folder: Path) -> None:
     open_model(device, folder, "candidate", "light.onnx")
     assert lock(device, 30.0, hold_s=0.5)["held"]
-    with LocalDevice(START_S) as second:
+    with Device(LocalTransport(), START_S) as second:
         assert lock(second, 30.0)["held"]
     with pytest.raises(StageFailed, match="the agent died"):
         lock(device, 0.1)
     assert_empty(device.process_group)
 
 
-def test_training_stands_still_while_somebody_measures(device: LocalDevice) -> None:
+def test_training_stands_still_while_somebody_measures(device: Device) -> None:
     batches: list[float] = []
     stop = threading.Event()
 
@@ -412,15 +407,17 @@ def test_training_stands_still_while_somebody_measures(device: LocalDevice) -> N
 
 STANDS_STILL = """
 import sys, time
-from search.benchmark.stillness import working
+from search.devices.stillness import working
 with working():
     print("begun", flush=True)
     time.sleep(600)
 """
 MEASURES = """
 import time
-from search.benchmark.device import LocalDevice, hold
-with LocalDevice(60.0) as device:
+from search.devices.device import Device
+from search.devices.local import LocalTransport
+from search.devices.reaching import hold
+with Device(LocalTransport(), 60.0) as device:
     hold(device, 600.0)
     print(device.process_group, flush=True)
     time.sleep(600)
@@ -438,7 +435,7 @@ def beside(program: str) -> Iterator[tuple[int, str]]:
             process.kill()
 
 
-def test_stopped_training_is_not_waited_for(device: LocalDevice) -> None:
+def test_stopped_training_is_not_waited_for(device: Device) -> None:
     with beside(STANDS_STILL) as (trainer, _):
         reply = lock(device, 2.0)
         assert not reply["held"]
@@ -465,7 +462,7 @@ def test_holders_of_a_lock_are_those_of_its_own_file_system(tmp_path: Path) -> N
     os.close(descriptor)
 
 
-def test_training_does_not_wait_for_a_stopped_measurement(device: LocalDevice) -> None:
+def test_training_does_not_wait_for_a_stopped_measurement(device: Device) -> None:
     assert lock(device, 30.0)["held"]
     os.killpg(device.process_group, signal.SIGSTOP)
     try:
@@ -475,7 +472,7 @@ def test_training_does_not_wait_for_a_stopped_measurement(device: LocalDevice) -
         os.killpg(device.process_group, signal.SIGCONT)
 
 
-def test_the_agent_of_a_stopped_search_frees_the_device(device: LocalDevice) -> None:
+def test_the_agent_of_a_stopped_search_frees_the_device(device: Device) -> None:
     with beside(MEASURES) as (search, agent):
         os.kill(search, signal.SIGSTOP)
         assert lock(device, 60.0)["held"]
@@ -483,20 +480,20 @@ def test_the_agent_of_a_stopped_search_frees_the_device(device: LocalDevice) -> 
 
 
 def test_after_a_minute_whoever_is_waited_for_is_named(
-    device: LocalDevice, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    device: Device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert lock(device, 30.0)["held"]
     name = f"process {device.process_group}"
     monkeypatch.setattr(stillness, "LONG_WAIT_S", 0.2)
-    monkeypatch.setattr(device_room, "LONG_WAIT_S", 0.2)
-    monkeypatch.setattr(device_room, "QUEUE_POLL_S", 0.1)
+    monkeypatch.setattr(reaching, "LONG_WAIT_S", 0.2)
+    monkeypatch.setattr(reaching, "QUEUE_POLL_S", 0.1)
 
     def train() -> None:
         with working():
             pass
 
     def measure_too() -> None:
-        with LocalDevice(START_S) as second:
+        with Device(LocalTransport(), START_S) as second:
             hold(second, 60.0)
 
     waiting = [threading.Thread(target=wait, daemon=True) for wait in (train, measure_too)]
@@ -564,7 +561,7 @@ def test_quotas_of_both_control_group_versions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", ["corrupt.onnx", "unknown.onnx", "missing.onnx"])
 def test_model_that_does_not_load_is_refused_in_one_line(
-    device: LocalDevice, folder: Path, model: str
+    device: Device, folder: Path, model: str
 ) -> None:
     with pytest.raises(StageFailed, match="candidate model: ") as caught:
         open_model(device, folder, "candidate", model)
@@ -572,7 +569,7 @@ def test_model_that_does_not_load_is_refused_in_one_line(
     assert open_model(device, folder, "reference", "light.onnx")["run_ms"] > 0
 
 
-def test_nonsense_is_refused_and_forgotten(device: LocalDevice) -> None:
+def test_nonsense_is_refused_and_forgotten(device: Device) -> None:
     for request, match in (
         ({"request": "dance"}, "knows no request 'dance'"),
         ({"request": "single", "role": "candidate"}, "open one first"),
@@ -583,7 +580,7 @@ def test_nonsense_is_refused_and_forgotten(device: LocalDevice) -> None:
     assert device.ask({"request": "hello"}, START_S)["schema"] == SCHEMA
 
 
-def test_killed_agent_is_noticed(device: LocalDevice, folder: Path) -> None:
+def test_killed_agent_is_noticed(device: Device, folder: Path) -> None:
     open_model(device, folder, "candidate", "light.onnx")
     os.kill(device.process_group, signal.SIGKILL)
     with pytest.raises(StageFailed, match="agent died with status -9"):
@@ -592,9 +589,9 @@ def test_killed_agent_is_noticed(device: LocalDevice, folder: Path) -> None:
 
 
 def test_a_full_temporary_folder_is_named(folder: Path) -> None:
-    with ExitStack() as stack:
-        with files_of_at_most(500):  # of every process that is started meanwhile
-            device = stack.enter_context(LocalDevice(START_S))
+    with Device(LocalTransport(), START_S) as device:
+        # Of every process that it starts from now on.
+        resource.prlimit(device.process_group, resource.RLIMIT_FSIZE, (500, 500))
         open_model(device, folder, "candidate", "light.onnx")
         with pytest.raises(StageFailed, match=r"its profile was cut off: make room in /") as caught:
             device.ask({"request": "operators", "role": "candidate"}, START_S)
@@ -606,7 +603,7 @@ def test_work_is_begun_anew_once_where_the_agent_is_killed(kills: int) -> None:
     killed: list[int] = []
 
     def work(device: Device) -> Any:
-        assert isinstance(device, LocalDevice)
+        assert isinstance(device, Device)
         if len(killed) < kills:
             killed.append(device.process_group)
             os.kill(device.process_group, signal.SIGKILL)
@@ -627,7 +624,7 @@ def test_work_is_begun_anew_whenever_the_agent_has_freed_the_device() -> None:
     ends = ["frees", "is killed", "frees"]
 
     def work(device: Device) -> Any:
-        assert isinstance(device, LocalDevice)
+        assert isinstance(device, Device)
         end = ends.pop() if ends else "none"
         if end == "frees":
             device.ask({"request": "lock", "wait_s": 0.0, "hold_s": 0.0}, START_S)
@@ -640,7 +637,7 @@ def test_work_is_begun_anew_whenever_the_agent_has_freed_the_device() -> None:
     assert ends == []
 
 
-def test_killed_model_process_is_noticed(device: LocalDevice, folder: Path) -> None:
+def test_killed_model_process_is_noticed(device: Device, folder: Path) -> None:
     open_model(device, folder, "candidate", "light.onnx")
     for child in living(device.process_group)[1:]:
         os.kill(child, signal.SIGKILL)
@@ -649,7 +646,7 @@ def test_killed_model_process_is_noticed(device: LocalDevice, folder: Path) -> N
         device.ask({"request": "single", "role": "candidate", "count": 1, "limit_ms": 1}, START_S)
 
 
-def test_hung_model_is_given_up(device: LocalDevice, folder: Path) -> None:
+def test_hung_model_is_given_up(device: Device, folder: Path) -> None:
     with pytest.raises(StageFailed, match=r"no answer to 'open'.*device\.timeout_s"):
         compare(
             device,
@@ -670,10 +667,11 @@ def test_hung_model_is_given_up(device: LocalDevice, folder: Path) -> None:
     assert_empty(device.process_group)
 
 
-def test_agent_ends_with_its_input_even_beside_a_hung_model(folder: Path) -> None:
+def test_agent_ends_with_its_input_even_beside_a_hung_model(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(archive())
     request = json.dumps(open_request(folder, "candidate", "endless.onnx"))
     process = subprocess.Popen(
-        [sys.executable, str(AGENT)],
+        [sys.executable, str(tmp_path / NAME)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -694,13 +692,13 @@ def test_agent_ends_with_its_input_even_beside_a_hung_model(folder: Path) -> Non
 
 def test_prints_do_not_disturb_the_answers() -> None:
     noise = (
-        "import sys, os; sys.path.insert(0, sys.argv[1]); import agent\n"
-        "out = agent.claim_stdout()\n"
+        "import sys, os; sys.path.insert(0, sys.argv[1]); from agent import messages, supervisor\n"
+        "out = messages.claim_stdout()\n"
         "print('from python', flush=True); os.write(1, b'from C'); os.system('echo from a child')\n"
-        "agent.run_coordinator(out)\n"
+        "supervisor.serve_host(supervisor.Supervisor(sys.argv[1]), out)\n"
     )
-    command = (sys.executable, "-c", noise, str(AGENT.parent))
-    with LocalDevice(START_S, command) as device:
+    command = (sys.executable, "-c", noise)  # the archive follows
+    with Device(LocalTransport(command), START_S) as device:
         assert device.ask({"request": "hello"}, START_S)["schema"] == SCHEMA
 
 
@@ -715,7 +713,7 @@ def test_prints_do_not_disturb_the_answers() -> None:
 )
 def test_agent_that_does_not_start_is_reported(program: str, match: str) -> None:
     timeout_s = 1.0 if "sleep" in program else START_S
-    local = LocalDevice(timeout_s, (sys.executable, "-c", program))
+    local = Device(LocalTransport((sys.executable, "-c", program)), timeout_s)
     with pytest.raises(StageFailed, match=match), local:
         pytest.fail("must not be entered")
     assert_empty(local.process_group)
@@ -725,7 +723,7 @@ def test_agent_that_does_not_start_is_reported(program: str, match: str) -> None
 
 
 class Folder:
-    """A shelf of files by their names."""
+    """A artifacts of files by their names."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -758,9 +756,9 @@ def named(model: str) -> File:
 
 def make_step(model: str, data: Dataset, profile: DeviceProfile, timeout_s: float) -> Measure:
     return measure_step(
-        Deployable(named(model), 32, ()),
+        make_deployable(named(model), 32, ()),
         threads=2,
-        reference=Deployable(named("light.onnx"), 32, ()),
+        reference=make_deployable(named("light.onnx"), 32, ()),
         data=data,
         device=profile,
         connection=replace(LOCAL, timeout_s=timeout_s),
@@ -807,12 +805,12 @@ def test_stage_fails_with_a_reason(
 
 def test_agent_imports_the_standard_library_numpy_and_onnxruntime_only() -> None:
     allowed = sys.stdlib_module_names | {"numpy", "onnxruntime"}
-    for node in ast.walk(ast.parse(AGENT.read_text())):
-        if isinstance(node, ast.Import):
-            assert {alias.name.split(".")[0] for alias in node.names} <= allowed
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            assert (node.module or "").split(".")[0] in allowed
+    for path in FOLDER.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert {alias.name.split(".")[0] for alias in node.names} <= allowed
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                assert (node.module or "").split(".")[0] in allowed
 
 
 def test_stage_does_not_import_torch() -> None:

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -31,10 +30,11 @@ from PIL import Image
 from search.bundle import Facts, compose, predict, write
 from search.bundle.card import write_card
 from search.bundle.predict import FILES, SUMS
-from search.candidates import offer
 from search.errors import ConfigError, SearchError
-from search.records import Deployable, TrialRecord
+from search.front.candidates import offer
+from tests.deployables import make_deployable
 from tests.fakes import file, lab
+from tests.plants import plant
 
 IMAGES = np.random.default_rng(0).random((4, 1, 28, 28), dtype=np.float32)
 PRIVATE = "/home/secret"
@@ -78,9 +78,9 @@ def linear_model(scale: float = 1.0) -> bytes:
     return content
 
 
-def facts(plant: Callable[..., TrialRecord], study: str = "digits-cnn", **changes: Any) -> Facts:
+def facts(study: str = "digits-cnn", **changes: Any) -> Facts:
     record = replace(
-        plant(1, val_accuracy=0.9, latency_ms=0.5), deployable=Deployable(file("m"), 32, ())
+        plant(1, val_accuracy=0.9, latency_ms=0.5), deployable=make_deployable(file("m"), 32, ())
     )
     first = replace(plant(0, val_accuracy=0.95, latency_ms=1.0), deployable=record.deployable)
     offered = offer([first, record], None, ("accuracy", "latency"), 100)
@@ -95,8 +95,8 @@ def facts(plant: Callable[..., TrialRecord], study: str = "digits-cnn", **change
 
 
 @pytest.fixture(scope="module")
-def contents(plant: Callable[..., TrialRecord]) -> dict[str, bytes]:
-    return compose(facts(plant), linear_model(), IMAGES)
+def contents() -> dict[str, bytes]:
+    return compose(facts(), linear_model(), IMAGES)
 
 
 @pytest.fixture(scope="module")
@@ -136,11 +136,9 @@ def test_a_bundle_verifies_and_is_complete(bundle: Path) -> None:
     assert sums.returncode == 0
 
 
-def test_the_same_pick_gives_the_same_bytes(
-    plant: Callable[..., TrialRecord], bundle: Path, contents: dict[str, bytes]
-) -> None:
+def test_the_same_pick_gives_the_same_bytes(bundle: Path, contents: dict[str, bytes]) -> None:
     time.sleep(1.1)  # archives keep seconds
-    again = compose(facts(plant), linear_model(), IMAGES)
+    again = compose(facts(), linear_model(), IMAGES)
     assert again == contents
     assert not write(bundle, again)
 
@@ -153,8 +151,8 @@ def test_a_bundle_that_was_damaged_is_written_anew(
     assert run(bundle, "--verify").returncode == 0
 
 
-def test_another_pick_replaces_a_bundle(plant: Callable[..., TrialRecord], bundle: Path) -> None:
-    other = compose(facts(plant), linear_model(2.0), IMAGES)
+def test_another_pick_replaces_a_bundle(bundle: Path) -> None:
+    other = compose(facts(), linear_model(2.0), IMAGES)
     assert write(bundle, other)
     assert (bundle / "model.onnx").read_bytes() == other["model.onnx"]
 
@@ -286,14 +284,13 @@ def _contents_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_writer_that_is_killed_while_it_replaces_loses_neither_bundle(
-    plant: Callable[..., TrialRecord],
     whole: Path,
     contents: dict[str, bytes],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     parts = tmp_path / "parts"
-    other = compose(facts(plant, study="other"), linear_model(), IMAGES)
+    other = compose(facts(study="other"), linear_model(), IMAGES)
     write(parts, other)
     bundles = [_contents_of(whole), _contents_of(parts)]
     # Each child dies before the n-th change that it makes to the disk, the last before none.
@@ -539,12 +536,10 @@ def test_the_model_carries_its_facts(contents: dict[str, bytes]) -> None:
     onnx.checker.check_model(model)
 
 
-def test_the_runtime_is_as_measured(
-    plant: Callable[..., TrialRecord],
-) -> None:
-    given = facts(plant)
-    point = replace(given.candidate.point, threads=2)
-    model = replace(given.candidate.deployable, session_entries=(("some.entry", "1"),))
+def test_the_runtime_is_as_measured() -> None:
+    given = facts()
+    point = given.candidate.point.replaced(threads=2)
+    model = replace(given.candidate.deployable, options=(("some.entry", "1"),))
     candidate = replace(given.candidate, point=point, deployable=model)
     runtime = json.loads(
         compose(replace(given, candidate=candidate), linear_model(), IMAGES)["runtime.json"]
@@ -575,18 +570,19 @@ def test_the_card_tells_figures_and_keeps_secrets(contents: dict[str, bytes]) ->
         "std": [0.25],
     }
     assert "finalists" not in settings  # a later run may have had others
+    assert re.search(r"the point is `prune_ratio=[\d.]+, .*, threads=\d+`", card)
 
 
-def test_a_checkpoint_is_named_by_its_digest(plant: Callable[..., TrialRecord]) -> None:
-    given = facts(plant)
+def test_a_checkpoint_is_named_by_its_digest() -> None:
+    given = facts()
     bench = replace(given.lab.bench, checkpoint=file("weights", ".pt"))
     card = write_card(replace(given, lab=replace(given.lab, bench=bench)))
     assert card.count(file("weights").sha256) == 2  # in words, and among the settings
     assert PRIVATE not in card
 
 
-def test_going_on_with_a_study_changes_no_earlier_pick(plant: Callable[..., TrialRecord]) -> None:
-    given = facts(plant)
+def test_going_on_with_a_study_changes_no_earlier_pick() -> None:
+    given = facts()
     later = yaml.safe_load(CONFIGURATION)
     later["data"] |= {"root": "/moved", "memory_limit_bytes": 8, "mean": [0.5]}
     later["finalists"] = {"count": 3, "epochs": 9.0}
@@ -599,37 +595,33 @@ def test_going_on_with_a_study_changes_no_earlier_pick(plant: Callable[..., Tria
     assert write_card(again) == write_card(given)
 
 
-def test_a_model_that_was_measured_poorly_says_so(plant: Callable[..., TrialRecord]) -> None:
-    given = facts(plant)
+def test_a_model_that_was_measured_poorly_says_so() -> None:
+    given = facts()
     warning = "could not be measured within ±5 %"
     assert warning not in write_card(given)
-    figures = replace(given.candidate.figures, measuring="poor")
+    figures = replace(given.candidate.figures, quality="poor")
     assert warning in write_card(
         replace(given, candidate=replace(given.candidate, figures=figures))
     )
 
 
 @pytest.mark.parametrize(
-    ("removed", "weight", "taught"), [(0.0, 0.5, False), (0.5, 0.0, False), (0.5, 0.5, True)]
+    ("changed", "weight", "taught"), [(False, 0.5, False), (True, 0.0, False), (True, 0.5, True)]
 )
-def test_only_who_learned_was_taught(
-    plant: Callable[..., TrialRecord], removed: float, weight: float, taught: bool
-) -> None:
-    given = facts(plant)
+def test_only_who_learned_was_taught(changed: bool, weight: float, taught: bool) -> None:
+    given = facts()
     record = replace(
         given.record,
-        figures=replace(given.record.figures, channels_removed=removed),
-        point=replace(given.record.point, distill_weight=weight),
+        figures=replace(given.record.figures, is_changed=changed),
+        point=given.record.point.replaced(distill_weight=weight),
     )
     card = write_card(replace(given, record=record))
     assert ("taught this model" in card) is taught
 
 
 @pytest.mark.parametrize(("size", "batch"), [(1, "one image"), (8, "a batch of 8 images")])
-def test_a_latency_is_that_of_a_batch(
-    plant: Callable[..., TrialRecord], tmp_path: Path, size: int, batch: str
-) -> None:
-    given = facts(plant)
+def test_a_latency_is_that_of_a_batch(tmp_path: Path, size: int, batch: str) -> None:
+    given = facts()
     measuring = replace(given.lab.bench.measuring, batch_size=size)
     bench = replace(given.lab.bench, measuring=measuring)
     parts = compose(replace(given, lab=replace(given.lab, bench=bench)), linear_model(), IMAGES)
@@ -638,9 +630,9 @@ def test_a_latency_is_that_of_a_batch(
     assert run(tmp_path / "b", "--bench").stdout.startswith(f"each run: {batch}\n")
 
 
-def test_names_in_the_card_are_text(plant: Callable[..., TrialRecord]) -> None:
+def test_names_in_the_card_are_text() -> None:
     hostile = "<script>alert(1)</script> [x](javascript:1) `a`\n# owned"
-    given = facts(plant)
+    given = facts()
     dataset = replace(given.lab.bench.data, labels=(hostile, "one"))
     bench = replace(given.lab.bench, data=dataset)
     settings = yaml.safe_dump({"model": {"title": "```\n# owned\n```"}})

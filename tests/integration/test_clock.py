@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from search.config import StudyConfig, TrackingConfig
-from search.records import TrialRecord
-from search.space import parse_space
+from search.config.places import TrackingConfig
+from search.config.study import StudyConfig
+from search.records.trial import TrialRecord
+from search.space.parsing import parse_space
 from search.storage.journal import Journal
-from search.study import Study
+from search.study.study import Study
 from search.tracking.tracker import Tracker
 from tests.bench.replay.simulate import OBJECTIVES
 from tests.fakes import POLICY, FakeEngine, lab, trials_of

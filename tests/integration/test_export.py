@@ -13,11 +13,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from search import data, networks
+from search import data
 from search.errors import StageFailed
-from search.networks import Preprocessed
-from search.records import Network, NetworkSpec
-from search.steps import PARITY_TOLERANCE, Export, Exported, Graph, Prune, Trace
+from search.networks import networks
+from search.networks.networks import Preprocessed
+from search.records.network import Network, NetworkSpec
+from search.records.steps.exporting import (
+    PARITY_TOLERANCE,
+    Export,
+    Exported,
+    Graph,
+    Trace,
+)
+from search.records.steps.pruning import Prune
 from tests import zoo
 from tests.workbench import NETWORKS, Workbench
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from search import cli
+from search.cli import command as cli
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
-from search.records import Deployable
+from search.records.deployable import Deployable
+from search.records.steps.exporting import Quantize
 from search.stages import quantize
-from search.steps import Quantize
 from search.storage.journal import Journal
+from tests.deployables import make_deployable, make_quantize
 from tests.fakes import DATA, FakeEngine, file, lab, trials_of
 from tests.full_disk import files_of_at_most
 from tests.unit.test_study import essence, open_study, told
@@ -80,14 +81,14 @@ def test_a_study_goes_on_after_a_failed_flush(
         assert search(tmp_path / str(at)) == wanted, at
 
 
-STEP = Quantize(file("float"), 8, "u8s8", DATA, 8, 0)
+STEP = make_quantize(file("float"), 8, "u8s8", DATA, 8, 0)
 
 
 def test_the_store_keeps_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = b"model" * 10_000
 
-    def stage(step: Quantize, shelf: Store) -> Deployable:
-        return Deployable(shelf.put(content, ".onnx"), step.bits, ())
+    def stage(step: Quantize, artifacts: Store) -> Deployable:
+        return make_deployable(artifacts.put(content, ".onnx"), step.format.bits, ())
 
     monkeypatch.setattr(quantize, "run", stage)
     engine = InlineEngine(Store(tmp_path), lambda step: None)

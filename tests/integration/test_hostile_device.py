@@ -18,16 +18,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from search.benchmark import agent
-from search.benchmark.device import LocalDevice
-from search.benchmark.protocol import Plan, Side, compare
-from search.benchmark.replies import LONGEST_BYTES
-from search.benchmark.ssh import SshDevice
-from search.config import SshDeviceConfig
+from search.benchmark.plan import Plan, Side
+from search.benchmark.protocol import compare
+from search.config.device import SshDeviceConfig
 from search.data import Split
+from search.devices.agent.messages import SCHEMA
+from search.devices.device import Device
+from search.devices.local import LocalTransport
+from search.devices.replies import LONGEST_BYTES
+from search.devices.ssh import SshTransport
 from search.errors import ConfigError, StageFailed
-from search.records import Deployable, File
+from search.records.files import File
 from search.stages.evaluate import evaluate
+from tests.deployables import make_deployable
 from tests.integration.test_benchmark_agent import assert_empty, open_request
 from tests.integration.test_ssh_device import config, home, keys, server
 from tests.onnx_files import save, save_conv_net
@@ -73,7 +76,7 @@ MEASURING = ["conditions", "start", "open", "single", "rounds"]
 @pytest.mark.parametrize("kind", MEASURING)
 @pytest.mark.parametrize("lie", ["", "null", "[1, 2]", '{"ok": NaN}', "\x1b[2J owned"])
 def test_a_lie_in_a_measurement_fails_the_trial(kind: str, lie: str) -> None:
-    with LocalDevice(START_S, liar(**{kind: lie})) as device:
+    with Device(LocalTransport(liar(**{kind: lie})), START_S) as device:
         with pytest.raises(StageFailed, match=f"'{kind}'") as caught:
             compare(device, PLAN)
         assert str(caught.value).isprintable()
@@ -92,7 +95,7 @@ FLOODS = {
 def test_a_flood_ends_in_bounded_time_and_memory(flood: str) -> None:
     program = f"import sys, time\n{FLOODS[flood]}"
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    local = LocalDevice(SOON_S, (sys.executable, "-c", program))
+    local = Device(LocalTransport((sys.executable, "-c", program)), SOON_S)
     with pytest.raises(StageFailed, match=r"'hello'") as caught, local:
         pytest.fail("must not be entered")
     assert len(str(caught.value)) < 500
@@ -118,11 +121,15 @@ PYTHONS = {
 }
 
 
+def opened(config: SshDeviceConfig, timeout_s: float) -> Device:
+    return Device(SshTransport(config, timeout_s), timeout_s)
+
+
 @pytest.mark.parametrize("what", PYTHONS)
 def test_the_python_of_a_hostile_device(config: SshDeviceConfig, home: Path, what: str) -> None:
     hostile = replace(config, python=write_python(home, PYTHONS[what]))
     begun = time.monotonic()
-    with pytest.raises((StageFailed, ConfigError)) as caught, SshDevice(hostile, SOON_S):
+    with pytest.raises((StageFailed, ConfigError)) as caught, opened(hostile, SOON_S):
         pytest.fail("must not be entered")
     assert len(str(caught.value)) < 800
     assert str(caught.value).isprintable()
@@ -134,7 +141,7 @@ def test_an_answer_without_end_over_ssh(config: SshDeviceConfig, home: Path) -> 
     honest += f"os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])\n"
     flood = "while True: sys.stdout.write('x' * 65536)"
     hostile = replace(config, python=write_python(home, honest + flood))
-    with pytest.raises(StageFailed, match="longer than any agent's"), SshDevice(hostile, START_S):
+    with pytest.raises(StageFailed, match="longer than any agent's"), opened(hostile, START_S):
         pytest.fail("must not be entered")
 
 
@@ -150,8 +157,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def device() -> Iterator[LocalDevice]:
-    with LocalDevice(START_S) as local:
+def device() -> Iterator[Device]:
+    with Device(LocalTransport(), START_S) as local:
         yield local
 
 
@@ -160,7 +167,7 @@ def device() -> Iterator[LocalDevice]:
 )
 @given(st.data())
 def test_a_damaged_model_is_measured_or_refused(
-    device: LocalDevice, folder: Path, data: st.DataObject
+    device: Device, folder: Path, data: st.DataObject
 ) -> None:
     content = bytearray((folder / "sound.onnx").read_bytes())
     places = st.integers(0, len(content) - 1)
@@ -175,7 +182,7 @@ def test_a_damaged_model_is_measured_or_refused(
     except StageFailed as error:
         said = str(error)
     assert "\n" not in said
-    assert device.ask({"request": "hello"}, START_S)["schema"] == agent.SCHEMA
+    assert device.ask({"request": "hello"}, START_S)["schema"] == SCHEMA
 
 
 def save_external(path: Path, location: str) -> Path:
@@ -192,7 +199,7 @@ def save_external(path: Path, location: str) -> Path:
 
 @pytest.mark.parametrize("how", ["above", "absolute", "by a link"])
 def test_a_model_reads_no_file_outside_its_folder(
-    device: LocalDevice, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+    device: Device, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside = tmp_path / "models"
     inside.mkdir()
@@ -207,6 +214,6 @@ def test_a_model_reads_no_file_outside_its_folder(
         device.ask(open_request(inside, "candidate", "model.onnx"), START_S)
     monkeypatch.chdir(inside)
     split = Split(np.zeros((2, 1, 28, 28), np.uint8), np.zeros(2, np.int64))
-    deployable = Deployable(File("0" * 64, ".onnx", 1), 32, ())
+    deployable = make_deployable(File("0" * 64, ".onnx", 1), 32, ())
     with pytest.raises(Exception, match="External data path"):
         evaluate(path.read_bytes(), deployable, split)

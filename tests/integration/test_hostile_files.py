@@ -17,14 +17,15 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 import models
-from search.checkpoints import load_checkpoint
-from search.config import FashionMnistConfig, ImageFolderConfig
+from search.config.data import FashionMnistConfig, ImageFolderConfig
 from search.data import describe
 from search.engine.store import Store
 from search.errors import ConfigError
-from search.records import Deployable, File
-from search.setup import _read_checkpoint
-from search.steps import Quantize
+from search.networks.checkpoints import load_checkpoint
+from search.recipes.setup import _read_checkpoint
+from search.records.deployable import Deployable
+from search.records.files import File
+from tests.deployables import make_deployable, make_quantize
 from tests.fakes import DATA
 
 HEX = "0" * 64
@@ -67,9 +68,9 @@ def test_an_entry_that_leads_out_of_the_store_is_computed_again(
 ) -> None:
     store = Store(tmp_path / "store")
     (tmp_path / "secret").write_bytes(b"secret")
-    step = Quantize(File(HEX, ".onnx", 4), 8, "u8s8", DATA, 3, 0)
+    step = make_quantize(File(HEX, ".onnx", 4), 8, "u8s8", DATA, 3, 0)
     model = store.put(b"model", ".onnx")
-    store.save(step, Deployable(model, 8, ()), 1.0)
+    store.save(step, make_deployable(model, 8, ()), 1.0)
     (entry,) = (store.root / "steps").rglob("*.json")
     entry.write_text(entry.read_text().replace(model.sha256, "../../../secret"))
     assert store.load(step) is None

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from search import leaving
-from search.config import LocalEngineConfig
+from search.config.engine import LocalEngineConfig
 from search.engine.local import LocalEngine
 from search.engine.store import Store
-from search.records import NetworkSpec
-from search.steps import ChoosePlacement
+from search.process import leaving
+from search.records.network import NetworkSpec
+from search.records.steps.training import ChoosePlacement
 from tests import commands
 
 LEFT_RUNNING = """
 import atexit, multiprocessing, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
-from search import leaving
+from search.process import leaving
 
 leaving.CLEAR_UP_S = 2.0
 never = threading.Event()
@@ -60,7 +60,7 @@ def test_a_fault_is_shown_and_what_exits_by_itself_does_so(tmp_path: Path) -> No
         ("fault", "def work(): raise RuntimeError('broken')", 1, "RuntimeError: broken"),
         ("exits", "def work(): raise SystemExit(5)", 5, ""),
     ):
-        start = f"from search.leaving import leave_after\n{work}\nleave_after(work)"
+        start = f"from search.process.leaving import leave_after\n{work}\nleave_after(work)"
         (tmp_path / f"{name}.py").write_text(start)
         ended = commands.run_fresh(tmp_path, name, timeout_s=60)
         assert ended.returncode == status
@@ -69,7 +69,8 @@ def test_a_fault_is_shown_and_what_exits_by_itself_does_so(tmp_path: Path) -> No
 
 def test_a_reader_that_left_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(
-        "from search.leaving import leave_after\nleave_after(lambda: print('x' * 100000) or 0)"
+        "from search.process.leaving import leave_after\n"
+        "leave_after(lambda: print('x' * 100000) or 0)"
     )
     reader = subprocess.Popen(
         [sys.executable, "program.py"],

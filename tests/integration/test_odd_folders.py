@@ -17,7 +17,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from sqlalchemy import URL
 
-from search.config import TrackingConfig
+from search.config.places import TrackingConfig
 from search.errors import ConfigError
 from search.tracking.registry import Registry
 from search.tracking.server import address, check_tracking

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, TEMPORARILY_UNAVAILA
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import OperationalError
 
-from search.config import TrackingConfig
+from search.config.places import TrackingConfig
 from search.errors import ConfigError, TrackingSilent
-from search.records import Canary, Interval, ReadFile
+from search.records.files import ReadFile
+from search.records.measurement import Canary, Interval
 from search.tracking.delivery import Delivery
 from search.tracking.server import check_tracking, explained
+from search.tracking.snapshot import Snapshot, open_tracker
 from search.tracking.tracker import Claim, Tracker
 from tests.integration.test_tracking import CLOSING, OBJECTIVES, RECORDS
 from tests.proxy import Mood, Proxy, proxied
@@ -56,25 +59,29 @@ def search(
     """Hands over a whole study as a search does; returns the threads that spoke to MLflow."""
     config, spoke = TrackingConfig(uri=address, timeout_s=timeout_s), set[str]()
 
-    def connect(began_at: float | None, claim: Claim) -> Tracker:
+    # What the ledger holds; of its lists the search makes longer ones.
+    held = Snapshot(
+        study, study, OBJECTIVES, "study: {}\n", {"device": "local", "device.round_to": "8"},
+        (CANARY,), (), models, None, models, "<p>told</p>",
+    )  # fmt: skip
+
+    def connect(snapshot: Snapshot, claim: Claim) -> Tracker:
         spoke.add(threading.current_thread().name)
-        return Tracker(
-            config, Path("none"), study, study, OBJECTIVES, {"device": "local"}, "study: {}\n",
-            began_at=began_at, claim=claim,
-        )  # fmt: skip
+        return open_tracker(snapshot, config, Path("none"), "", claim, is_running=True)
 
     def note(status: str) -> None:
         pass
 
     with Delivery(
-        connect, config, Path("none"), "study=" + study, note, pause=lambda _: 0.2
+        lambda: held, connect, config, Path("none"), "study=" + study, note, pause=lambda _: 0.2
     ) as delivery:
         # All is delivered before the end: that has its own bounds.
-        delivery.log_device({"device.round_to": "8"}, [CANARY])
         for count in range(1, len(RECORDS) + 1):
-            delivery.log_trials(RECORDS[:count], models)
+            held = replace(held, records=tuple(RECORDS[:count]))
+            delivery.notify(count)
             time.sleep(0.3)
-        delivery.log_finalists(CLOSING, models, "<p>told</p>")
+        held = replace(held, closing=CLOSING)
+        delivery.notify(len(RECORDS))
         deadline = time.monotonic() + 60
         client = MlflowClient(address)
         while not _has(client, study) and time.monotonic() < deadline:
@@ -207,12 +214,16 @@ def test_a_slow_server_does_not_hold_the_end_up(
     proxy.mood = lambda path, count: "slow"
     config = TrackingConfig(uri=proxy.address, timeout_s=5.0)
 
-    def connect(began_at: float | None, claim: Claim) -> Tracker:
-        return Tracker(config, Path("none"), "slow", "slow", OBJECTIVES, {}, "", began_at=began_at)
+    held = Snapshot("slow", "slow", OBJECTIVES, "", {}, (), tuple(RECORDS), models, None, {}, "")
+
+    def connect(snapshot: Snapshot, claim: Claim) -> Tracker:
+        return open_tracker(snapshot, config, Path("none"), "", is_running=True)
 
     def interrupted() -> None:
-        with Delivery(connect, config, Path("none"), "study=slow", lambda _: None) as delivery:
-            delivery.log_trials(RECORDS, models)
+        with Delivery(
+            lambda: held, connect, config, Path("none"), "study=slow", lambda _: None
+        ) as delivery:
+            delivery.notify(len(RECORDS))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
-from search import database
-from search.config import JournalStorageConfig, PostgresStorageConfig, TrackingConfig
-from search.database import Database
+from search.config.parsing import parse
+from search.config.places import (
+    JournalStorageConfig,
+    PostgresStorageConfig,
+    TrackingConfig,
+)
 from search.errors import (
     ConfigError,
     StorageLost,
@@ -25,9 +28,9 @@ from search.errors import (
     hide_password,
     hide_passwords,
 )
-from search.parsing import parse
-from search.steps import Step
-from search.storage import open_ledgers
+from search.records.steps.step import Step
+from search.storage import database, open_ledgers
+from search.storage.database import Database
 from search.storage.postgres import PostgresLedger, PostgresLedgers
 from search.tracking.server import answering, check_tracking, connect
 from tests.contract.test_storage import search

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from search.records import Comparison, Deployable, Figures
-from search.report.breakdown import COMPUTING, draw_up, total_us
+from search.records.profile import Comparison
+from search.records.steps.measuring import Profile
+from search.report.breakdown import Spending, draw_up, total_us
 from search.report.explanation import explain
 from search.stages.profile import scale
-from search.steps import Profile
+from tests.deployables import make_deployable
 from tests.fakes import PROFILE, measure_step
+from tests.plants import make_figures
 from tests.workbench import Workbench
 
 
@@ -22,7 +24,7 @@ def profiled(bench: Workbench, name: str, bits: int) -> Comparison:
     deployable = bench.do(bench.quantize_step(pruned, bits))
     pair = measure_step(
         deployable,
-        reference=Deployable(original.model, 32, ()),
+        reference=make_deployable(original.model, 32),
         data=bench.data,
         device=replace(PROFILE, usable_cores=1),
     )
@@ -45,9 +47,9 @@ def test_rows_of_both_models_stand_beside_each_other(
         assert 0 < budget.call_us < budget.whole_us
         assert profile.cold_start_ms > 0
         assert set(profile.latency_ms) == {1}
-    operators = {k.operator for k in found.candidate.kernels if k.operator in COMPUTING}
+    operators = {k.operator for k in found.candidate.kernels if Spending(k, 0.0).computes}
     assert any(operator.startswith("Q") for operator in operators) == (bits == 8)
-    explanation = explain(3, Figures(macs=500), found, 1000, 16)
+    explanation = explain(3, make_figures(macs=500), found, 1000, 16)
     assert [row.layer for row in explanation.rows][-2:] == ["(call)", "all"]
     assert {row.layer for row in explanation.rows} >= set(names)
     # From the store it comes back as it was.

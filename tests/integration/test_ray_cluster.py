@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
-from search.benchmark.agent import count_usable_cores
-from search.config import RayEngineConfig
-from search.engine import cluster, make_engine
+from search.config.engine import RayEngineConfig
+from search.devices.agent.processor import count_usable_cores
+from search.engine import cluster, connecting, make_engine
 from search.engine.cluster import RayEngine
 from search.engine.store import Store
 from search.errors import ConfigError, StageFailed
-from search.records import NetworkSpec, Teacher
+from search.records.network import NetworkSpec, Teacher
 from tests import foreign
 from tests.fakes import LOCAL as DEVICE
 from tests.workbench import Workbench
@@ -50,7 +50,7 @@ def build(begun, released):  # of images of 28x28 pixels
 @pytest.fixture
 def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets clusters of this process be joined without a token: Ray's own run on no loopback."""
-    monkeypatch.setattr(cluster, "is_loopback", lambda host: True)
+    monkeypatch.setattr(connecting, "is_loopback", lambda host: True)
 
 
 @pytest.mark.usefixtures("trusted")
@@ -179,7 +179,7 @@ def own_address() -> str:
 JOIN = """
 import sys
 from pathlib import Path
-from search.config import RayEngineConfig
+from search.config.engine import RayEngineConfig
 from search.engine import make_engine
 from search.engine.store import Store
 from search.errors import ConfigError
@@ -285,7 +285,7 @@ def test_what_no_node_has_is_refused_or_told(
 LISTENERS = """
 import sys
 from pathlib import Path
-from search.config import RayEngineConfig
+from search.config.engine import RayEngineConfig
 from search.engine import make_engine
 from search.engine.store import Store
 config = RayEngineConfig(

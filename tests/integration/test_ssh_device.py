@@ -22,19 +22,22 @@ import asyncssh
 import numpy as np
 import pytest
 
-from search.benchmark import device as device_room
-from search.benchmark import login
-from search.benchmark.agent import count_usable_cores
-from search.benchmark.device import AGENT, describe_device, hold, open_device
-from search.benchmark.protocol import Plan, Side, compare
-from search.benchmark.ssh import CHECK, THREAD, SshDevice
-from search.config import DigitsConfig, SshDeviceConfig
+from search.benchmark.plan import Plan, Side
+from search.benchmark.protocol import compare
+from search.config.data import DigitsConfig
+from search.config.device import SshDeviceConfig
 from search.data import describe
+from search.devices import login, reaching
+from search.devices.agent.processor import count_usable_cores
+from search.devices.archive import NAME, archive
+from search.devices.device import Device
+from search.devices.reaching import describe_device, hold, open_device
+from search.devices.ssh import CHECK, THREAD, SshTransport
 from search.engine.store import Store
 from search.errors import ConfigError, DeviceLost, StageFailed
-from search.records import Deployable
+from search.records.steps.measuring import Measure
 from search.stages import measure
-from search.steps import Measure
+from tests.deployables import make_deployable
 from tests.fakes import measure_step
 from tests.integration.test_benchmark_agent import assert_empty, living, open_request
 from tests.onnx_files import save_conv_net, save_endless
@@ -80,7 +83,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def make_plan(device: SshDevice, models: Path, candidate: str, timeout_s: float) -> Plan:
+def make_plan(device: Device, models: Path, candidate: str, timeout_s: float) -> Plan:
     paths = [device.deliver(models / name) for name in (candidate, "light.onnx", "inputs.npy")]
     return Plan(
         candidate=Side(paths[0], 1, ()),
@@ -97,16 +100,20 @@ def make_plan(device: SshDevice, models: Path, candidate: str, timeout_s: float)
     )
 
 
-def group_of(device: SshDevice) -> int:
+def group_of(device: Device) -> int:
     group = device.process_group
     assert group is not None
     assert living(group)[0] == group  # leads it
     return group
 
 
+def opened(config: SshDeviceConfig) -> Device:
+    return Device(SshTransport(config, START_S), START_S)
+
+
 def refuse(config: SshDeviceConfig) -> str:
     """Returns the one line that says why the device cannot be entered."""
-    with pytest.raises((ConfigError, DeviceLost)) as caught, SshDevice(config, START_S):
+    with pytest.raises((ConfigError, DeviceLost)) as caught, opened(config):
         pytest.fail("must not be entered")
     text = str(caught.value)
     assert "\n" not in text
@@ -118,7 +125,7 @@ def refuse(config: SshDeviceConfig) -> str:
 
 
 def test_models_are_compared_there(config: SshDeviceConfig, home: Path, models: Path) -> None:
-    with SshDevice(config, START_S) as device:
+    with opened(config) as device:
         group = group_of(device)
         found = compare(device, make_plan(device, models, "light.onnx", 60.0))
     assert_empty(group)
@@ -126,18 +133,17 @@ def test_models_are_compared_there(config: SshDeviceConfig, home: Path, models: 
     assert found.operators["Conv"] == 2
     folder = home / "models" / "kept here"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    digests = {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()
-    }
+    files = [path for path in folder.iterdir() if path.is_file()]  # beside the unpacked agent
+    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     assert len(digests) == 3
     assert all(name.startswith(f"{digest}.") for name, digest in digests.items())
 
 
 def test_nothing_is_sent_twice(config: SshDeviceConfig, server: Server, models: Path) -> None:
-    with SshDevice(config, START_S) as device:
+    with opened(config) as device:
         first = device.deliver(models / "light.onnx")
     assert len(server.uploads) == 2
-    with SshDevice(config, START_S) as device:
+    with opened(config) as device:
         assert device.deliver(models / "light.onnx") == first
     assert len(server.uploads) == 2
 
@@ -147,14 +153,16 @@ def test_damaged_files_are_replaced(
 ) -> None:
     folder = home / config.folder
     folder.mkdir(parents=True)
-    (folder / name_of(AGENT)).write_bytes(b"raise SystemExit('this is another program')")
+    agent = folder / f"{hashlib.sha256(archive()).hexdigest()}{Path(NAME).suffix}"
+    agent.write_bytes(b"raise SystemExit('this is another program')")
     torn = folder / name_of(models / "light.onnx")
     torn.write_bytes((models / "light.onnx").read_bytes()[:100])
-    with SshDevice(config, START_S) as device:
+    with opened(config) as device:
         assert device.deliver(models / "light.onnx") == str(torn)
     assert torn.read_bytes() == (models / "light.onnx").read_bytes()
-    assert (folder / name_of(AGENT)).read_bytes() == AGENT.read_bytes()
-    assert len(list(folder.iterdir())) == 2
+    assert agent.read_bytes() == archive()
+    # And what the agent took out of its archive.
+    assert set(folder.iterdir()) == {agent, agent.with_suffix(""), torn}
 
 
 def name_of(path: Path) -> str:
@@ -162,7 +170,7 @@ def name_of(path: Path) -> str:
 
 
 def test_refusal_is_no_end(config: SshDeviceConfig) -> None:
-    with SshDevice(config, START_S) as device:
+    with opened(config) as device:
         with pytest.raises(StageFailed, match="knows no request 'dance'"):
             device.ask({"request": "dance"}, START_S)
         assert device.ask({"request": "hello"}, START_S)["pid"] == device.process_group
@@ -251,7 +259,7 @@ def test_encrypted_key_is_taken_from_the_agent(
         while not Path(address).exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         asyncio.run(add_to_agent(address, keys["user"]))
-        with SshDevice(config, START_S) as device:
+        with opened(config) as device:
             assert device.process_group
     finally:
         agent.kill()
@@ -266,7 +274,7 @@ async def add_to_agent(address: str, key: asyncssh.SSHKey) -> None:
 def test_missing_asyncssh_is_reported(
     config: SshDeviceConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("search.benchmark.ssh", "search.benchmark.login"):
+    for module in ("search.devices.ssh", "search.devices.login"):
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "asyncssh", None)
     with pytest.raises(ConfigError, match=r"pip install 'cnn-search\[ssh\]'"):
@@ -324,8 +332,8 @@ def test_folder_that_cannot_be_made_is_reported(config: SshDeviceConfig, home: P
 
 
 @pytest.fixture
-def device(config: SshDeviceConfig) -> Iterator[SshDevice]:
-    with SshDevice(config, START_S) as entered:
+def device(config: SshDeviceConfig) -> Iterator[Device]:
+    with opened(config) as entered:
         group = group_of(entered)
         yield entered
     assert_empty(group)
@@ -333,7 +341,7 @@ def device(config: SshDeviceConfig) -> Iterator[SshDevice]:
 
 @pytest.mark.parametrize("how", ["abort", "close"])
 def test_broken_connection_leaves_no_process(
-    device: SshDevice, server: Server, models: Path, how: str
+    device: Device, server: Server, models: Path, how: str
 ) -> None:
     plan = make_plan(device, models, "endless.onnx", 60.0)
     group = group_of(device)
@@ -354,7 +362,7 @@ def test_broken_connection_leaves_no_process(
         device.deliver(Path(__file__))
 
 
-def test_killed_agent_is_noticed(device: SshDevice, models: Path) -> None:
+def test_killed_agent_is_noticed(device: Device, models: Path) -> None:
     plan = make_plan(device, models, "light.onnx", 60.0)
     device.ask({"request": "start", "roles": ["candidate"]}, START_S)
     os.kill(group_of(device), signal.SIGKILL)
@@ -362,14 +370,14 @@ def test_killed_agent_is_noticed(device: SshDevice, models: Path) -> None:
         compare(device, plan)
 
 
-def test_hung_model_is_given_up(device: SshDevice, models: Path) -> None:
+def test_hung_model_is_given_up(device: Device, models: Path) -> None:
     plan = make_plan(device, models, "endless.onnx", 2.5)
     with pytest.raises(StageFailed, match=r"no answer to 'open'.*device\.timeout_s"):
         compare(device, plan)
     assert_empty(group_of_ended(device))
 
 
-def test_stopped_agent_is_killed(device: SshDevice, models: Path) -> None:
+def test_stopped_agent_is_killed(device: Device, models: Path) -> None:
     """It cannot end itself, as one that swaps or whose libraries hang."""
     inputs = device.deliver(models / "inputs.npy")
     model = device.deliver(models / "light.onnx")
@@ -381,7 +389,7 @@ def test_stopped_agent_is_killed(device: SshDevice, models: Path) -> None:
     assert_empty(group)
 
 
-def group_of_ended(device: SshDevice) -> int:
+def group_of_ended(device: Device) -> int:
     assert device.process_group is not None
     return device.process_group
 
@@ -390,7 +398,7 @@ def group_of_ended(device: SshDevice) -> int:
 
 
 def test_two_studies_queue(config: SshDeviceConfig) -> None:
-    with SshDevice(config, START_S) as first, SshDevice(config, START_S) as second:
+    with opened(config) as first, opened(config) as second:
         hold(first, 60.0)
         request = {"request": "lock", "wait_s": 0.1, "hold_s": 60.0}
         reply = second.ask(request, START_S)
@@ -421,7 +429,7 @@ def test_device_that_cannot_be_reached_is_a_fault_of_the_configuration(
 @pytest.fixture
 def step(config: SshDeviceConfig, models: Path, tmp_path: Path) -> tuple[Measure, Store]:
     store = Store(tmp_path / "store")
-    model = Deployable(store.put((models / "light.onnx").read_bytes(), ".onnx"), 32, ())
+    model = make_deployable(store.put((models / "light.onnx").read_bytes(), ".onnx"), 32, ())
     digits = describe(DigitsConfig(0.2, None, None, 1 << 30, "digits"))
     step = measure_step(model, data=digits, connection=config, throughput_batch_size=2)
     return replace(step, budget_s=0.3), store
@@ -441,7 +449,7 @@ def test_a_lost_connection_is_made_anew_and_the_trial_measured(
             cut.append(group_of(device))
             threading.Timer(0.5, server.cut, ("abort",)).start()
 
-    monkeypatch.setattr(device_room, "hold", cut_once)
+    monkeypatch.setattr(reaching, "hold", cut_once)
     found = measure.run(patient, store)
     assert 0.3 < found.ratio < 3.0
     assert_empty(cut[0])
@@ -460,7 +468,7 @@ def test_a_device_that_restarts_is_waited_for_and_the_trial_measured(
         if restarts:
             server.restart(restarts.pop())
 
-    monkeypatch.setattr(device_room, "hold", restart)
+    monkeypatch.setattr(reaching, "hold", restart)
     assert 0.3 < measure.run(patient, store).ratio < 3.0
     assert not restarts
 
@@ -476,7 +484,7 @@ def test_a_killed_agent_is_started_anew_and_the_trial_measured(
             killed.append(group_of(device))
             os.kill(killed[0], signal.SIGKILL)
 
-    monkeypatch.setattr(device_room, "hold", kill_once)
+    monkeypatch.setattr(reaching, "hold", kill_once)
     found = measure.run(*step)
     assert 0.3 < found.ratio < 3.0
     assert_empty(killed[0])

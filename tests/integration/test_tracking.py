@@ -10,7 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,27 +19,21 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from search.config import TrackingConfig
+from search.config.places import TrackingConfig
 from search.engine.store import Store
 from search.errors import ConfigError, TrackingLost
-from search.records import (
-    Canary,
-    Closing,
-    Deployable,
-    Figures,
-    File,
-    Finalist,
-    Interval,
-    Outcome,
-    Point,
-    ReadFile,
-    TrialRecord,
-)
-from search.report.points import label
+from search.records.closing import Closing, Finalist
+from search.records.files import File, ReadFile
+from search.records.measurement import Canary, Interval
+from search.records.trial import CompleteTrial, Outcome, TrialRecord
 from search.report.table import front_rows
 from search.tracking import tracker as tracker_room
-from search.tracking.tracker import Tracker, status_of
+from search.tracking.runs import status_of
+from search.tracking.tracker import Tracker
+from tests.deployables import make_deployable
 from tests.mlflow_server import serve
+from tests.plants import plant, plant_finalist
+from tests.points import make_point
 
 STUDY = "trial-study"
 OBJECTIVES = ("accuracy", "latency")
@@ -65,7 +59,7 @@ FIGURES = {
     "compute_operators": 4,
     "channels_removed": 0.5,
 }
-POINT = Point(
+POINT = make_point(
     prune_ratio=0.5,
     bits=8,
     distill_temperature=4.0,
@@ -77,31 +71,31 @@ POINT = Point(
 )
 
 
-def trial(number: int, accuracy: float, latency_ms: float, **changes: Any) -> TrialRecord:
+def trial(number: int, accuracy: float, latency_ms: float, **changes: Any) -> CompleteTrial:
     """A complete trial whose figures are all known."""
-    known = {**FIGURES, "val_accuracy": accuracy, "latency_ms": latency_ms}
+    figures: dict[str, Any] = {**FIGURES, "val_accuracy": accuracy, "latency_ms": latency_ms}
     model = File(f"{number:064x}", ".onnx", 2048)
-    record = TrialRecord(
-        number=number,
-        point=POINT,
-        outcome="complete",
-        reason="",
-        figures=Figures(**known),  # type: ignore[arg-type]  # every field by its own name
-        violations={},
-        deployable=Deployable(model, 8, (("session.some_entry", "1"),)),
-        student_of=None,
-        stage_s={"finetune": 3.0, "measure": 1.5},
-        reused_steps=2,
-        wall_s=5.0,
-        finished_at=1_700_000_000.0 + 10 * number,
-    )
-    return replace(record, **changes)
+    known: dict[str, Any] = {
+        "point": POINT,
+        "deployable": make_deployable(model, 8, (("session.some_entry", "1"),)),
+        "stage_s": {"finetune": 3.0, "measure": 1.5},
+        "reused_steps": 2,
+        "wall_s": 5.0,
+        "finished_at": 1_700_000_000.0 + 10 * number,
+    }
+    record: CompleteTrial = plant(number, "complete", **figures)
+    return replace(record, **(known | changes))
 
 
 def broken(number: int, outcome: Outcome, reason: str) -> TrialRecord:
     """A trial that found out nothing."""
-    return trial(
-        number, 0, 0, outcome=outcome, reason=reason, figures=Figures(), deployable=None, stage_s={}
+    ended_at: dict[str, Any] = {
+        "wall_s": 5.0,
+        "finished_at": 1_700_000_000.0 + 10 * number,
+        "reused_steps": 2,
+    }
+    return replace(
+        plant(number, outcome, reason, val_accuracy=None), point=POINT, figures=None, **ended_at
     )
 
 
@@ -112,19 +106,22 @@ BETTER = trial(2, 0.92, 0.8)
 DOMINATED = trial(3, 0.86, 0.9)
 FAILED = broken(4, "failed", "stage finetune: loss is <nan>; lower learning_rate")
 INFEASIBLE = broken(5, "infeasible", "prune_ratio 0.9 leaves no channel")
-RECORDS = [ORIGINAL, FASTER, BETTER, DOMINATED, FAILED, INFEASIBLE]
+RECORDS: list[TrialRecord] = [ORIGINAL, FASTER, BETTER, DOMINATED, FAILED, INFEASIBLE]
 HYPERVOLUMES = [0.0, 0.4 * 0.5, 0.4 * 0.5 + 0.6 * 0.2 - 0.4 * 0.2, 0.24, 0.24, 0.24]
 
 
-def finalist(record: TrialRecord, test: float, latency_ms: float, **changes: Any) -> Finalist:
+def finalist(record: CompleteTrial, test: float, latency_ms: float, **changes: Any) -> Finalist:
     """A point that stands after the closing round."""
-    assert record.deployable is not None
-    model = replace(record.deployable, model=File(f"f{record.number:063x}", ".onnx", 1024))
-    figures = replace(record.figures, latency_ms=latency_ms, speedup=1 / latency_ms)
-    found = Finalist(
-        record.number, record.point, model, figures, test, test - 0.01, test + 0.01, True, "", None
-    )
-    return replace(found, **changes)
+    known: dict[str, Any] = {
+        "deployable": replace(
+            record.deployable, model=File(f"f{record.number:063x}", ".onnx", 1024)
+        ),
+        "figures": replace(record.figures, latency_ms=latency_ms, speedup=1 / latency_ms),
+        "test_accuracy": test,
+        "test_low": test - 0.01,
+        "test_high": test + 0.01,
+    }
+    return plant_finalist(record, **(known | changes))
 
 
 CLOSING = Closing(
@@ -391,7 +388,7 @@ def test_artifacts_lie_beside_the_database(logged: Logged) -> None:
 
 def test_child_run_holds_its_trial(logged: Logged, tmp_path: Path) -> None:
     run = children(logged.client)[1]
-    params = {name: str(getattr(POINT, name)) for name in (f.name for f in fields(Point))}
+    params = {name: str(value) for name, value in POINT.values.items()}
     assert run.data.params == params
     contract = {
         "val_accuracy", "latency_ms", "latency_ratio", "latency_ratio_low", "latency_ratio_high",
@@ -410,14 +407,17 @@ def test_child_run_holds_its_trial(logged: Logged, tmp_path: Path) -> None:
 
 
 def test_child_describes_its_recipe(open_tracker: Open, client: MlflowClient) -> None:
-    untouched = trial(1, 0.9, 0.8, figures=replace(FASTER.figures, channels_removed=0.0))
-    open_tracker().log_trials([ORIGINAL, untouched], {})
-    note = children(client)[0].data.tags[NOTE]
+    whole = replace(FASTER.figures, channels_removed=0.0)
+    untouched = trial(2, 0.9, 0.8, figures=replace(whole, is_changed=False))
+    changed = trial(3, 0.9, 0.8, figures=whole)  # by another technique than pruning
+    open_tracker().log_trials([ORIGINAL, FASTER, untouched, changed], {})
+    notes = [children(client)[number].data.tags[NOTE] for number in range(4)]
+    note = notes[0]
     for part in ("90.00 % on validation at 1.00 ms", "8 bits, 2 threads", "adamw", "one\\_cycle",
                  "50 % of the channels", "intra_op_num_threads=2, session.some_entry=1",
                  parent(client).info.run_id):  # fmt: skip
         assert part in note
-    assert "not fine-tuned" in children(client)[1].data.tags[NOTE]
+    assert ["not fine-tuned" in one for one in notes] == [False, False, True, False]
 
 
 def test_failed_and_infeasible_trials_say_why_and_have_no_model(logged: Logged) -> None:
@@ -479,6 +479,17 @@ def test_trials_that_end_out_of_turn_are_counted_as_they_end(
     open_tracker().log_trials(sorted(ended, key=lambda record: record.number), {})
     assert parent(client).data.metrics["trials_finished"] == 6
     assert parent(client).data.metrics["hypervolume"] == pytest.approx(HYPERVOLUMES[-1])
+
+
+def test_a_trial_that_ends_after_later_ones_is_logged(
+    open_tracker: Open, client: MlflowClient
+) -> None:
+    tracker = open_tracker()
+    tracker.log_trials([ORIGINAL, BETTER], {})
+    tracker.log_trials([ORIGINAL, FASTER, BETTER], {})
+    assert sorted(children(client)) == [0, 1, 2]
+    assert on_front(client) == {1, 2}
+    assert parent(client).data.metrics["trials_finished"] == 3
 
 
 def test_pareto_follows_the_front(logged: Logged) -> None:
@@ -661,7 +672,9 @@ def test_another_trial_under_a_number_is_logged_anew(
     before = children(client)
     latency_ms = 0.75
     others = [
-        replace(r, figures=replace(r.figures, latency_ms=latency_ms)) if r.number == 1 else r
+        replace(FASTER, figures=replace(FASTER.figures, latency_ms=latency_ms))
+        if r is FASTER
+        else r
         for r in RECORDS[:-1]
     ]
     with ended(open_tracker()) as tracker:
@@ -679,9 +692,9 @@ def test_another_trial_under_a_number_is_logged_anew(
     assert "MLflow showed" not in caplog.text
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), None])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_no_number_is_not_shown_as_one(
-    value: float | None, open_tracker: Open, client: MlflowClient, state: Path
+    value: float, open_tracker: Open, client: MlflowClient, state: Path
 ) -> None:
     odd = replace(FASTER, figures=replace(FASTER.figures, p99_ms=value, cpu_ms=value))
     for _ in range(2):  # it is not taken for another trial either
@@ -785,7 +798,7 @@ def test_description_agrees_with_the_front(logged: Logged) -> None:
     assert "Front of 2 after 6 trials" in note
     assert "tags.pareto = 'true'" in note
     linked = re.findall(r"\[(\w+)\]\(#/experiments/(\d+)/runs/(\w+)\?", note)
-    ids = {label(n): child.info.run_id for n, child in children(client).items()}
+    ids = {str(n): child.info.run_id for n, child in children(client).items()}
     assert linked == [(n, run.info.experiment_id, ids[n]) for n in ("1", "2")]
     assert f"/runs/{run.info.run_id}/artifacts/front.html" in note
     assert logged.location.startswith(
@@ -949,6 +962,6 @@ def test_a_noisy_device_is_marked_wherever_one_looks(
 def test_a_trial_says_how_far_its_latency_can_be_trusted(
     open_tracker: Open, client: MlflowClient
 ) -> None:
-    poor = replace(BETTER, figures=replace(BETTER.figures, measuring="poor"))
+    poor = replace(BETTER, figures=replace(BETTER.figures, quality="poor"))
     open_tracker().log_trials([ORIGINAL, poor], {})
     assert children(client)[poor.number].data.tags["measuring"] == "poor"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from search.config import LocalEngineConfig
+from search.config.engine import LocalEngineConfig
 from search.engine import make_engine
 from search.engine.store import Store
 from search.errors import ConfigError
-from search.records import NetworkSpec
-from search.steps import Trace
+from search.records.network import NetworkSpec
+from search.records.steps.exporting import Trace
 from tests.fakes import DATA
 from tests.workbench import Workbench
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import models
-from search.checkpoints import load_checkpoint
 from search.errors import ConfigError
+from search.networks.checkpoints import load_checkpoint
 
 State = dict[str, Tensor]
 PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.", "net.", "network.", "0.")

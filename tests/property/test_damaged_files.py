@@ -20,23 +20,25 @@ from PIL import Image
 from safetensors.torch import save as to_safetensors
 
 import models
-from search.archive import read_archive
 from search.bundle.predict import Refused, read_images
-from search.checkpoints import load_checkpoint
-from search.config import ImageFolderConfig
+from search.config.data import ImageFolderConfig
 from search.data import describe
 from search.engine.store import Entry, Store
 from search.errors import ConfigError, SearchError
-from search.importance import importances
-from search.records import Canary, Closing, Deployable, File, Interval
-from search.steps import Quantize
+from search.front.importance import importances
+from search.networks.checkpoints import load_checkpoint
+from search.records.closing import Closing
+from search.records.files import File
+from search.records.measurement import Canary, Interval
 from search.storage.journal import Journal, Journals
+from search.study.archive import read_archive
+from tests.deployables import make_deployable, make_quantize
 from tests.fakes import DATA, FakeEngine, lab, trials_of
 from tests.journals import without_sums
 from tests.unit.test_study import open_study
 
 SHAPE = (1, 8, 8)
-STEP = Quantize(File("0" * 64, ".onnx", 4), 8, "u8s8", DATA, 3, 0)
+STEP = make_quantize(File("0" * 64, ".onnx", 4), 8, "u8s8", DATA, 3, 0)
 ONE_FOLDER = [HealthCheck.function_scoped_fixture]
 
 
@@ -98,7 +100,7 @@ def test_checkpoints(
 @given(st.data())
 def test_store_entries(tmp_path: Path, data: st.DataObject) -> None:
     store = Store(tmp_path / "store")
-    result = Deployable(store.put(b"model", ".onnx"), 8, (("key", "value"),))
+    result = make_deployable(store.put(b"model", ".onnx"), 8, (("key", "value"),))
     store.save(STEP, result, 1.5)
     (entry,) = (store.root / "steps").rglob("*.json")
     harmed = entry if data.draw(st.booleans()) else store.path(result.model)
@@ -106,7 +108,7 @@ def test_store_entries(tmp_path: Path, data: st.DataObject) -> None:
     # Nothing but what was written comes back.
     assert store.load(STEP) in (None, Entry(result, 1.5))
     # Whatever it was, the step can be computed again.
-    result = Deployable(store.put(b"model", ".onnx"), 8, (("key", "value"),))
+    result = make_deployable(store.put(b"model", ".onnx"), 8, (("key", "value"),))
     store.save(STEP, result, 2.5)
     assert store.load(STEP) == Entry(result, 2.5)
 

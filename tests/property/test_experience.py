@@ -11,12 +11,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from search.deployments import Deployment, Outlook, Students, worth_deploying
-from search.experience import Experience
-from search.front import front, losses
-from search.records import Deployable, Figures, Outcome, TrialRecord
+from search.front.front import front, losses
+from search.policy.deployments import Deployment, LatencyModel, Students, worth_deploying
+from search.policy.experience import Experience
+from search.records.trial import CompleteTrial, Cost, Outcome, ScoredTrial, TrialRecord
 from tests.fakes import PROFILE, lab
-from tests.plants import MODEL, plant
+from tests.plants import plant
 
 NAMES = ("accuracy", "latency")
 ALLOWED: list[Deployment] = [(32, 1), (32, 2), (8, 1), (8, 2), (4, 1)]
@@ -24,8 +24,8 @@ SIZES = [(1000, 100), (600, 100), (600, 60), (200, 60), (200, 20)]
 OUTCOMES: list[Outcome] = ["complete", "complete", "complete", "infeasible", "stopped"]
 
 
-def students_of(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    return [r for r in records if r.student_of is None and r.deployable is not None]
+def students_of(records: Sequence[TrialRecord]) -> list[ScoredTrial]:
+    return [r for r in records if r.student_of is None and isinstance(r, ScoredTrial)]
 
 
 @st.composite
@@ -37,7 +37,7 @@ def drawn_trials(draw: st.DrawFn) -> list[TrialRecord]:
         bits, threads = draw(st.sampled_from(ALLOWED))
         accuracy = 0.5 + draw(st.integers(0, 4)) / 10
         outcome = draw(st.sampled_from(OUTCOMES))
-        record = plant(
+        record: TrialRecord = plant(
             number,
             outcome,
             bits=bits,
@@ -57,20 +57,21 @@ def drawn_trials(draw: st.DrawFn) -> list[TrialRecord]:
         records.append(
             replace(
                 record,
-                point=replace(record.point, prune_ratio=ratio, threads=threads, learning_rate=rate),
+                point=record.point.replaced(prune_ratio=ratio, threads=threads, learning_rate=rate),
                 violations=draw(st.sampled_from(limits)) if outcome == "infeasible" else {},
-                deployable=Deployable(MODEL, bits, ()) if outcome == "complete" else None,
                 student_of=draw(st.sampled_from([None, *(r.number for r in students_of(records))])),
             )
         )
     return records
 
 
-def moved(figures: Figures, end: float | None) -> float:
-    assert figures.latency_ms is not None
-    assert figures.latency_ratio is not None
-    assert end is not None
-    return figures.latency_ms * end / figures.latency_ratio
+def moved(cost: Cost, end: float) -> float:
+    return cost.latency_ms * end / cost.latency_ratio
+
+
+def measured(record: TrialRecord) -> Cost:
+    assert record.figures is not None
+    return record.figures
 
 
 def keeps_limits(record: TrialRecord) -> bool:
@@ -83,21 +84,20 @@ def test_rivals(records: list[TrialRecord], size: tuple[int, int], tenths: int, 
     own = plant(99, macs=size[0], parameters=size[1], latency_ms=tenths / 10).figures
     fastest = moved(own, own.latency_ratio_low)
     rivals = [record for record in records if keeps_limits(record)]
-    complete = [record for record in rivals if record.outcome == "complete"]
-    best = max([lab().reference_accuracy, *(r.figures.val_accuracy or 0.0 for r in complete)])
+    complete = [record for record in rivals if isinstance(record, CompleteTrial)]
+    best = max([lab().reference_accuracy, *(r.figures.val_accuracy for r in complete)])
     assert known.is_beaten(own) == any(
-        (r.figures.val_accuracy or 0.0) >= best
-        and moved(r.figures, r.figures.latency_ratio_high) <= fastest
+        r.figures.val_accuracy >= best and moved(r.figures, r.figures.latency_ratio_high) <= fastest
         for r in complete
     )
     larger = [
         record.number
         for record in rivals
-        if record.point.bits >= bits
-        and (record.figures.macs, record.figures.parameters) != size
-        and (record.figures.macs or 0) >= size[0]
-        and (record.figures.parameters or 0) >= size[1]
-        and moved(record.figures, record.figures.latency_ratio_high) <= fastest
+        if record.point.whole("bits") >= bits
+        and (measured(record).macs, measured(record).parameters) != size
+        and measured(record).macs >= size[0]
+        and measured(record).parameters >= size[1]
+        and moved(measured(record), measured(record).latency_ratio_high) <= fastest
     ]
     assert known.larger_as_good(bits, own) == (larger[0] if larger else None)
     assert known.asked == sum(record.student_of is None for record in records)
@@ -116,7 +116,7 @@ def test_students_that_may_be_deployed_once_more(
         record
         for record in everybody
         if siblings.count(record.number) < limit
-        and (record.point.prune_ratio > 0 or not only_pruned)
+        and (record.point.number("prune_ratio") > 0 or not only_pruned)
     ]
 
 
@@ -128,28 +128,33 @@ def test_no_student_that_may_reach_the_front_is_left_out(
     records = data.draw(drawn_trials())
     known = Experience(records, lab(), names)
     everybody = known.students.open(9, [], only_pruned=False)
-    given_all = known.tried, known.front.members, known.outlook, ALLOWED, names
+    given_all = known.tried, known.front.members, known.latency_model, ALLOWED, names
     together = worth_deploying(known.students, everybody, *given_all)
     one_by_one = [
-        hope
+        prediction
         for position in everybody
-        for hope in worth_deploying(known.students, everybody[everybody == position], *given_all)
+        for prediction in worth_deploying(
+            known.students, everybody[everybody == position], *given_all
+        )
     ]
     assert together == one_by_one
     # Nothing is beaten for sure that a student promises: with no front to reach all are hoped for.
-    free = worth_deploying(known.students, everybody, set(), [], known.outlook, ALLOWED, names)
+    free = worth_deploying(
+        known.students, everybody, set(), [], known.latency_model, ALLOWED, names
+    )
     assert len(free) == len(everybody) * len(ALLOWED)
     assert known.front.members == front(records, names)
     if not everybody.size:
         return
-    promised = known.outlook.promises(known.students.structures(everybody), ALLOWED)
+    promised = known.latency_model.promises(known.students.structures(everybody), ALLOWED)
     bound = known.students.at_most(everybody, promised, names)
     for position, least in zip(everybody, bound, strict=True):
         student = known.students.records[position]
-        for hope in (hope for hope in free if hope.student == student.number):
-            hoped = losses(hope.figures, names)
-            assert hoped is not None
-            assert (least <= np.array(hoped) * (1 + 1e-12)).all()
+        for prediction in (
+            prediction for prediction in free if prediction.student == student.number
+        ):
+            promised_losses = losses(prediction.figures, prediction.figures.val_accuracy, names)
+            assert (least <= np.array(promised_losses) * (1 + 1e-12)).all()
 
 
 def unlikeness(one: int, other: int) -> float:
@@ -160,16 +165,16 @@ def unlikeness(one: int, other: int) -> float:
 @example([3, 8], 5)  # as alike as can be told
 def test_the_most_similar_network_is_asked(sizes: list[int], wanted: int) -> None:
     # Every network shows another gain by its second thread, so the answer tells which was asked.
-    outlook = Outlook(PROFILE, lab().yardstick, {})
+    latency_model = LatencyModel(PROFILE, lab().baseline, {})
     shares: dict[int, float] = {}
     for order, macs in enumerate(dict.fromkeys(sizes)):
         shares[macs] = 0.5 + order / 100
-        outlook.measured[macs, 1] = {}
+        latency_model.measured[macs, 1] = {}
         for threads, ms in ((1, 1.0), (2, shares[macs])):
             record = plant(order, bits=32, macs=macs, parameters=1, latency_ms=ms)
-            outlook.add(replace(record, point=replace(record.point, threads=threads)))
+            latency_model.add(replace(record, point=record.point.replaced(threads=threads)))
     own = plant(99, bits=32, macs=wanted, parameters=2, latency_ms=1.0)
-    outlook.add(replace(own, point=replace(own.point, threads=1)))
+    latency_model.add(replace(own, point=own.point.replaced(threads=1)))
     nearest = min(shares, key=lambda macs: unlikeness(wanted, macs))
     shown = shares[nearest] * 1.0
-    assert outlook.hope_ms((wanted, 2), (32, 2)) == pytest.approx(shown)
+    assert latency_model.predicted_ms((wanted, 2), (32, 2)) == pytest.approx(shown)

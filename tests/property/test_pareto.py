@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from search.pareto import (
+from search.front.pareto import (
     bends,
     hypervolume,
     kernel,

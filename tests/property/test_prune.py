@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from search.pruning import widths_of, widths_to_keep
+from search.networks.pruning.groups import widths_of, widths_to_keep
 
 # A busy machine must not fail a test that is right.
 relaxed = settings(deadline=None, max_examples=200)

@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.standing import Rivals, joint_level
+from search.front.standing import Rivals, joint_level
+from search.report.departures import describe_beaten
 
 LAUNCHES, IMAGES = 14, 400
 NAMES = ("accuracy", "latency", "size", "cpu", "memory")
@@ -119,10 +120,23 @@ def _rivals(
     )
 
 
+def called(number: int) -> str:
+    return "original" if number == 0 else str(number)
+
+
+def told(found: Rivals, order: Sequence[int]) -> dict[int, str]:
+    """Who stands, in words."""
+    decided = found.standing(order).items()
+    return {
+        index: "" if beaten is None else describe_beaten(beaten, called(beaten.by))
+        for index, beaten in decided
+    }
+
+
 def test_a_more_accurate_point_that_is_as_fast_takes_the_other_away() -> None:
     # Trials 1 and 28 of a default study stood side by side.
     found = _rivals([0.0174, 0.0174], [0.9149, 0.9079], ("accuracy", "latency"))
-    assert found.standing([0, 1]) == {
+    assert told(found, [0, 1]) == {
         0: "",
         1: "the original is more accurate and not measurably slower",
     }
@@ -141,7 +155,7 @@ def test_a_point_holds_out_by_a_latency_that_is_better_for_itself() -> None:
         objectives=("accuracy", "latency"),
     )
     assert found.compare(1, 0, "latency") == 0  # not with all the others at once
-    assert found.standing([0, 1]) == {0: "", 1: ""}
+    assert told(found, [0, 1]) == {0: "", 1: ""}
 
 
 def test_what_is_traded_counts_and_nothing_else() -> None:
@@ -152,13 +166,13 @@ def test_what_is_traded_counts_and_nothing_else() -> None:
         "memory": "lighter on memory",
     }.items():
         found = _rivals([1.0, 1.0], [0.9, 0.9], ("accuracy", "latency", name), **alike)
-        assert found.standing([0, 1])[0].startswith(f"1 is {word} and not measurably")
+        assert told(found, [0, 1])[0].startswith(f"1 is {word} and not measurably")
         assert not found.are_alike(0, 1)
     plain = _rivals([1.0, 1.0], [0.9, 0.9], ("accuracy", "latency"), **alike)
-    assert plain.standing([0, 1]) == {0: "", 1: ""}
+    assert told(plain, [0, 1]) == {0: "", 1: ""}
     assert plain.are_alike(0, 1)
     only = _rivals([1.0, 0.9], [0.99, 0.9], ("size", "latency"), **alike)
-    assert only.standing([0, 1]) == {0: "1 is smaller and faster", 1: ""}
+    assert told(only, [0, 1]) == {0: "1 is smaller and faster", 1: ""}
 
 
 def test_of_three_points_in_a_circle_the_last_leaves() -> None:
@@ -180,9 +194,9 @@ def test_of_three_points_in_a_circle_the_last_leaves() -> None:
     beats = [[found.beats(one, other) for other in range(3)] for one in range(3)]
     assert np.argwhere(beats).tolist() == [[0, 1], [1, 2], [2, 0]]
     # 6 leaves as the last, then nobody beats 4, which beats 5.
-    assert found.standing([0, 1, 2]) == {
+    assert told(found, [0, 1, 2]) == {
         0: "",
         1: "4 is faster and not measurably less accurate or heavier on the processor",
         2: "5 is lighter on the processor and not measurably less accurate or slower",
     }
-    assert [i for i, why in found.standing([1, 2, 0]).items() if not why] == [1]
+    assert [i for i, why in told(found, [1, 2, 0]).items() if not why] == [1]

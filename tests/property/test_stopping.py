@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from search.stopping import GRACE, is_hopeless, survives
+from search.policy.stopping import GRACE, is_hopeless, survives
 
 Points = NDArray[np.float64]
 ETAS = st.floats(1.1, 10.0)
@@ -64,7 +64,7 @@ def test_hopeless_is_what_a_point_beats_everywhere(front: Points, data: st.DataO
     best = data.draw(hnp.arrays(np.float64, shape, elements=st.integers(0, 7)))
     beaten = any((point <= best).all() for point in front)
     assert is_hopeless(best, front) == beaten
-    # A better best case has no less hope, and another point to beat gives no more.
+    # A better best case has no less prediction, and another point to beat gives no more.
     if not is_hopeless(best, front):
         assert not is_hopeless(best - 1, front)
         assert not is_hopeless(best, front[1:])

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from search.archive import read_archive, read_record, write_record
 from search.errors import ConfigError
-from search.records import Canary, Closing, Interval
+from search.records.closing import Closing
+from search.records.measurement import Canary, Interval
 from search.storage.journal import Journal, Journals
+from search.study.archive import read_archive, read_record, write_record
 from tests.fakes import FakeEngine, lab, trials_of
 from tests.plants import plant
 from tests.unit.test_study import open_study
@@ -68,6 +69,7 @@ def test_studies_there_are_named(
 def test_a_figure_that_is_no_number_stays_what_it_is() -> None:
     record = plant(3, latency_ratio_high=math.inf, cpu_ms=math.nan)
     back = read_record(write_record(record))
+    assert back.figures is not None
     assert back.figures.latency_ratio_high == math.inf
-    assert math.isnan(back.figures.cpu_ms or 0.0)
+    assert math.isnan(back.figures.cpu_ms)
     assert replace(back, figures=record.figures) == record

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
-from search import batch_norm
-from search.batch_norm import NarrowBatchNorm2d, widen_narrow
+from search.networks import batch_norm
+from search.networks.batch_norm import NarrowBatchNorm2d, widen_narrow
 
 
 @pytest.fixture(autouse=True)

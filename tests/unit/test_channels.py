@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from search import networks, pruning
-from search.custom import build_custom
-from search.optimization import make_optimizer
-from search.records import NetworkSpec
+from search.networks import networks
+from search.networks.custom import build_custom
+from search.networks.optimization import make_optimizer
+from search.networks.pruning import groups
+from search.networks.pruning import prune as pruning
+from search.records.network import NetworkSpec
 from tests.zoo import CLASSES, WIDTH, ChannelsLast, Zoo, conv
 
 SHAPE = (1, 28, 28)
@@ -46,13 +48,13 @@ def widths(module: nn.Module, ratio: float = 0.5) -> dict[str, tuple[int, ...]]:
     with torch.no_grad():
         assert smaller(torch.rand(2, *SHAPE)).shape == (2, CLASSES)
     layers = [n for n, m in smaller.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    return {n: tuple(pruning._weight(smaller, n).shape[:2]) for n in layers}
+    return {n: tuple(groups._weight(smaller, n).shape[:2]) for n in layers}
 
 
 def unseen(module: nn.Module, ratio: float) -> nn.Module:
     """The whole network, when nobody looks at the channels that pruning removes."""
     seen = pruning.look(module, SHAPE)
-    removed = np.concatenate(pruning._removed(seen.groups, ratio, 8))
+    removed = np.concatenate(groups.removed_at(seen.groups, ratio, 8))
     masked = copy.deepcopy(module)
     for use in seen.channels.uses:
         if use.side == "in":

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from search import cli
+from search.cli import command as cli
 from search.errors import ConfigError, DeviceLost, SearchError, StageFailed, StorageLost
 from search.run import main
 from tests import commands
@@ -128,7 +128,7 @@ def test_nothing_heavy_is_imported(arguments: list[str], elsewhere: Path) -> Non
     )
     said = run(elsewhere, "-c", script).stderr
     imported = said.splitlines()[-1].split()
-    assert "search.cli" in imported
+    assert "search.cli.command" in imported
     assert set(imported) & HEAVY == set()
 
 
@@ -365,7 +365,7 @@ def test_a_machine_that_shuts_down_ends_a_search_as_ctrl_c_does() -> None:
     wait = "import time; print('ready', flush=True); time.sleep(60)"
     script = f"""
 import sys
-from search import cli
+from search.cli import command as cli
 def job(raw, settings): {wait}
 sys.exit(cli.main(job, []))
 """

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import importlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +16,13 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from search import cli, config
-from search.config import PickConfig, SearchConfig
+from search import config
+from search.cli import command as cli
+from search.cli.remarks import comments
+from search.config.commands import PickConfig, SearchConfig
+from search.config.parsing import parse
 from search.errors import ConfigError
-from search.parsing import parse
-from search.remarks import comments
-from search.space import parse_space
+from search.space.parsing import parse_space
 
 GIVEN = ("data.root=pets", "data.factory=a:b", "model.factory=a:b", "storage.url=postgresql://a/b")
 GROUPS = sorted(path.name for path in cli.CONF.iterdir() if path.is_dir())
@@ -76,10 +79,15 @@ def test_every_option_is_accepted(group: str, option: str) -> None:
     assert isinstance(parsed, SearchConfig)
 
 
+MODULES = [
+    importlib.import_module(f"search.config.{path.stem}")
+    for path in sorted(Path(config.__path__[0]).glob("[a-z]*.py"))
+]
 CLASSES = [
     value
-    for value in vars(config).values()
-    if dataclasses.is_dataclass(value) and getattr(value, "__module__", "") == config.__name__
+    for module in MODULES
+    for value in vars(module).values()
+    if dataclasses.is_dataclass(value) and getattr(value, "__module__", "") == module.__name__
 ]
 
 

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 import search
-from search import console, home
+from search.cli import script as console
+from search.process import home
 
 
 def test_every_command_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from search.custom import build_custom
+from search.networks.custom import build_custom
 from tests.unit.test_custom import SHAPE, spec
 
 UNSETTLING = {
@@ -68,7 +68,8 @@ def test_gradients_are_recorded_although_the_first_to_load_torch_turned_them_off
     tmp_path: Path,
 ) -> None:
     code = (
-        "import sys; from search.factory import load_factory; assert 'torch' not in sys.modules\n"
+        "import sys; from search.config.factory import load_factory\n"
+        "assert 'torch' not in sys.modules\n"
         "load_factory('unsettling:build', 'model.factory')\n"
         "import torch; assert torch.is_grad_enabled()"
     )

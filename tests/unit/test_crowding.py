@@ -10,7 +10,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from search.crowding import FIRST_PAUSE_S, LONGEST_PAUSE_S, adapting, read_waited_s
+from search.networks.crowding import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    adapting,
+    read_waited_s,
+)
 
 
 class Machine:
@@ -83,7 +88,7 @@ def test_threads_that_wait_for_a_core_are_seen() -> None:
     code = """
 import os, sys, threading, time
 sys.path.insert(0, os.getcwd())
-from search.crowding import read_waited_s
+from search.networks.crowding import read_waited_s
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 def work(until):
     while time.monotonic() < until:

@@ -16,11 +16,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search import custom, networks
 from search.errors import ConfigError
-from search.records import NetworkSpec
+from search.networks import custom, networks
+from search.records.network import NetworkSpec
+from search.records.steps.pruning import Prune
 from search.stages import teacher
-from search.steps import Prune
 from tests.workbench import Workbench
 
 SHAPE = (1, 8, 8)
@@ -76,7 +76,7 @@ def test_the_factory_is_called_once(bench: Workbench) -> None:
     first, second = networks.build(given), networks.build(given)
     network = networks.save(first, given, bench.store)
     third = networks.load(network, bench.store)
-    networks.with_shapes(given, network.shapes)
+    networks.with_shapes(given, (), network.shapes)
     assert CALLS == ["plain"]
     assert len({id(one.get_parameter("conv.weight")) for one in (first, second, third)}) == 3
     with torch.no_grad():
@@ -151,7 +151,7 @@ def test_a_network_whose_hooks_keep_what_it_computes_is_copied_again(bench: Work
     networks.build(given)
     taught = bench.do(replace(bench.teach_step("cnn"), spec=given, epochs=1))
     pruned = bench.do(Prune(taught.network, 0.5, 1))
-    assert pruned.channels_removed > 0
+    assert pruned.figures["channels_removed"] > 0
 
 
 class Remembering(Plain):
@@ -220,7 +220,7 @@ def test_a_factory_that_sets_up_logging_does_not_silence_the_search(
 def test_a_live_display_goes_on_meanwhile() -> None:
     from rich.console import Console
 
-    from search.factory import prints_to_log
+    from search.config.factory import prints_to_log
 
     shown = io.StringIO()
     before, sys.stdout = sys.stdout, shown

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from search.config import TrackingConfig
+from search.config.places import TrackingConfig
 from search.errors import TrackingLost
 from search.tracking import server
 

@@ -6,15 +6,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from search.config import TrackingConfig
+from search.config.places import TrackingConfig
 from search.errors import ConfigError, StudyTaken, TrackingLost, TrackingSilent
-from search.records import Canary, Closing, Interval, ReadFile, TrialRecord
+from search.records.closing import Closing
+from search.records.files import ReadFile
+from search.records.measurement import Canary, Interval
+from search.records.trial import TrialRecord
 from search.tracking.delivery import LONGEST_PAUSE_S, Delivery, pause_s
+from search.tracking.snapshot import Snapshot
 from search.tracking.tracker import Claim, Tracker
 from tests.plants import plant, plant_finalist
 
@@ -27,7 +32,7 @@ FOR_EVER_S = 3600.0  # which the test's own time-out cuts off
 Said = Callable[[], list[str]]
 
 
-class Shelf:
+class ArtifactStore:
     """What MLflow holds, however often it is opened; ``fail`` is called before anything else."""
 
     def __init__(self) -> None:
@@ -36,16 +41,22 @@ class Shelf:
         self.opened = 0
         self.status = ""
         self.fail: Callable[[], None] = lambda: None
+        self.snapshot = Snapshot("s", "s", (), "", {}, (), (), {}, None, {}, "")
 
-    def open(self, began_at: float | None, claim: Claim) -> Tracker:
+    def tell(self, delivery: Delivery, **changes: Any) -> None:
+        """Changes the study, and has that delivered."""
+        self.snapshot = replace(self.snapshot, **changes)
+        delivery.notify(len(self.snapshot.records))
+
+    def open(self, snapshot: Snapshot, claim: Claim) -> Tracker:
         self.fail()
         self.opened += 1
         return FakeTracker(self)
 
 
 class FakeTracker(Tracker):
-    def __init__(self, shelf: Shelf) -> None:
-        self._shelf = shelf
+    def __init__(self, artifacts: ArtifactStore) -> None:
+        self._shelf = artifacts
 
     @property
     def logged(self) -> frozenset[int]:
@@ -79,8 +90,8 @@ class FakeTracker(Tracker):
 
 
 @pytest.fixture
-def shelf() -> Shelf:
-    return Shelf()
+def artifacts() -> ArtifactStore:
+    return ArtifactStore()
 
 
 @pytest.fixture
@@ -113,51 +124,55 @@ def hang_until(gate: threading.Event) -> Callable[[], None]:
     return fail
 
 
-def break_off(delivery: Delivery, raised: type[BaseException] | BaseException) -> None:
+def break_off(
+    artifacts: ArtifactStore, delivery: Delivery, raised: type[BaseException] | BaseException
+) -> None:
     """Finds a trial and breaks off."""
     with delivery:
-        delivery.log_trials(records(1), {})
+        artifacts.tell(delivery, records=records(1))
         raise raised
 
 
-def deliver(shelf: Shelf, config: TrackingConfig = SERVER, **changes: Any) -> Delivery:
+def deliver(artifacts: ArtifactStore, config: TrackingConfig = SERVER, **changes: Any) -> Delivery:
     given = {"pause": lambda attempt: 0.01, "note_ending": lambda status: None, **changes}
-    return Delivery(shelf.open, config, Path("mlruns"), "study=s", **given)
+    return Delivery(
+        lambda: artifacts.snapshot, artifacts.open, config, Path("mlruns"), "study=s", **given
+    )
 
 
 def patient(uri: str | None = SERVER.uri) -> TrackingConfig:
     return TrackingConfig(uri=uri, timeout_s=DEADLINE_S / 3)
 
 
-def records(count: int) -> list[TrialRecord]:
-    return [plant(number) for number in range(count)]
+def records(count: int) -> tuple[TrialRecord, ...]:
+    return tuple(plant(number) for number in range(count))
 
 
-def test_everything_arrives_in_order(shelf: Shelf) -> None:
+def test_everything_arrives_in_order(artifacts: ArtifactStore) -> None:
     canary = Canary(0, Interval(1.0, 0.99, 1.01), "resolved")
     notes: list[str] = []
-    with deliver(shelf, patient(), note_ending=notes.append) as delivery:
-        delivery.log_device({"device": "local"}, [canary])
+    with deliver(artifacts, patient(), note_ending=notes.append) as delivery:
+        artifacts.tell(delivery, tags={"device": "local"}, canaries=(canary,))
         for count in range(5):
-            delivery.log_trials(records(count), {})
-        delivery.log_finalists(CLOSING, {1: bytes}, "told")
+            artifacts.tell(delivery, records=records(count))
+        artifacts.tell(delivery, closing=CLOSING, final_models={1: bytes}, explanations="told")
         assert notes == ["KILLED"]
-    assert shelf.trials == [0, 1, 2, 3]
-    assert shelf.seen[-2:] == [({"device": "local"}, 1), (CLOSING, {1: bytes}, "told")]
-    assert (shelf.opened, shelf.status, notes) == (1, "FINISHED", ["KILLED", "FINISHED"])
+    assert artifacts.trials == [0, 1, 2, 3]
+    assert artifacts.seen[-2:] == [({"device": "local"}, 1), (CLOSING, {1: bytes}, "told")]
+    assert (artifacts.opened, artifacts.status, notes) == (1, "FINISHED", ["KILLED", "FINISHED"])
     assert delivery.location == "/#/run"
 
 
-def test_of_what_was_handed_over_the_newest_counts(shelf: Shelf) -> None:
+def test_of_what_was_handed_over_the_newest_counts(artifacts: ArtifactStore) -> None:
     gate = threading.Event()
-    shelf.fail = hang_until(gate)
-    with deliver(shelf, patient()) as delivery:
+    artifacts.fail = hang_until(gate)
+    with deliver(artifacts, patient()) as delivery:
         for count in range(50):
-            delivery.log_trials(records(count), {})
-        assert shelf.opened == 0, "the search waited"
+            artifacts.tell(delivery, records=records(count))
+        assert artifacts.opened == 0, "the search waited"
         gate.set()
-    assert shelf.trials == list(range(49))
-    assert len(shelf.seen) <= 3
+    assert artifacts.trials == list(range(49))
+    assert len(artifacts.seen) <= 3
 
 
 @pytest.mark.parametrize(
@@ -169,7 +184,9 @@ def test_of_what_was_handed_over_the_newest_counts(shelf: Shelf) -> None:
         OSError(28, "No space left on device"),
     ],
 )
-def test_an_outage_is_said_once_and_its_end(error: Exception, shelf: Shelf, said: Said) -> None:
+def test_an_outage_is_said_once_and_its_end(
+    error: Exception, artifacts: ArtifactStore, said: Said
+) -> None:
     attempts: list[int] = []
 
     def fail() -> None:
@@ -180,13 +197,13 @@ def test_an_outage_is_said_once_and_its_end(error: Exception, shelf: Shelf, said
         attempts.append(attempt)
         return 0.0
 
-    shelf.fail = fail
-    with deliver(shelf, patient(), pause=pause) as delivery:
-        delivery.log_trials(records(2), {})
-        until(lambda: shelf.trials == [0, 1])
-        delivery.log_trials(records(3), {})
+    artifacts.fail = fail
+    with deliver(artifacts, patient(), pause=pause) as delivery:
+        artifacts.tell(delivery, records=records(2))
+        until(lambda: artifacts.trials == [0, 1])
+        artifacts.tell(delivery, records=records(3))
     assert attempts == [1, 2, 3]
-    assert (shelf.trials, shelf.opened, shelf.status) == ([0, 1, 2], 1, "FINISHED")
+    assert (artifacts.trials, artifacts.opened, artifacts.status) == ([0, 1, 2], 1, "FINISHED")
     assert said()[0].endswith(
         "; the search goes on, and MLflow gets its trials when it answers again"
     )
@@ -195,22 +212,22 @@ def test_an_outage_is_said_once_and_its_end(error: Exception, shelf: Shelf, said
     assert [line.partition(",")[0] for line in said()[1:]] == ["MLflow answers again"]
 
 
-def test_it_begins_anew_where_it_was_cut_off(shelf: Shelf) -> None:
+def test_it_begins_anew_where_it_was_cut_off(artifacts: ArtifactStore) -> None:
     fails = iter([False, False, True])
 
     def fail() -> None:
         if next(fails, False):
             raise TrackingLost("gone")
 
-    shelf.fail = fail
-    with deliver(shelf, patient()) as delivery:
-        delivery.log_trials(records(4), {})
-    assert (shelf.trials, shelf.opened) == ([0, 1, 2, 3], 2)
+    artifacts.fail = fail
+    with deliver(artifacts, patient()) as delivery:
+        artifacts.tell(delivery, records=records(4))
+    assert (artifacts.trials, artifacts.opened) == ([0, 1, 2, 3], 2)
 
 
-def test_what_the_user_knows_is_not_said_again(shelf: Shelf, said: Said) -> None:
-    with deliver(shelf, patient(), is_lost=True) as delivery:
-        delivery.log_trials(records(1), {})
+def test_what_the_user_knows_is_not_said_again(artifacts: ArtifactStore, said: Said) -> None:
+    with deliver(artifacts, patient(), is_lost=True) as delivery:
+        artifacts.tell(delivery, records=records(1))
     assert said() == ["MLflow answers again, and has 1 trial now"]
 
 
@@ -230,17 +247,19 @@ def test_pauses_grow() -> None:
         (2, "the study's end is not in MLflow yet"),
     ],
 )
-def test_the_end_waits_a_bounded_time(before: int, left: str, shelf: Shelf, said: Said) -> None:
-    with deliver(shelf) as delivery:
+def test_the_end_waits_a_bounded_time(
+    before: int, left: str, artifacts: ArtifactStore, said: Said
+) -> None:
+    with deliver(artifacts) as delivery:
         if before:
-            delivery.log_trials(records(before), {})
-            until(lambda: len(shelf.trials) == before)
+            artifacts.tell(delivery, records=records(before))
+            until(lambda: len(artifacts.trials) == before)
 
         def fail() -> None:
             raise TrackingLost("gone")
 
-        shelf.fail = fail
-        delivery.log_trials(records(2), {})
+        artifacts.fail = fail
+        artifacts.tell(delivery, records=records(2))
     assert said()[-1] == (
         f"{left}; when it answers again: python -m search.sync study=s "
         "'tracking.uri=http://me:***@host:1'"
@@ -248,12 +267,12 @@ def test_the_end_waits_a_bounded_time(before: int, left: str, shelf: Shelf, said
     assert delivery.location == ("/#/run" if before else "")
 
 
-def test_a_server_that_hangs_is_left_behind(shelf: Shelf, said: Said) -> None:
+def test_a_server_that_hangs_is_left_behind(artifacts: ArtifactStore, said: Said) -> None:
     gate = threading.Event()
-    shelf.fail = hang_until(gate)
+    artifacts.fail = hang_until(gate)
     with pytest.raises(KeyboardInterrupt):
-        break_off(deliver(shelf), KeyboardInterrupt)
-    assert shelf.opened == 0, "it was waited for"
+        break_off(artifacts, deliver(artifacts), KeyboardInterrupt)
+    assert artifacts.opened == 0, "it was waited for"
     gate.set()
     assert "up to 1 trial is not in MLflow yet" in said()[-1]
 
@@ -262,55 +281,59 @@ def test_a_server_that_hangs_is_left_behind(shelf: Shelf, said: Said) -> None:
     ("raised", "status"), [(KeyboardInterrupt, "KILLED"), (ConfigError, "FAILED")]
 )
 def test_how_the_study_ended_is_told(
-    raised: type[BaseException], status: str, shelf: Shelf
+    raised: type[BaseException], status: str, artifacts: ArtifactStore
 ) -> None:
     notes: list[str] = []
     with pytest.raises(raised):
-        break_off(deliver(shelf, patient(), note_ending=notes.append), raised)
-    assert (shelf.status, notes[-1]) == (status, status)
+        break_off(artifacts, deliver(artifacts, patient(), note_ending=notes.append), raised)
+    assert (artifacts.status, notes[-1]) == (status, status)
 
 
-def test_a_study_that_another_process_took_over_is_left_to_it(shelf: Shelf, said: Said) -> None:
+def test_a_study_that_another_process_took_over_is_left_to_it(
+    artifacts: ArtifactStore, said: Said
+) -> None:
     notes: list[str] = []
     with pytest.raises(StudyTaken):
-        break_off(deliver(shelf, patient(), note_ending=notes.append), StudyTaken)
-    assert (shelf.status, notes) == ("", ["KILLED"])
+        break_off(artifacts, deliver(artifacts, patient(), note_ending=notes.append), StudyTaken)
+    assert (artifacts.status, notes) == ("", ["KILLED"])
     assert not [line for line in said() if "search.sync" in line]
 
 
-def test_a_file_that_does_well_is_written_to_its_end(shelf: Shelf) -> None:
-    shelf.fail = lambda: time.sleep(0.05)
+def test_a_file_that_does_well_is_written_to_its_end(artifacts: ArtifactStore) -> None:
+    artifacts.fail = lambda: time.sleep(0.05)
     config = TrackingConfig(uri=None, timeout_s=0.01)
-    with deliver(shelf, config) as delivery:
-        delivery.log_trials(records(10), {})
-    assert (len(shelf.trials), shelf.status) == (10, "FINISHED")
+    with deliver(artifacts, config) as delivery:
+        artifacts.tell(delivery, records=records(10))
+    assert (len(artifacts.trials), artifacts.status) == (10, "FINISHED")
 
 
-def test_without_trials_to_show_nothing_is_begun(shelf: Shelf) -> None:
-    with deliver(shelf) as delivery:
-        delivery.log_device({}, [])
-    assert shelf.opened == 0
+def test_without_trials_to_show_nothing_is_begun(artifacts: ArtifactStore) -> None:
+    with deliver(artifacts):
+        pass
+    assert artifacts.opened == 0
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ConfigError("no")])
 def test_an_ending_that_cannot_be_written_does_not_hold_up_what_is_left(
-    error: Exception, shelf: Shelf
+    error: Exception, artifacts: ArtifactStore
 ) -> None:
     def note(status: str) -> None:
         if status != "KILLED":
             raise error
 
-    delivery = deliver(shelf, patient(), note_ending=note).__enter__()
-    delivery.log_trials(records(2), {})
+    delivery = deliver(artifacts, patient(), note_ending=note).__enter__()
+    artifacts.tell(delivery, records=records(2))
     with pytest.raises(type(error)):
         delivery.__exit__(None)
-    assert (shelf.trials, shelf.status) == ([0, 1], "FINISHED")
+    assert (artifacts.trials, artifacts.status) == ([0, 1], "FINISHED")
 
 
-def test_where_nothing_could_be_written_nothing_more_is(shelf: Shelf) -> None:
+def test_where_nothing_could_be_written_nothing_more_is(artifacts: ArtifactStore) -> None:
     notes: list[str] = []
     with pytest.raises(OSError, match="full"):
-        break_off(deliver(shelf, patient(), note_ending=notes.append), OSError("full"))
+        break_off(
+            artifacts, deliver(artifacts, patient(), note_ending=notes.append), OSError("full")
+        )
     assert notes == ["KILLED"]
 
 
@@ -321,25 +344,25 @@ def buggy() -> None:
     raise KeyError("run")
 
 
-def test_a_bug_is_raised_at_the_end(shelf: Shelf, said: Said) -> None:
-    shelf.fail = buggy
-    delivery = deliver(shelf).__enter__()
-    delivery.log_trials(records(1), {})
+def test_a_bug_is_raised_at_the_end(artifacts: ArtifactStore, said: Said) -> None:
+    artifacts.fail = buggy
+    delivery = deliver(artifacts).__enter__()
+    artifacts.tell(delivery, records=records(1))
     until(lambda: bool(said()))
-    delivery.log_trials(records(2), {})
+    artifacts.tell(delivery, records=records(2))
     delivery.__exit__(None)
     with pytest.raises(KeyError):
         delivery.check()
     assert said() == ["tracking failed (KeyError: 'run'); the search goes on"]
 
 
-def test_a_bug_does_not_hide_what_ended_the_study(shelf: Shelf) -> None:
-    shelf.fail = buggy
+def test_a_bug_does_not_hide_what_ended_the_study(artifacts: ArtifactStore) -> None:
+    artifacts.fail = buggy
     with pytest.raises(ConfigError):
-        break_off(deliver(shelf), ConfigError)
+        break_off(artifacts, deliver(artifacts), ConfigError)
 
 
-def test_at_the_end_a_server_that_comes_back_is_noticed_soon(shelf: Shelf) -> None:
+def test_at_the_end_a_server_that_comes_back_is_noticed_soon(artifacts: ArtifactStore) -> None:
     asked: list[int] = []
     ended = threading.Event()
 
@@ -353,14 +376,14 @@ def test_at_the_end_a_server_that_comes_back_is_noticed_soon(shelf: Shelf) -> No
             ended.set()  # only now is it back
         return 0.01 if attempt < 5 else DEADLINE_S
 
-    with deliver(shelf, patient(), pause=pause) as delivery:
-        delivery.log_trials(records(1), {})
-        until(lambda: shelf.trials == [0])
-        shelf.fail = fail
-        delivery.log_trials(records(2), {})
+    with deliver(artifacts, patient(), pause=pause) as delivery:
+        artifacts.tell(delivery, records=records(1))
+        until(lambda: artifacts.trials == [0])
+        artifacts.fail = fail
+        artifacts.tell(delivery, records=records(2))
         until(lambda: asked == [1, 2, 3, 4, 5])  # a pause has begun that outlasts the end
     assert asked == [1, 2, 3, 4, 5, 1]
-    assert shelf.status == "FINISHED"
+    assert artifacts.status == "FINISHED"
 
 
 def lost() -> None:
@@ -368,7 +391,7 @@ def lost() -> None:
 
 
 def test_at_the_end_a_server_that_never_answered_is_asked_once_more(
-    shelf: Shelf, said: Said
+    artifacts: ArtifactStore, said: Said
 ) -> None:
     asked: list[int] = []
 
@@ -376,22 +399,22 @@ def test_at_the_end_a_server_that_never_answered_is_asked_once_more(
         asked.append(len(asked))
         raise TrackingLost("away")
 
-    shelf.fail = fail
+    artifacts.fail = fail
     long = TrackingConfig(uri=SERVER.uri, timeout_s=FOR_EVER_S)
-    with deliver(shelf, long, pause=lambda _: FOR_EVER_S) as delivery:
-        delivery.log_trials(records(1), {})
+    with deliver(artifacts, long, pause=lambda _: FOR_EVER_S) as delivery:
+        artifacts.tell(delivery, records=records(1))
         until(lambda: asked == [0])
     assert asked == [0, 1]
     told = [line.partition(";")[0] for line in said()]
     assert told == ["away", "up to 1 trial is not in MLflow yet"]
 
 
-def test_where_nothing_can_be_written_the_end_waits_for_nothing(shelf: Shelf) -> None:
+def test_where_nothing_can_be_written_the_end_waits_for_nothing(artifacts: ArtifactStore) -> None:
     def search() -> None:
-        with deliver(shelf, TrackingConfig(uri=None, timeout_s=FOR_EVER_S)) as delivery:
-            delivery.log_trials(records(1), {})
-            until(lambda: shelf.trials == [0])
-            shelf.fail = lost
+        with deliver(artifacts, TrackingConfig(uri=None, timeout_s=FOR_EVER_S)) as delivery:
+            artifacts.tell(delivery, records=records(1))
+            until(lambda: artifacts.trials == [0])
+            artifacts.fail = lost
             raise OSError("full")
 
     with pytest.raises(OSError, match="full"):

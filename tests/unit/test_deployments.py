@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from search.deployments import (
+from search.front.front import front
+from search.policy.deployments import (
     Deployment,
-    Outlook,
+    LatencyModel,
     Structure,
     Students,
     most_promising,
     worth_deploying,
 )
-from search.front import front
-from search.records import Deployable, Interval, TrialRecord
+from search.records.measurement import Interval
+from search.records.trial import TrialRecord
+from tests.deployables import make_deployable
 from tests.fakes import PROFILE, file, lab
+from tests.plants import plant
 
-Plant = Callable[..., TrialRecord]
 WHOLE, HALF, TENTH = (1000, 100), (500, 50), (100, 10)
 ALLOWED: list[Deployment] = [(32, 1), (32, 2), (8, 1), (8, 2)]
 ORIGINAL = {(32, 1): 1.0, (32, 2): 0.8}
 
 
-def outlook(measured: Mapping[Structure, dict[Deployment, float]], **speeds: float) -> Outlook:
+def latency_model(
+    measured: Mapping[Structure, dict[Deployment, float]], **speeds: float
+) -> LatencyModel:
     ratios = {"8 bits u8s8": 0.5, "4-bit weights": 1.0, **speeds}
     told = {name: Interval(ratio, ratio, ratio) for name, ratio in ratios.items()}
-    return Outlook(replace(PROFILE, speeds=told), lab().yardstick, {WHOLE: ORIGINAL, **measured})
+    return LatencyModel(
+        replace(PROFILE, speeds=told), lab().baseline, {WHOLE: ORIGINAL, **measured}
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,50 +51,53 @@ def outlook(measured: Mapping[Structure, dict[Deployment, float]], **speeds: flo
 def test_hopes_of_the_first_network(
     own: dict[Deployment, float], wanted: Deployment, hoped: float
 ) -> None:
-    assert outlook({HALF: own}).hope_ms(HALF, wanted) == pytest.approx(hoped)
+    assert latency_model({HALF: own}).predicted_ms(HALF, wanted) == pytest.approx(hoped)
 
 
 def test_hopes_come_from_the_most_similar_network() -> None:
-    known = outlook({HALF: {(32, 1): 0.4, (32, 2): 0.6}, TENTH: {(32, 1): 0.2}})
-    assert known.hope_ms(TENTH, (32, 2)) == pytest.approx(0.3)
-    shown = outlook({HALF: {(32, 2): 0.6, (8, 2): 0.9}, TENTH: {(32, 1): 0.2}})
+    known = latency_model({HALF: {(32, 1): 0.4, (32, 2): 0.6}, TENTH: {(32, 1): 0.2}})
+    assert known.predicted_ms(TENTH, (32, 2)) == pytest.approx(0.3)
+    shown = latency_model({HALF: {(32, 2): 0.6, (8, 2): 0.9}, TENTH: {(32, 1): 0.2}})
     # What eight bits do at two threads they are taken to do at one.
-    assert shown.hope_ms(TENTH, (8, 1)) == pytest.approx(0.3)
+    assert shown.predicted_ms(TENTH, (8, 1)) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(("plain", "other"), [((32, 1), (32, 2)), ((32, 1), (8, 1))])
 def test_a_much_smaller_network_may_gain_from_fewer_threads_and_from_float(
     plain: Deployment, other: Deployment
 ) -> None:
-    known = outlook({HALF: {plain: 0.6, other: 0.4}, TENTH: {other: 0.2}})
-    assert known.hope_ms(TENTH, plain) == pytest.approx(0.2 * 0.6 / 0.4 * 0.7)
-    known = outlook({HALF: {plain: 0.6, other: 0.4}, TENTH: {plain: 0.2}})
-    assert known.hope_ms(TENTH, other) == pytest.approx(0.2 * 0.4 / 0.6)
+    known = latency_model({HALF: {plain: 0.6, other: 0.4}, TENTH: {other: 0.2}})
+    assert known.predicted_ms(TENTH, plain) == pytest.approx(0.2 * 0.6 / 0.4 * 0.7)
+    known = latency_model({HALF: {plain: 0.6, other: 0.4}, TENTH: {plain: 0.2}})
+    assert known.predicted_ms(TENTH, other) == pytest.approx(0.2 * 0.4 / 0.6)
 
 
-def test_the_fastest_deployment_of_a_similar_network_is_chosen(plant: Plant) -> None:
+def test_the_fastest_deployment_of_a_similar_network_is_chosen() -> None:
     point = plant(1).point  # 8 bits, 2 threads
-    known = outlook({HALF: {(32, 1): 0.4, (32, 2): 0.5, (8, 1): 0.39}})
-    assert most_promising(point, HALF, known, ALLOWED) == replace(point, bits=32, threads=1)
-    assert most_promising(point, HALF, known, [(32, 2)]) == replace(point, bits=32, threads=2)
+    known = latency_model({HALF: {(32, 1): 0.4, (32, 2): 0.5, (8, 1): 0.39}})
+    assert most_promising(point, HALF, known, ALLOWED) == point.replaced(bits=32, threads=1)
+    assert most_promising(point, HALF, known, [(32, 2)]) == point.replaced(bits=32, threads=2)
     assert most_promising(point, HALF, known, []) == point
 
 
-def worth(records: list[TrialRecord], known: Outlook) -> dict[Deployment, float]:
+def worth(records: list[TrialRecord], known: LatencyModel) -> dict[Deployment, float]:
     names = ("accuracy", "latency")
-    model = Deployable(file("model"), 32, ())
+    model = make_deployable(file("model"), 32, ())
     students = Students([replace(records[0], deployable=model)])
     chosen = students.open(limit=1, busy=[], only_pruned=False)
     tried, members = {record.point for record in records}, front(records, names)
-    hopes = worth_deploying(students, chosen, tried, members, known, ALLOWED, names)
-    assert {hope.student for hope in hopes} <= {records[0].number}
-    return {(h.point.bits, h.point.threads): h.figures.latency_ms or 0.0 for h in hopes}
+    predictions = worth_deploying(students, chosen, tried, members, known, ALLOWED, names)
+    assert {prediction.student for prediction in predictions} <= {records[0].number}
+    return {
+        (h.point.whole("bits"), h.point.whole("threads")): h.figures.latency_ms or 0.0
+        for h in predictions
+    }
 
 
-def test_worth_a_try_is_what_may_reach_the_front(plant: Plant) -> None:
+def test_worth_a_try_is_what_may_reach_the_front() -> None:
     figures: dict[str, Any] = {"macs": HALF[0], "parameters": HALF[1], "float_accuracy": 0.9}
     trained = plant(1, bits=32, val_accuracy=0.9, latency_ms=0.4, **figures)  # 2 threads
-    known = outlook({HALF: {(32, 2): 0.4}})
+    known = latency_model({HALF: {(32, 2): 0.4}})
     # One thread takes longer; eight bits halve it, less what chance might save.
     found = worth([trained], known)
     assert set(found) == {(8, 1), (8, 2)}

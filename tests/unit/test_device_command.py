@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from search import device
-from search.benchmark import device as device_room
-from search.benchmark.device import AgentKilled
+from search.devices import reaching
+from search.devices.device import AgentKilled
 from search.engine.inline import InlineEngine
 from search.errors import SearchError, StageFailed
 from tests.fakes import PROFILE
@@ -33,7 +33,7 @@ def test_a_killed_agent_is_no_fault_of_the_configuration(
         raise error
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(device_room, "describe_device", lambda config: PROFILE)
+    monkeypatch.setattr(reaching, "describe_device", lambda config: PROFILE)
     monkeypatch.setattr(InlineEngine, "run", fail)
     assert device.main([]) == status
     said = capsys.readouterr().err

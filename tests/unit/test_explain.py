@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from search.archive import Archive
-from search.driving import drive
+from search.cli.remarks import COMMENT_COLUMN
+from search.engine.driving import drive
 from search.errors import ConfigError
 from search.explain import choose, main
-from search.records import Closing, Deployable, Finalist, TrialRecord
-from search.remarks import COMMENT_COLUMN
-from search.steps import Profile, Step
-from search.trial import profile
+from search.recipes.deploying import profile
+from search.records.closing import Closing, Finalist
+from search.records.steps.measuring import Profile
+from search.records.steps.step import Step
+from search.records.trial import ScoredTrial, TrialRecord
+from search.study.archive import Archive
+from tests.deployables import make_deployable
 from tests.fakes import FakeEngine, file, lab
+from tests.plants import plant, plant_finalist
 
-Plant = Callable[..., TrialRecord]
-FINAL = Deployable(file("trained on"), 8, ())
+FINAL = make_deployable(file("trained on"), 8, ())
 
 
 @pytest.fixture
-def archive(plant: Plant) -> Archive:
+def archive() -> Archive:
     """Three trials, of which the second has no model and the last is the fastest."""
-    original, model = Deployable(file("original"), 32, ()), Deployable(file("model"), 8, ())
+    original, model = (
+        make_deployable(file("original"), 32, ()),
+        make_deployable(file("model"), 8, ()),
+    )
     records = (
         replace(plant(0, latency_ms=1.0), deployable=original),
         plant(1, outcome="stopped"),
         replace(plant(2, latency_ms=0.4, val_accuracy=0.8), deployable=model),
     )
-    return Archive("s", "identity", "", lab(), records, None, {}, None)
+    return Archive("s", "identity", "", lab(), records, None, {}, None, ())
 
 
 def finalist(record: TrialRecord, stands: bool = True) -> Finalist:
-    figures = record.figures
-    return Finalist(record.number, record.point, FINAL, figures, 0.9, 0.8, 0.95, stands, "", None)
+    assert isinstance(record, ScoredTrial)
+    return plant_finalist(record, deployable=FINAL, stands=stands)
 
 
 def test_the_trials_model_is_explained(archive: Archive) -> None:

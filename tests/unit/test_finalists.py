@@ -13,17 +13,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from search.config import FinalistsConfig, RandomConfig, StudyConfig
+from search.config.study import FinalistsConfig, RandomConfig, StudyConfig
 from search.errors import StageFailed
-from search.finalists import FURTHER_RATE, Contender, choose, close, judge
-from search.front import front
-from search.records import Deployable, Finalist, Session, Student, TrialRecord
-from search.space import parse_space
-from search.standing import joint_level
-from search.steps import Confirm, Evaluate, Finetune, Prune, Score, Step
+from search.front.front import front
+from search.front.standing import joint_level
+from search.recipes.closing import FURTHER_RATE, Contender, choose, close, judge
+from search.records.closing import Finalist
+from search.records.measurement import Session
+from search.records.network import Student
+from search.records.score import Score
+from search.records.steps.measuring import Confirm
+from search.records.steps.pruning import Prune
+from search.records.steps.scoring import Evaluate
+from search.records.steps.step import Step
+from search.records.steps.training import Finetune
+from search.records.trial import ScoredTrial, TrialRecord
+from search.space.parsing import parse_space
 from search.storage.journal import Journal
-from search.study import Study
+from search.study.study import Study
+from tests.deployables import make_deployable
 from tests.fakes import PLAIN, FakeEngine, file, lab, measurement, score, trials_of
+from tests.plants import plant, rejected
 from tests.unit.test_study import SPACE
 
 OBJECTIVES = ("accuracy", "latency")
@@ -74,7 +84,7 @@ def test_what_cannot_be_exported_takes_no_part(
     lost = choose(records, OBJECTIVES, CONFIG.count)[0]
 
     def fail(step: Step[Any]) -> None:
-        if isinstance(step, Prune) and step.ratio == lost.point.prune_ratio:
+        if isinstance(step, Prune) and step.ratio == lost.point.number("prune_ratio"):
             raise StageFailed("prune", "no")
 
     found = held(records, FakeEngine(fail))
@@ -117,8 +127,9 @@ def test_what_only_a_poor_measurement_keeps_on_the_front_comes_last(
 ) -> None:
     surely = front(records, OBJECTIVES)
     poor = [
-        replace(r, figures=replace(r.figures, measuring="poor", latency_ratio_high=1e3))
+        replace(r, figures=replace(r.figures, quality="poor", latency_ratio_high=1e3))
         for r in records
+        if isinstance(r, ScoredTrial)
     ]
     assert len(front(poor, OBJECTIVES)) > len(surely)  # nothing is surely beaten any more
     chosen = choose(poor, OBJECTIVES, len(surely))
@@ -130,7 +141,7 @@ def test_students_go_on_gently_from_where_they_stand(records: list[TrialRecord])
     held(records, engine)
     further = [s for s in engine.computed if isinstance(s, Finetune) and s.epochs == 1.5]
     assert further
-    rates = {r.point.learning_rate for r in records}
+    rates = {r.point.number("learning_rate") for r in records}
     for step in further:
         assert (step.begin, step.end, step.state) == (0.0, 1.0, None)
         assert step.schedule == "cosine"
@@ -185,8 +196,10 @@ def test_the_same_round_again_computes_nothing(records: list[TrialRecord]) -> No
 
 
 def contender(number: int, record: TrialRecord, test: Score, size_bytes: int = 1000) -> Contender:
-    model = Deployable(file(f"model {number}", size_bytes=size_bytes), 32, ())
-    return Contender(replace(record, number=number), model, 0.9, score(0.9, IMAGES), test)
+    assert isinstance(record, ScoredTrial)
+    record = replace(record, number=number, is_original=number == 0)
+    model = make_deployable(file(f"model {number}", size_bytes=size_bytes), 32, ())
+    return Contender(record, model, 0.9, score(0.9, IMAGES), test)
 
 
 Judge = Callable[..., tuple[Finalist, ...]]
@@ -280,9 +293,10 @@ def test_an_original_that_breaks_a_limit_takes_part_all_the_same(
     records: list[TrialRecord],
 ) -> None:
     first, *others = records
-    slow = [replace(first, outcome="infeasible"), *others]
-    assert choose(slow, OBJECTIVES, 12)[-1].number == 0
-    assert choose([replace(slow[0], deployable=None), *others], OBJECTIVES, 12)[-1].number != 0
+    assert isinstance(first, ScoredTrial)
+    assert choose([rejected(first), *others], OBJECTIVES, 12)[-1].number == 0
+    unscored = plant(0, "infeasible", val_accuracy=None)
+    assert choose([unscored, *others], OBJECTIVES, 12)[-1].number != 0
 
 
 def test_intervals_widen_with_the_number_of_finalists(verdict: Judge) -> None:
@@ -290,7 +304,7 @@ def test_intervals_widen_with_the_number_of_finalists(verdict: Judge) -> None:
     many = verdict((1.0, accuracy(0.9), 10), *((2.0, accuracy(0.9), 10) for _ in range(8)))
 
     def width(finalist: Finalist) -> float:
-        return (finalist.figures.speedup_high or 0) - (finalist.figures.speedup_low or 0)
+        return finalist.figures.speedup_high - finalist.figures.speedup_low
 
     assert width(next(f for f in many if f.number == 0)) > width(few[0])
 

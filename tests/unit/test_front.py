@@ -7,16 +7,19 @@ from dataclasses import replace
 
 import pytest
 
-from search.front import (
+from search.front.front import (
     GrowingFront,
+    at_worst,
     front,
     hypervolume,
     hypervolumes,
     losses,
-    losses_at_worst,
     original,
 )
-from search.records import Deployable, Figures, File, Outcome, TrialRecord
+from search.records.deployable import Deployable
+from search.records.files import File
+from search.records.trial import Outcome, ScoredTrial, TrialRecord
+from tests.deployables import make_deployable
 from tests.plants import plant
 
 OBJECTIVES = ("accuracy", "latency")
@@ -27,17 +30,18 @@ def _search(seed: int, trials: int = 40) -> list[TrialRecord]:
     records = []
     for number in range(trials):
         outcome: Outcome = draw.choice(("complete", "complete", "stopped", "infeasible"))
-        record = plant(
+        record: TrialRecord = plant(
             number,
             "complete" if number == 0 else outcome,
             val_accuracy=draw.uniform(0.85, 0.95),
             latency_ms=1.0 if number == 0 else draw.uniform(0.1, 1.2),
         )
-        if draw.random() < 0.3:  # the plant's intervals are wide
-            record = replace(record, figures=replace(record.figures, measuring="poor"))
-        if draw.random() < 0.3:  # some deploy the same file again
+        # The plant's intervals are wide.
+        if draw.random() < 0.3 and isinstance(record, ScoredTrial):
+            record = replace(record, figures=replace(record.figures, quality="poor"))
+        if draw.random() < 0.3 and isinstance(record, ScoredTrial):  # some deploy a file again
             model = File(f"{draw.randrange(4):064x}", ".onnx", 1)
-            record = replace(record, deployable=Deployable(model, 8, ()))
+            record = replace(record, deployable=make_deployable(model, 8, ()))
         records.append(record)
     return records
 
@@ -46,9 +50,9 @@ def _search(seed: int, trials: int = 40) -> list[TrialRecord]:
 def test_growth_is_the_hypervolume_after_every_trial(seed: int) -> None:
     records = _search(seed)
     # A file is as fast whichever trial deploys it.
-    known: dict[Deployable | None, TrialRecord] = {}
+    known: dict[Deployable, ScoredTrial] = {}
     for place, record in enumerate(records):
-        if record.deployable is not None:
+        if isinstance(record, ScoredTrial):
             same = known.setdefault(record.deployable, record)
             records[place] = replace(record, figures=same.figures)
     if seed % 2:  # workers side by side end in another order
@@ -72,7 +76,7 @@ def test_nothing_has_grown_before_the_original_is_known() -> None:
 def test_a_poor_measurement_pushes_nobody_off_by_the_centre_of_its_interval() -> None:
     # 0.5 ms, or up to 0.7.
     first, lucky = plant(0, latency_ms=1.0, val_accuracy=0.95), plant(1, val_accuracy=0.92)
-    poor = replace(lucky, figures=replace(lucky.figures, measuring="poor"))
+    poor = replace(lucky, figures=replace(lucky.figures, quality="poor"))
     between, beyond = (
         plant(2, latency_ms=0.6, val_accuracy=0.91),
         plant(3, latency_ms=0.9, val_accuracy=0.91),
@@ -93,7 +97,7 @@ def test_a_poor_measurement_pushes_nobody_off_by_the_centre_of_its_interval() ->
 def test_a_poor_measurement_fills_only_what_it_surely_reaches() -> None:
     first = plant(0, latency_ms=1.0, val_accuracy=0.95)
     lucky = plant(1, latency_ms=0.5, val_accuracy=0.95)
-    poor = replace(lucky, figures=replace(lucky.figures, measuring="poor"))
+    poor = replace(lucky, figures=replace(lucky.figures, quality="poor"))
     sure = plant(2, latency_ms=0.7, val_accuracy=0.95)
     found = [hypervolume([first, one], OBJECTIVES) for one in (lucky, poor, sure)]
     assert found[0] > found[1] == pytest.approx(found[2])
@@ -103,6 +107,5 @@ def test_an_interval_of_no_width_is_its_centre() -> None:
     exact = plant(
         1, latency_ms=0.3, latency_ratio=0.1, latency_ratio_low=0.1, latency_ratio_high=0.1
     )
-    exact = replace(exact, figures=replace(exact.figures, measuring="poor"))
-    assert losses_at_worst(exact.figures, OBJECTIVES) == losses(exact.figures, OBJECTIVES)
-    assert losses_at_worst(Figures(), OBJECTIVES) is None
+    exact = replace(exact, figures=replace(exact.figures, quality="poor"))
+    assert losses(at_worst(exact.figures), 0.9, OBJECTIVES) == [pytest.approx(0.1), 0.3]

@@ -8,8 +8,8 @@ from dataclasses import replace
 import optuna
 import pytest
 
-from search.importance import FEWEST_TRIALS, importances
-from search.records import TrialRecord
+from search.front.importance import FEWEST_TRIALS, importances
+from search.records.trial import TrialRecord
 from tests.plants import plant
 
 OBJECTIVES = ("accuracy", "latency")
@@ -18,12 +18,11 @@ OBJECTIVES = ("accuracy", "latency")
 def _search(trials: int) -> list[TrialRecord]:
     """Learning rate decides accuracy, pruning latency; optimizer and bits decide nothing."""
     draw = random.Random(2)
-    records = []
+    records: list[TrialRecord] = []
     for number in range(trials):
         ratio, exponent = draw.uniform(0.0, 0.9), draw.uniform(-4, -1)
         record = plant(number, latency_ms=1.0 - ratio, val_accuracy=0.9 - abs(exponent + 2) / 20)
-        point = replace(
-            record.point,
+        point = record.point.replaced(
             prune_ratio=ratio,
             learning_rate=10**exponent,
             optimizer=draw.choice(("sgd", "adam")),
@@ -46,7 +45,7 @@ def test_what_decides_comes_first() -> None:
 def test_few_complete_trials_tell_nothing() -> None:
     records = _search(FEWEST_TRIALS)
     assert set(importances(records, OBJECTIVES)) == set(OBJECTIVES)
-    records[0] = replace(records[0], outcome="stopped")
+    records[0] = plant(0, "stopped")
     assert importances(records, OBJECTIVES) == {}
     assert importances([], OBJECTIVES) == {}
 

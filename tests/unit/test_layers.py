@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from search.layers import find_layers, find_owners, place_kernels
-from search.records import Layer
+from search.networks.layers import find_layers, find_owners, place_kernels
+from search.records.profile import Layer
 
 PIXELS = helper.make_node("BatchNormalization", ["images", "pixel_mean"], ["getitem"], "node_norm")
 

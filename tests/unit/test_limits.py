@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from search.limits import broken_limits
-from search.records import Figures
+from search.report.departures import broken_limits
 from tests.fakes import lab
+from tests.plants import make_cost
 
-FIGURES = Figures(latency_ms=1.0, size_bytes=1000, peak_rss_bytes=5000)
+FIGURES = make_cost(latency_ms=1.0, size_bytes=1000, peak_rss_bytes=5000)
 
 
 @pytest.mark.parametrize(
@@ -29,12 +29,11 @@ def test_limits_are_kept_on_test(changes: dict[str, Any], fault: list[str]) -> N
 
 
 def test_what_is_not_known_keeps_no_limit() -> None:
-    narrow = lab(max_memory_bytes=4000, max_accuracy_drop=0.01)
-    assert broken_limits(Figures(), 0.9, None, narrow) == [
-        "its accuracy drop is not known, at most 1.00 % is allowed",
-        "its memory is not known, at most 3.91 KiB is allowed",
+    narrow = lab(max_accuracy_drop=0.01)
+    assert broken_limits(FIGURES, 0.9, None, narrow) == [
+        "its accuracy drop is not known, at most 1.00 % is allowed"
     ]
-    assert broken_limits(Figures(), 0.9, None, lab()) == []
+    assert broken_limits(FIGURES, 0.9, None, lab()) == []
 
 
 def test_little_better_than_guessing_is_told_on_test() -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from search.cli.progress import configure_logging
+from search.config.factory import load_factory
 from search.engine.local import _log_here
 from search.errors import ConfigError
-from search.factory import load_factory
-from search.logs import RunLog
-from search.progress import configure_logging
+from search.process.logs import RunLog
 
 SECRET = "hunter2"
 log = logging.getLogger("search.x")

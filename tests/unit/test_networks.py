@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from search.networks import count_macs
+from search.networks.networks import count_macs
 
 
 class Pair(nn.Conv2d):

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from search.pareto import (
+from search.front.pareto import (
     bends,
     hypervolume,
     non_dominated,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,16 +11,20 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from search.candidates import Candidate, Offer, accuracy_drop, offer
-from search.config import PickConfig
+from search.config.commands import PickConfig
+from search.config.parsing import parse
 from search.errors import ConfigError, NotMet
-from search.parsing import parse
-from search.picking import choose, limits_of, preference, recommend
-from search.records import Closing, Deployable, Figures, Finalist, Point, TrialRecord
+from search.front.candidates import Candidate, Offer, accuracy_drop, offer
+from search.front.choosing import choose, limits_of, preference, recommend
+from search.records.closing import Closing, Finalist
+from search.records.trial import CompleteTrial
+from tests.deployables import make_deployable
 from tests.fakes import file
+from tests.plants import make_figures, plant, plant_finalist
+from tests.points import make_point
 
-POINT = Point(0.5, 32, 4.0, 0.9, "sgd", 0.01, "cosine", 1)
-DEPLOYABLE = Deployable(file("a"), 32, ())
+POINT = make_point(0.5, 32, 4.0, 0.9, "sgd", 0.01, "cosine", 1)
+DEPLOYABLE = make_deployable(file("a"), 32, ())
 NOTHING: Mapping[str, Any] = {
     "study": "s",
     "trial": None,
@@ -48,10 +52,10 @@ def candidate(
     p99_ms: float | None = None,
     tie: int | None = None,
 ) -> Candidate:
-    figures = Figures(latency_ms=latency_ms, size_bytes=size_bytes, p99_ms=p99_ms)
+    figures = make_figures(latency_ms=latency_ms, size_bytes=size_bytes, p99_ms=p99_ms)
     return Candidate(
-        number, POINT, DEPLOYABLE, figures, "test", accuracy, accuracy - 0.01, accuracy + 0.01,
-        tie, confirmed=True, left="",
+        number, number == 0, POINT, DEPLOYABLE, figures, "test", accuracy, accuracy - 0.01,
+        accuracy + 0.01, tie, confirmed=True, left="",
     )  # fmt: skip
 
 
@@ -188,16 +192,16 @@ def test_a_trial_of_its_own_is_told_what_it_does_not_keep() -> None:
 
 def test_accuracies_of_one_split_are_compared() -> None:
     """A trial that was no finalist has none on test, where all are lower than on validation."""
-    original = replace(FRONT[-1], accuracy=0.92, figures=Figures(val_accuracy=0.95))
-    searched = replace(FRONT[0], accuracy=0.92, figures=Figures(val_accuracy=0.92))
+    original = replace(FRONT[-1], accuracy=0.92, figures=make_figures(val_accuracy=0.95))
+    searched = replace(FRONT[0], accuracy=0.92, figures=make_figures(val_accuracy=0.92))
     searched = replace(searched, split="validation")
     assert accuracy_drop(searched, original) == pytest.approx(0.03)
     (limit,) = limits_of(rules(max_accuracy_drop=0.005), original)
     assert limit.excess(searched) > 0
     confirmed = replace(searched, split="test")
     assert accuracy_drop(confirmed, original) == 0
-    unknown = replace(searched, figures=Figures())
-    assert limit.excess(unknown) == math.inf
+    (limit,) = limits_of(rules(max_p99_ms=1.0), original)
+    assert limit.excess(replace(searched, figures=make_figures(p99_ms=None))) == math.inf
 
 
 def test_two_points_have_no_knee() -> None:
@@ -213,27 +217,23 @@ def test_two_points_have_no_knee() -> None:
 # ---- what there is to pick from
 
 
-def _record(plant: Callable[..., TrialRecord], number: int, **figures: Any) -> TrialRecord:
-    model = Deployable(file(str(number)), 8, ())
-    return replace(plant(number, **figures), deployable=model)
+def _record(number: int, **figures: Any) -> CompleteTrial:
+    model = make_deployable(file(str(number)), 8, ())
+    record: CompleteTrial = plant(number, "complete", **figures)
+    return replace(record, deployable=model)
 
 
-def test_finalists_that_stand_are_offered(plant: Callable[..., TrialRecord]) -> None:
-    records = [
-        _record(plant, 0, val_accuracy=0.92, latency_ms=2.0),
-        _record(plant, 1, val_accuracy=0.91, latency_ms=1.0),
-        _record(plant, 2, val_accuracy=0.80, latency_ms=1.5),
-        plant(3, outcome="failed", reason="diverged"),
-    ]
+def test_finalists_that_stand_are_offered() -> None:
+    first = _record(0, val_accuracy=0.92, latency_ms=2.0)
+    second = _record(1, val_accuracy=0.91, latency_ms=1.0)
+    third = _record(2, val_accuracy=0.80, latency_ms=1.5)
+    records = [first, second, third, plant(3, outcome="failed", reason="diverged")]
 
-    def finalist(record: TrialRecord, stands: bool) -> Finalist:
-        assert record.deployable is not None
-        return Finalist(
-            record.number, record.point, record.deployable, record.figures, 0.90, 0.89, 0.91,
-            stands, "" if stands else "1 is faster and not measurably less accurate", None,
-        )  # fmt: skip
+    def finalist(record: CompleteTrial, stands: bool) -> Finalist:
+        reason = "" if stands else "1 is faster and not measurably less accurate"
+        return plant_finalist(record, deployable=record.deployable, stands=stands, reason=reason)
 
-    closing = Closing(4, (finalist(records[1], True), finalist(records[0], False)), ())
+    closing = Closing(4, (finalist(second, True), finalist(first, False)), ())
     offered = offer(records, closing, ("accuracy", "latency"), 1000)
     assert [c.number for c in offered.candidates] == [1]
     assert offered.candidates[0].split == "test"
@@ -248,12 +248,9 @@ def test_finalists_that_stand_are_offered(plant: Callable[..., TrialRecord]) -> 
         offered.find(9)
 
 
-def test_an_original_that_breaks_a_limit_is_compared_with_but_not_picked(
-    plant: Callable[..., TrialRecord],
-) -> None:
-    slow = _record(plant, 0, val_accuracy=0.92, latency_ms=2.0)
-    slow = replace(slow, outcome="infeasible", reason="exceeds max_latency_ms by 1")
-    records = [slow, _record(plant, 1, val_accuracy=0.91, latency_ms=1.0)]
+def test_an_original_that_breaks_a_limit_is_compared_with_but_not_picked() -> None:
+    slow = plant(0, "infeasible", "exceeds max_latency_ms by 1", val_accuracy=0.92, latency_ms=2.0)
+    records = [slow, _record(1, val_accuracy=0.91, latency_ms=1.0)]
     offered = offer(records, None, ("accuracy", "latency"), 1000)
     assert [c.number for c in (*offered.candidates, *offered.others)] == [1]
     assert offered.original is not None
@@ -263,13 +260,11 @@ def test_an_original_that_breaks_a_limit_is_compared_with_but_not_picked(
         offered.find(0)
 
 
-def test_without_a_closing_round_the_searched_front_is_offered(
-    plant: Callable[..., TrialRecord],
-) -> None:
+def test_without_a_closing_round_the_searched_front_is_offered() -> None:
     records = [
-        _record(plant, 0, val_accuracy=0.92, latency_ms=2.0),
-        _record(plant, 1, val_accuracy=0.91, latency_ms=1.0),
-        _record(plant, 2, val_accuracy=0.80, latency_ms=1.5),
+        _record(0, val_accuracy=0.92, latency_ms=2.0),
+        _record(1, val_accuracy=0.91, latency_ms=1.0),
+        _record(2, val_accuracy=0.80, latency_ms=1.5),
     ]
     offered = offer(records, None, ("accuracy", "latency"), 1000)
     assert [c.number for c in offered.candidates] == [1, 0]

@@ -12,12 +12,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search import batch_norm, training
 from search.errors import ConfigError
+from search.networks import batch_norm, training
+from search.networks.strided import SkippingConv2d
+from search.networks.training import Placement, trying_own_layers
+from search.records.steps.training import (
+    ChoosePlacement,
+    FindRate,
+    Finetune,
+    Reestimate,
+    Teach,
+)
 from search.stages import placement
-from search.steps import ChoosePlacement, FindRate, Finetune, Reestimate, Teach
-from search.strided import SkippingConv2d
-from search.training import Placement, trying_own_layers
 from tests.workbench import Workbench
 
 

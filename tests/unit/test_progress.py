@@ -10,15 +10,17 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from search import activity, progress
-from search.activity import Activity, listening, tell
-from search.config import FinalistsConfig, StudyConfig
+from search.cli import progress
+from search.cli.progress import Progress
+from search.config.study import FinalistsConfig, StudyConfig
 from search.engine.base import Event, announced
-from search.finalists import close
-from search.forecast import describe_forecast, forecast
-from search.progress import Progress
-from search.records import Deployable
-from search.steps import Confirm, Prune
+from search.process import activity
+from search.process.activity import Activity, listening, tell
+from search.recipes.closing import close
+from search.records.steps.measuring import Confirm
+from search.records.steps.pruning import Prune
+from search.study.forecast import describe_forecast, forecast
+from tests.deployables import make_deployable
 from tests.fakes import NETWORK, POLICY, FakeEngine, lab
 from tests.plants import MODEL, plant
 
@@ -166,12 +168,20 @@ def test_workers_share_the_training_but_not_the_device() -> None:
     policy = replace(POLICY, deployments=0)
     many = forecast(lab(), stage_s, STUDY, policy, ROUND, done=0, slots=100)
     assert many.study_s == pytest.approx(10 * 2.0)
+    # Nor while it scores.
+    scoring = forecast(
+        lab(), {**stage_s, "evaluate_on_device": 3.0}, STUDY, policy, ROUND, done=0, slots=100
+    )
+    assert scoring.other_s == 3.0
+    assert scoring.study_s == pytest.approx(10 * (2.0 + 3.0))
 
 
 def test_the_closing_round_takes_what_its_measuring_is_given() -> None:
     """What it spends on the device is what its step says, whatever the forecast thinks."""
     known, engine = lab(), FakeEngine()
-    first = replace(plant(0, val_accuracy=0.8, latency_ms=2.0), deployable=Deployable(MODEL, 8, ()))
+    first = replace(
+        plant(0, val_accuracy=0.8, latency_ms=2.0), deployable=make_deployable(MODEL, 8, ())
+    )
     better = (
         plant(number, val_accuracy=0.9 + 0.01 * number, latency_ms=0.5 + 0.1 * number)
         for number in range(1, 6)

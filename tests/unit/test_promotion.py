@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from search.candidates import Candidate
-from search.promotion import Champion, facts_for_comparison, objections
-from search.records import Deployable, Figures, Point
+from search.front.candidates import Candidate
+from search.front.promotion import Champion, facts_for_comparison, objections
+from tests.deployables import make_deployable
 from tests.fakes import file, lab
+from tests.plants import make_figures
+from tests.points import make_point
 
-POINT = Point(0.5, 32, 4.0, 0.9, "sgd", 0.01, "cosine", 1)
-MODEL = Deployable(file("a"), 4, (("session.disable_quant_qdq", "1"),))
+POINT = make_point(0.5, 32, 4.0, 0.9, "sgd", 0.01, "cosine", 1)
+MODEL = make_deployable(file("a"), 4, (("session.disable_quant_qdq", "1"),))
 IMAGES = 1000
 
 
 def candidate(accuracy: float, latency_ms: float, half: float = 0.01) -> Candidate:
-    figures = Figures(
+    figures = make_figures(
         latency_ms=latency_ms,
         latency_ratio=1.0,
         latency_ratio_low=1 - half,
@@ -29,7 +31,7 @@ def candidate(accuracy: float, latency_ms: float, half: float = 0.01) -> Candida
         peak_rss_bytes=5000,
     )
     return Candidate(
-        1, POINT, MODEL, figures, "test", accuracy, 0.0, 1.0, None, confirmed=True, left=""
+        1, False, POINT, MODEL, figures, "test", accuracy, 0.0, 1.0, None, confirmed=True, left=""
     )
 
 
@@ -95,7 +97,7 @@ def test_a_champion_that_somebody_else_registered_does_not_compare() -> None:
 
 def test_latencies_are_compared_by_what_they_are_of_the_original() -> None:
     there = lab()
-    slow_hour = replace(there, yardstick=replace(there.yardstick, base_ms=2.0))
+    slow_hour = replace(there, baseline=replace(there.baseline, base_ms=2.0))
     facts = facts_for_comparison(candidate(0.9, 1.0), there)
     known = Champion("3", facts, right(900))
     assert objections(candidate(0.9, 2.0), right(900), known, slow_hour) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -11,17 +10,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from search.benchmark.device import AgentKilled
-from search.config import DeviceConfig, StudyConfig
+from search.cli.progress import Progress
+from search.cli.showing import greet
+from search.config.device import DeviceConfig
+from search.config.study import StudyConfig
+from search.devices.device import AgentKilled
 from search.engine.base import Done, answered
 from search.errors import ConfigError, DeviceLost, SearchError, StageFailed
-from search.progress import Progress
-from search.records import DeviceProfile, TrialRecord
-from search.run import _greet, _prepare
-from search.steps import Step
+from search.records.device import DeviceProfile
+from search.records.steps.step import Step
+from search.run import _measure_original
 from tests.fakes import lab
-
-Plant = Callable[..., TrialRecord]
+from tests.plants import plant
 
 
 @pytest.mark.parametrize(("accuracy", "warns"), [(0.60, True), (0.62, True), (0.63, False)])
@@ -29,7 +29,7 @@ def test_a_teacher_that_guesses_is_told(
     accuracy: float, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    _greet(replace(lab(), reference_accuracy=accuracy), 3.0)  # of two classes
+    greet(replace(lab(), reference_accuracy=accuracy), 3.0)  # of two classes
     assert f"{100 * accuracy:.2f} % on validation" in caplog.text
     assert ("little better than guessing (50.00 %)" in caplog.text) is warns
 
@@ -38,8 +38,8 @@ def test_a_teacher_that_guesses_is_told(
 def test_a_teacher_that_guesses_is_refused_unless_any_accuracy_will_do(accuracy: float) -> None:
     worse = replace(lab(), reference_accuracy=accuracy)
     with pytest.raises(ConfigError, match=r"0 % on .* gives 50.00 %; .*min_accuracy_share=0"):
-        _greet(worse, 3.0)
-    _greet(replace(lab(min_accuracy_share=0.0), reference_accuracy=accuracy), 3.0)
+        greet(worse, 3.0)
+    greet(replace(lab(min_accuracy_share=0.0), reference_accuracy=accuracy), 3.0)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_teacher_that_guesses_is_refused_unless_any_accuracy_will_do(accuracy:
     ],
 )
 def test_a_continued_study_says_where_it_stands(
-    n_trials: int | None, said: str, plant: Plant, caplog: pytest.LogCaptureFixture
+    n_trials: int | None, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     config = StudyConfig(name="s", n_trials=n_trials, timeout_s=60.0, warm_start=(), seed=0)
@@ -90,4 +90,4 @@ def test_a_killed_agent_is_no_fault_of_the_network(
     error: SearchError, raised: type[SearchError]
 ) -> None:
     with pytest.raises(raised):
-        _prepare(lab().bench, Failing(error))
+        _measure_original(lab().bench, Failing(error))

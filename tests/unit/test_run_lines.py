@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +11,10 @@ from typing import Any
 
 import pytest
 
-from search.config import FinalistsConfig, StudyConfig
-from search.records import TrialRecord
-from search.run import _server, _tell_time, _telling_memory
+from search.cli.showing import server_address, tell_time, telling_memory
+from search.config.study import FinalistsConfig, StudyConfig
 from tests.fakes import POLICY, FakeEngine, lab
-
-Plant = Callable[..., TrialRecord]
+from tests.plants import plant
 
 
 def test_the_command_that_shows_a_study_can_be_pasted_whatever_its_folder(
@@ -26,20 +23,23 @@ def test_the_command_that_shows_a_study_can_be_pasted_whatever_its_folder(
     folder = tmp_path / "my work; rm x"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    shown = _server(None).partition("  # ")[0]
+    shown = server_address(None).partition("  # ")[0]
     assert shlex.split(shown)[-2:] == ["--state", str(folder / "mlruns")]
     uri = f"sqlite:///{folder}/mlflow.db"
-    assert shlex.split(_server(uri).partition("  # ")[0])[-2:] == ["--backend-store-uri", uri]
+    assert shlex.split(server_address(uri).partition("  # ")[0])[-2:] == [
+        "--backend-store-uri",
+        uri,
+    ]
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, ValueError])
 def test_the_most_memory_is_told_however_a_search_ends(
-    error: type[BaseException] | None, plant: Plant, caplog: pytest.LogCaptureFixture
+    error: type[BaseException] | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     records = [replace(plant(0), worker_rss_bytes=100 * 2**20)]
     try:
-        with _telling_memory(records):
+        with telling_memory(records):
             records.append(replace(plant(1), worker_rss_bytes=512 * 2**20))
             if error is not None:
                 raise error
@@ -52,14 +52,14 @@ def test_the_most_memory_is_told_however_a_search_ends(
 
 def test_without_workers_none_is_named(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with _telling_memory([]):
+    with telling_memory([]):
         pass
     assert "a worker" not in caplog.text
 
 
 @pytest.mark.parametrize(("n_trials", "tells"), [(1, False), (2, False), (3, True)])
 def test_what_trials_take_is_told_only_where_some_are_left(
-    n_trials: int, tells: bool, plant: Plant, caplog: pytest.LogCaptureFixture
+    n_trials: int, tells: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     config: Any = SimpleNamespace(
@@ -67,7 +67,6 @@ def test_what_trials_take_is_told_only_where_some_are_left(
         policy=POLICY,
         finalists=FinalistsConfig(count=0, epochs=1.0, budget_s=1.0),
     )
-    study: Any = SimpleNamespace(records=[plant(0), plant(1)])
-    _tell_time(config, lab(), {"measure": 4.0}, study, FakeEngine())
+    tell_time(config, lab(), {"measure": 4.0}, [plant(0), plant(1)], FakeEngine().slots)
     assert ("the trial that is left" in caplog.text) is tells
     assert bool(caplog.messages) is tells

@@ -10,8 +10,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.config import TpeConfig
-from search.sampling import Memory, make_sampler, suggest
+from search.config.study import TpeConfig
+from search.study.sampling import History, make_sampler, suggest
 
 DIMENSIONS: dict[str, BaseDistribution] = {
     "rate": FloatDistribution(0.001, 0.1, log=True),
@@ -58,7 +58,7 @@ def draw(trials: Sequence[FrozenTrial], make: Maker, asks: int = 1) -> dict[str,
 def own(together: bool) -> Maker:
     config = TpeConfig(name="tpe", n_startup_trials=10, multivariate=together)
     return lambda study, under_way: make_sampler(
-        config, DIMENSIONS, 3, Memory(study), list(under_way)
+        config, DIMENSIONS, 3, History(study), list(under_way)
     )
 
 

@@ -18,11 +18,11 @@ from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 from mlflow.telemetry.client import get_telemetry_client
 from rich.console import Console
 
-from search import cli
-from search.config import SearchConfig
+from search.cli import command as cli
+from search.cli.progress import configure_logging
+from search.config.commands import SearchConfig
+from search.config.parsing import parse
 from search.errors import ConfigError, hide_passwords, one_line, printable
-from search.parsing import parse
-from search.progress import configure_logging
 from search.tracking.registry import FACTS, _registered
 
 ROOT = Path(__file__).parents[2]

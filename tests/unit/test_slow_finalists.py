@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from search.benchmark.estimates import highest_level, launches_needed
-from search.config import RandomConfig, StudyConfig
-from search.finalists import Contender, confirm, judge
-from search.records import Session
-from search.space import parse_space
-from search.standing import joint_level
-from search.steps import Confirm
+from search.config.study import RandomConfig, StudyConfig
+from search.front.standing import joint_level
+from search.recipes.closing import Contender, confirm, judge
+from search.records.measurement import Session
+from search.records.steps.measuring import Confirm
+from search.space.parsing import parse_space
 from search.storage.journal import Journal
-from search.study import Study
+from search.study.study import Study
 from tests.fakes import PLAIN, FakeEngine, lab, measurement, score, trials_of
 from tests.unit.test_finalists import IMAGES, OBJECTIVES, contender
 from tests.unit.test_study import SPACE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,16 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from search.errors import ConfigError
-from search.records import Point
-from search.space import (
-    Choice,
-    Range,
-    Space,
-    legal_domains,
-    parse_space,
-    starting_points,
-)
+from search.records.point import Point
+from search.space.dimension import dimensions
+from search.space.domains import Choice, Range
+from search.space.parsing import parse_space
+from search.space.space import Space
+from search.space.starting import starting_points
+from tests.points import make_point
 
 DECLARED = Path(__file__).parents[2] / "conf" / "space" / "default.yaml"
-POINT = Point(0.25, 8, 2.0, 0.5, "adam", 0.001, "cosine", 2)
+POINT = make_point(0.25, 8, 2.0, 0.5, "adam", 0.001, "cosine", 2)
 
 
 def declared(**overrides: Any) -> dict[str, Any]:
@@ -45,8 +42,13 @@ def fault(cores: int = 2, **overrides: Any) -> str:
     return message
 
 
-def test_dimensions_are_the_fields_of_a_point() -> None:
-    assert list(legal_domains(2)) == list(Point.__dataclass_fields__)
+def test_every_dimension_has_an_axis() -> None:
+    assert set(space().axes) == {one.name for one in dimensions()}
+
+
+def test_dimensions_are_counted_in_sentences() -> None:
+    threads = next(one for one in dimensions() if one.name == "threads")
+    assert [threads.describe(count) for count in (1, 2)] == ["1 thread", "2 threads"]
 
 
 def test_declared_space() -> None:
@@ -102,10 +104,18 @@ def test_values_have_the_types_of_their_fields() -> None:
         {"prune_ratio": 0, "bits": 8.0, "distill_temperature": 2, "optimizer": "sgd"}
         | {"learning_rate": 1, "schedule": "step", "threads": 1.0}
     )
-    values = [point.prune_ratio, point.bits, point.distill_temperature, point.distill_weight]
-    assert repr([*values, point.learning_rate, point.threads]) == "[0.0, 8, 2.0, 1.0, 1.0, 1]"
-    moved = found.nearest(replace(POINT, prune_ratio=0, learning_rate=7, threads=9))
-    assert repr([moved.prune_ratio, moved.learning_rate, moved.threads]) == "[0.0, 1.0, 2]"
+    values = [
+        point.number("prune_ratio"),
+        point.whole("bits"),
+        point.number("distill_temperature"),
+        point.number("distill_weight"),
+    ]
+    assert (
+        repr([*values, point.number("learning_rate"), point.whole("threads")])
+        == "[0.0, 8, 2.0, 1.0, 1.0, 1]"
+    )
+    moved = found.nearest(POINT.replaced(prune_ratio=0, learning_rate=7, threads=9))
+    assert repr([moved["prune_ratio"], moved["learning_rate"], moved["threads"]]) == "[0.0, 1.0, 2]"
 
 
 def test_on_one_core_threads_are_fixed() -> None:
@@ -243,7 +253,7 @@ def test_a_point_needs_all_its_parameters() -> None:
 def test_contains(outside: dict[str, Any]) -> None:
     found = space(prune_ratio={"low": 0, "high": 0.5}, bits=[8, 32], threads=2)
     assert found.contains(POINT)
-    other = replace(POINT, **outside)
+    other = POINT.replaced(**outside)
     assert not found.contains(other)
     with pytest.raises(ValueError, match="outside of the space"):
         found.params(other)
@@ -263,7 +273,7 @@ def test_contains(outside: dict[str, Any]) -> None:
     ],
 )
 def test_nearest(given: dict[str, Any], wanted: dict[str, Any], moved: dict[str, Any]) -> None:
-    assert space(**given).nearest(replace(POINT, **wanted)) == replace(POINT, **moved)
+    assert space(**given).nearest(POINT.replaced(**wanted)) == POINT.replaced(**moved)
 
 
 def test_description_is_canonical() -> None:
@@ -295,7 +305,7 @@ def start(found: Space, threads: int, names_deployments: bool) -> list[Point]:
 
 def test_starting_points_of_the_declared_space() -> None:
     points = start(space(), 1, names_deployments=True)
-    assert [(point.prune_ratio, point.bits) for point in points] == [
+    assert [(point.number("prune_ratio"), point.whole("bits")) for point in points] == [
         (0.0, 32),
         (0.0, 8),
         (0.5, 32),
@@ -305,15 +315,20 @@ def test_starting_points_of_the_declared_space() -> None:
         (0.75, 32),
         (0.9, 32),
     ]
-    recipe = Point(0.0, 32, 3.0, 0.9, "adamw", 0.004, "one_cycle", 1)
-    assert all(point.learning_rate == rate(point.prune_ratio) for point in points)
-    assert {replace(p, prune_ratio=0.0, bits=32, learning_rate=0.004) for p in points} == {recipe}
+    recipe = make_point(0.0, 32, 3.0, 0.9, "adamw", 0.004, "one_cycle", 1)
+    assert all(
+        point.number("learning_rate") == rate(point.number("prune_ratio")) for point in points
+    )
+    assert {p.replaced(prune_ratio=0.0, bits=32, learning_rate=0.004) for p in points} == {recipe}
     assert all(space().contains(point) for point in points)
 
 
 def test_shares_of_the_channels_start_with_the_fewest_threads() -> None:
     points = start(space(cores=4, threads={"low": 2, "high": "cores"}), 4, True)
-    assert [(point.prune_ratio, point.bits, point.threads) for point in points] == [
+    assert [
+        (point.number("prune_ratio"), point.whole("bits"), point.whole("threads"))
+        for point in points
+    ] == [
         *((0.0, bits, 4) for bits in (32, 8)),
         *((0.5, bits, 4) for bits in (32, 8)),
         *((ratio, 32, 2) for ratio in (0.5, 0.35)),
@@ -341,7 +356,7 @@ def test_starting_points_stay_in_the_space_but_for_the_first(
 ) -> None:
     found = space(**overrides)
     points = start(found, 1, names_deployments=True)
-    assert [(point.prune_ratio, point.bits) for point in points] == expected
+    assert [(point.number("prune_ratio"), point.whole("bits")) for point in points] == expected
     assert all(found.contains(point) for point in points[1:])
 
 
@@ -357,8 +372,8 @@ def test_where_students_are_deployed_in_many_ways_the_sweep_is_of_channels_alone
     overrides: dict[str, Any], expected: list[tuple[float, int]]
 ) -> None:
     points = start(space(**overrides), 2, names_deployments=False)
-    assert [(point.prune_ratio, point.bits) for point in points] == expected
-    assert {point.threads for point in points} == {2}
+    assert [(point.number("prune_ratio"), point.whole("bits")) for point in points] == expected
+    assert {point.whole("threads") for point in points} == {2}
 
 
 def test_learning_rates_lie_around_the_one_found() -> None:
@@ -401,7 +416,7 @@ def test_starting_recipes_move_into_the_space() -> None:
         distill_weight=[0, 0.5],
         threads=2,
     )
-    expected = Point(0.0, 32, 1.0, 0.5, "sgd", 0.01, "constant", 2)
+    expected = make_point(0.0, 32, 1.0, 0.5, "sgd", 0.01, "constant", 2)
     assert start(found, 1, names_deployments=True)[0] == expected
 
 

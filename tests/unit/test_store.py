@@ -17,13 +17,20 @@ import pytest
 from search.engine.base import Event
 from search.engine.inline import InlineEngine
 from search.engine.store import Entry, Store
-from search.records import Deployable, File, Measurement
+from search.records.deployable import Deployable
+from search.records.files import File
+from search.records.measurement import Measurement
+from search.records.score import Score
+from search.records.steps.editing import Edited
+from search.records.steps.exporting import Export, Exported, Graph, Quantize
+from search.records.steps.pruning import Prune
+from search.records.steps.scoring import Evaluate
 from search.stages import quantize
-from search.steps import Evaluate, Export, Exported, Graph, Prune, Pruned, Quantize, Score
-from tests.fakes import DATA, NETWORK, measure_step, measurement
+from tests.deployables import make_deployable, make_quantize
+from tests.fakes import DATA, NETWORK, PROFILE, measure_step, measurement
 
 CONTENT = b"what a stage made"
-STEP = Quantize(
+STEP = make_quantize(
     model=File("0" * 64, ".onnx", 4),
     bits=8,
     int8_format="u8s8",
@@ -40,7 +47,7 @@ def store(tmp_path: Path) -> Store:
 
 def fill(store: Store) -> Deployable:
     """Stores a result with one file."""
-    result = Deployable(store.put(CONTENT, ".onnx"), 8, (("key", "value"),))
+    result = make_deployable(store.put(CONTENT, ".onnx"), 8, (("key", "value"),))
     store.save(STEP, result, 1.5)
     return result
 
@@ -106,7 +113,7 @@ def test_a_write_that_is_interrupted_leaves_the_old_entry(
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            store.save(STEP, Deployable(result.model, 4, ()), 9.0)
+            store.save(STEP, make_deployable(result.model, 4, ()), 9.0)
     assert store.load(STEP) == Entry(result, 1.5)
     assert list((store.root / "parts").iterdir()) == []
 
@@ -129,19 +136,19 @@ def test_results_of_every_form_come_back(store: Store) -> None:
     weights, model = store.put(b"w", ".safetensors"), store.put(b"m", ".onnx")
     network = replace(NETWORK, weights=weights)
     prune = Prune(network, 0.1 + 0.2, 8)
-    store.save(prune, Pruned(network, 1 / 3), 0.0)
-    assert store.load(prune) == Entry(Pruned(network, 1 / 3), 0.0)
+    store.save(prune, Edited(network, {"channels_removed": 1 / 3}), 0.0)
+    assert store.load(prune) == Entry(Edited(network, {"channels_removed": 1 / 3}), 0.0)
     export = Export(Graph(model), network, (0.5,), (0.25,))
     for error in (1e-7, None):
         store.save(export, Exported(model, error), 0.0)
         assert store.load(export) == Entry(Exported(model, error), 0.0)
-    evaluate = Evaluate(Deployable(model, 4, ()), DATA, "test")
+    evaluate = Evaluate(make_deployable(model, 4, ()), DATA, "test", PROFILE)
     store.save(evaluate, Score(0.1, 30), 0.0)
     assert store.load(evaluate) == Entry(Score(0.1, 30), 0.0)
 
 
 def test_a_measurement_keeps_what_does_not_count_for_equality(store: Store) -> None:
-    model = Deployable(store.put(b"m", ".onnx"), 32, ())
+    model = make_deployable(store.put(b"m", ".onnx"), 32, ())
     step = measure_step(model, reference_threads=2)
     raw = ((7, ((0.1, 0.2), (0.3, 0.4)), (False, True)), (8, (), ()))
     given: Measurement = replace(measurement(0.5), raw=raw)
@@ -170,7 +177,7 @@ def scramble(path: Path) -> None:
 
 def lose_a_field(path: Path) -> None:
     saved = json.loads(path.read_text())
-    del saved["result"]["bits"]
+    del saved["result"]["format"]
     path.write_text(json.dumps(saved))
 
 
@@ -227,7 +234,7 @@ def test_files_deep_inside_a_result_are_looked_after(store: Store) -> None:
     weights = store.put(b"w", ".safetensors")
     network = replace(NETWORK, weights=weights)
     step = Prune(network, 0.5, 8)
-    store.save(step, Pruned(network, 0.5), 0.0)
+    store.save(step, Edited(network, {"channels_removed": 0.5}), 0.0)
     store.path(weights).unlink()
     assert store.load(step) is None
 
@@ -257,8 +264,8 @@ def test_a_new_store_has_no_leftovers(tmp_path: Path) -> None:
 def test_the_engine_computes_once_and_again_after_damage(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stage(step: Quantize, shelf: Store) -> Deployable:
-        return Deployable(shelf.put(CONTENT, ".onnx"), step.bits, ())
+    def stage(step: Quantize, artifacts: Store) -> Deployable:
+        return make_deployable(artifacts.put(CONTENT, ".onnx"), step.format.bits, ())
 
     monkeypatch.setattr(quantize, "run", stage)
     begun: list[Any] = []

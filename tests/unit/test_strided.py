@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from search.strided import SkippingConv2d, skip_first
-from search.training import Placement
+from search.networks.strided import SkippingConv2d, skip_first
+from search.networks.training import Placement
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 6, 8, 12])

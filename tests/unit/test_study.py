@@ -14,8 +14,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.archive import OWN_FORMAT, earlier_points, read_archive
-from search.config import (
+from search.config.study import (
     GpConfig,
     NsgaConfig,
     PolicyConfig,
@@ -24,17 +23,25 @@ from search.config import (
     StudyConfig,
 )
 from search.errors import ConfigError, InfeasiblePoint, StageFailed
-from search.importance import importances
-from search.records import Point, TrialRecord
-from search.space import Space, parse_space
-from search.steps import Evaluate, Finetune, Measure, Prune, Step
-from search.stopping import survives
+from search.front.importance import importances
+from search.policy.stopping import survives
+from search.records.bench import Lab
+from search.records.point import Point
+from search.records.steps.measuring import Measure
+from search.records.steps.pruning import Prune
+from search.records.steps.scoring import Evaluate
+from search.records.steps.step import Step
+from search.records.steps.training import Finetune
+from search.records.trial import CompleteTrial, Progress, ScoredTrial, StoppedTrial, TrialRecord
+from search.space.parsing import parse_space
+from search.space.space import Space
 from search.storage import Ledger
 from search.storage.journal import Journal, Journals
-from search.study import RUNGS, Study
-from search.trial import Lab
+from search.study.archive import OWN_FORMAT, earlier_points, read_archive
+from search.study.study import RUNGS, Study
 from tests.fakes import CUTS, PLAIN, POLICY, TPE, FakeEngine, lab, limits, measurement, trials_of
 from tests.journals import without_sums
+from tests.points import make_point
 
 SPACE: dict[str, Any] = {
     "prune_ratio": {"low": 0.0, "high": 0.9},
@@ -94,8 +101,11 @@ def test_every_sampler_spends_the_budget_and_starts_uncompressed(
     study = open_study(journal, n_trials=13)
     records = list(trials_of(study, lab(), FakeEngine(), sampler=sampler))
     assert [r.number for r in records] == list(range(13))
-    assert (records[0].point.prune_ratio, records[0].point.bits) == (0.0, 32)
-    assert [(r.point.prune_ratio, r.point.bits, r.point.threads) for r in records[1:9]] == [
+    assert (records[0].point.number("prune_ratio"), records[0].point.whole("bits")) == (0.0, 32)
+    assert [
+        (r.point.number("prune_ratio"), r.point.whole("bits"), r.point.whole("threads"))
+        for r in records[1:9]
+    ] == [
         (0.0, 8, 2),
         (0.5, 32, 2),
         (0.5, 8, 2),
@@ -106,7 +116,8 @@ def test_every_sampler_spends_the_budget_and_starts_uncompressed(
         (0.9, 32, 1),
     ]
     # The original is measured at its own best thread count, so its speed-up is 1.
-    assert records[0].point.threads == 2
+    assert records[0].point.whole("threads") == 2
+    assert records[0].figures is not None
     assert records[0].figures.speedup == pytest.approx(1.0)
     assert all(t.state == TrialState.COMPLETE for t in _trials(journal))
 
@@ -346,7 +357,7 @@ def test_an_accuracy_limit_makes_a_trial_infeasible_with_its_values(journal: Jou
 def test_the_original_is_the_yardstick_even_outside_the_space(journal: Journal) -> None:
     narrow = space(bits=[8], prune_ratio={"low": 0.3, "high": 0.6}, threads=1)
     records = list(trials_of(open_study(journal, n_trials=6, where=narrow), lab(), FakeEngine()))
-    assert (records[0].point.bits, records[0].point.prune_ratio) == (32, 0.0)
+    assert (records[0].point.whole("bits"), records[0].point.number("prune_ratio")) == (32, 0.0)
     assert records[0].outcome == "complete"
     assert all(narrow.contains(r.point) for r in records[1:])
     assert _trials(journal)[0].state == TrialState.FAIL
@@ -546,7 +557,7 @@ def test_trials_that_end_before_their_accuracy_is_known_do_not_confuse_samplers(
     study = Study(journal, config, space(), ("latency", "size"), {})
     records = list(trials_of(study, lab(**limits), FakeEngine(), sampler=sampler))
     assert {r.outcome for r in records} == {"complete", "infeasible"}
-    unknown = {r.number for r in records if r.figures.val_accuracy is None}
+    unknown = {r.number for r in records if not isinstance(r, ScoredTrial)}
     assert unknown
     pruned = {t.number for t in _trials(journal) if t.state == TrialState.PRUNED}
     assert pruned == unknown
@@ -571,13 +582,17 @@ def test_a_student_is_deployed_otherwise_without_further_training(journal: Journ
     for record in others:
         trained = records[record.student_of or 0]
         assert trained.student_of is None
-        assert replace(record.point, bits=trained.point.bits, threads=trained.point.threads) == (
-            trained.point
-        )
+        assert record.point.replaced(
+            bits=trained.point.whole("bits"), threads=trained.point.whole("threads")
+        ) == (trained.point)
         assert record.point != trained.point
         assert sum(r.student_of == trained.number for r in others) <= 3
     trainings = [s for s in engine.computed if isinstance(s, Finetune) and s.end == 1]
-    recipes = {(r.point.prune_ratio, r.point.learning_rate) for r in asked if r.point.prune_ratio}
+    recipes = {
+        (r.point.number("prune_ratio"), r.point.number("learning_rate"))
+        for r in asked
+        if r.point.number("prune_ratio")
+    }
     assert len(trainings) <= len(recipes)
     # Samplers pass over what they did not ask for.
     states = {t.number: t.state for t in _trials(journal)}
@@ -589,15 +604,25 @@ def test_other_deployments_wait_for_the_sweep(journal: Journal) -> None:
     policy = PolicyConfig(latency_first=False, eta=None, deployments=3)
     records = list(trials_of(open_study(journal, 14), lab(), FakeEngine(), policy=policy))
     planned = {0.0, *(cut.prune_ratio for cut in CUTS)}
-    last = max(r.number for r in records if r.student_of is None and r.point.prune_ratio in planned)
+    last = max(
+        r.number
+        for r in records
+        if r.student_of is None and r.point.number("prune_ratio") in planned
+    )
     had: set[tuple[int, int]] = set()
     for record in records[:last]:
-        deployment = record.point.bits, record.point.threads
+        deployment = record.point.whole("bits"), record.point.whole("threads")
         if record.student_of is not None:
             assert deployment not in had
             # Of the original 8 bits alone: they come right after it.
-            assert record.point.prune_ratio > 0 or (record.number, record.point.bits) == (1, 8)
-        if record.point.prune_ratio > 0:
+            assert record.point.number("prune_ratio") > 0 or (
+                record.number,
+                record.point.whole("bits"),
+            ) == (
+                1,
+                8,
+            )
+        if record.point.number("prune_ratio") > 0:
             had.add(deployment)
     assert any(record.student_of is not None for record in records[last:])
 
@@ -608,10 +633,12 @@ def test_a_network_that_cannot_lose_channels_is_never_pruned(journal: Journal) -
     whole = replace(ready, cuts=(), rate=None, bench=replace(ready.bench, prunes=False))
     engine = FakeEngine()
     records = list(trials_of(open_study(journal, 8), whole, engine, policy=policy))
-    assert {record.point.prune_ratio for record in records} == {0.0}
+    assert {record.point.number("prune_ratio") for record in records} == {0.0}
     assert all(record.outcome == "complete" for record in records)
     assert {step.ratio for step in engine.computed if isinstance(step, Prune)} <= {0.0}
-    assert len({(record.point.bits, record.point.threads) for record in records}) > 2
+    assert (
+        len({(record.point.whole("bits"), record.point.whole("threads")) for record in records}) > 2
+    )
 
 
 def test_what_only_saves_storage_is_deployed_only_where_size_counts(tmp_path: Path) -> None:
@@ -621,7 +648,9 @@ def test_what_only_saves_storage_is_deployed_only_where_size_counts(tmp_path: Pa
         with Journal(tmp_path / objectives[-1], "s") as journal:
             config = StudyConfig(name="s", n_trials=1, timeout_s=None, warm_start=(), seed=3)
             study = Study(journal, config, space(), objectives, {})
-            found[objectives[-1]] = {r.point.bits for r in trials_of(study, lab(), Sized(), policy)}
+            found[objectives[-1]] = {
+                r.point.whole("bits") for r in trials_of(study, lab(), Sized(), policy)
+            }
     assert 4 not in found["latency"]
     assert 4 in found["size"]
 
@@ -632,7 +661,7 @@ def test_an_original_that_breaks_a_limit_is_tried_in_8_bits_first(journal: Journ
     limited = lab(max_latency_ms=0.5)
     records = list(trials_of(open_study(journal, 3), limited, FakeEngine(), policy=policy))
     assert [record.outcome for record in records[:2]] == ["infeasible", "complete"]
-    assert (records[1].student_of, records[1].point.bits) == (0, 8)
+    assert (records[1].student_of, records[1].point.whole("bits")) == (0, 8)
 
 
 class Sized(FakeEngine):
@@ -655,13 +684,14 @@ def test_what_is_too_slow_whatever_its_accuracy_is_not_trained(journal: Journal)
     policy = PolicyConfig(latency_first=True, eta=None, deployments=0)
     engine = SlowInIntegers()
     records = list(trials_of(open_study(journal, 9), lab(), engine, policy=policy))
-    slow = [r for r in records if r.point.bits == 8 and r.point.prune_ratio > 0]
+    slow = [r for r in records if r.point.whole("bits") == 8 and r.point.number("prune_ratio") > 0]
     assert {r.outcome for r in slow} == {"stopped"}
     assert {r.reason for r in slow} == {"not trained: cannot reach the front whatever its accuracy"}
-    assert all(r.figures.latency_ms is not None for r in slow)
+    assert all(isinstance(r, StoppedTrial) for r in slow)
     trained = {step.start.parameters for step in engine.computed if isinstance(step, Finetune)}
-    fast = [r for r in records if r.outcome == "complete" and r.point.prune_ratio > 0]
-    assert trained == {r.figures.parameters for r in fast}
+    complete = [record for record in records if isinstance(record, CompleteTrial)]
+    fast = [record for record in complete if record.point.number("prune_ratio") > 0]
+    assert trained == {record.figures.parameters for record in fast}
     pruned = {t.number for t in _trials(journal) if t.state == TrialState.PRUNED}
     assert pruned == {r.number for r in slow}
 
@@ -682,7 +712,7 @@ def test_early_stopping_keeps_the_best_of_every_rung(journal: Journal) -> None:
     stopped = [r for r in records if r.outcome == "stopped"]
     assert stopped
     assert all(r.reason.startswith("behind at 50% of its training") for r in stopped)
-    assert all(r.figures.float_accuracy is not None for r in stopped)
+    assert all(isinstance(r.figures, Progress) for r in stopped)
     assert all(r.deployable is None for r in stopped)
     reached = {
         t.number: dict(map(tuple, t.user_attrs[RUNGS]))
@@ -712,7 +742,8 @@ def test_other_studies_fronts_are_tried_early(tmp_path: Path) -> None:
     assert set(earlier) <= {record.point for record in first}
     # The original's 0.95 of two classes: from 0.9185 on.
     picky = earlier_points(Journals(tmp_path), ["s"], limits(min_accuracy_share=0.93))
-    good = {r.point for r in first if (r.figures.val_accuracy or 0.0) >= 0.9185}
+    scored = [record for record in first if isinstance(record, ScoredTrial)]
+    good = {record.point for record in scored if record.figures.val_accuracy >= 0.9185}
     assert set(picky) <= good
     assert 0 < len(picky) < len(earlier)
     with Journal(tmp_path / "later", "s") as journal:
@@ -740,8 +771,8 @@ def test_a_study_that_was_killed_before_its_first_line_has_no_points(tmp_path: P
 
 
 def test_earlier_points_are_tried_as_they_are_also_when_they_come_late(journal: Journal) -> None:
-    point = Point(0.55, 8, 4.0, 0.5, "sgd", 0.01, "cosine", 2)
-    late = replace(point, prune_ratio=0.65, threads=1)
+    point = make_point(0.55, 8, 4.0, 0.5, "sgd", 0.01, "cosine", 2)
+    late = point.replaced(prune_ratio=0.65, threads=1)
     assert point in [r.point for r in warmed(journal, 11, [point], space(), lab())]
     assert late in [r.point for r in warmed(journal, 12, [late], space(), lab())]
 
@@ -763,12 +794,12 @@ def test_whether_bits_are_sampled_stays_as_it_was_begun(journal: Journal) -> Non
 def test_a_student_spoilt_by_few_bits_is_deployed_in_more(journal: Journal) -> None:
     limited = lab(max_accuracy_drop=0.07)  # FakeEngine: 8 bits of 4 kB lose more, 32 bits less
     where = space(bits=[32, 8], prune_ratio=0.6)
-    spoilt = Point(0.6, 8, 4.0, 0.5, "sgd", 0.01, "cosine", 2)
+    spoilt = make_point(0.6, 8, 4.0, 0.5, "sgd", 0.01, "cosine", 2)
     records = warmed(journal, 11, [spoilt], where, limited)
     (bad,) = [record for record in records if record.point == spoilt]
     assert bad.outcome == "infeasible"
     saved = [record.point for record in records if record.student_of == bad.number]
-    assert replace(spoilt, bits=32) in saved
+    assert spoilt.replaced(bits=32) in saved
 
 
 def test_a_study_that_is_not_there_cannot_warm_another(tmp_path: Path) -> None:
@@ -793,5 +824,5 @@ def test_chosen_deployments_stay_in_the_space(journal: Journal, changes: dict[st
 def test_bits_are_sampled_where_they_count_for_more_than_latency(journal: Journal) -> None:
     small = lab(max_size_bytes=20_000)
     records = list(trials_of(open_study(journal, 30), small, FakeEngine(), policy=POLICY))
-    assert len({record.point.bits for record in records}) > 2
+    assert len({record.point.whole("bits") for record in records}) > 2
     assert any(record.outcome == "complete" for record in records)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from search.remarks import COMMENT_COLUMN
+from search.cli.remarks import COMMENT_COLUMN
 from search.storage.journal import Journal
 from search.sync import main
 from tests.fakes import FakeEngine, lab, trials_of

@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from search import terminal
-from search.report.formats import ARROW, DASH, TIMES
+from search.process import terminal
+from search.records.formats import ARROW, DASH, TIMES
 
 TEXT = f"2.0{TIMES} [1.9{DASH}2.1] 16 {ARROW} 32 \N{PLUS-MINUS SIGN}5 \N{SNOWMAN}"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from search.training import Placement
+from search.networks.training import Placement
 from tests import zoo
 
 SHAPE = (1, 28, 28)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from search import ui
-from search.config import is_loopback
+from search.config.engine import is_loopback
 from search.errors import ConfigError
 from search.ui import check_reach, environment, main, server_command
 

@@ -21,19 +21,27 @@ from typing import Any
 
 from scipy.stats import qmc
 
-from search import cli
-from search.benchmark.protocol import PROTOCOL_VERSION
-from search.config import SearchConfig
-from search.driving import Effort, drive
+from search.benchmark.plan import PROTOCOL_VERSION
+from search.cli import command as cli
+from search.config.commands import SearchConfig
+from search.config.parsing import parse
+from search.engine.driving import ResourceUsage, drive
 from search.engine.inline import InlineEngine
 from search.engine.store import Store
 from search.errors import StageFailed
-from search.parsing import parse
-from search.records import Deployable, Network, Point, Student
-from search.setup import make_bench
-from search.space import Choice, Range, Space
-from search.steps import Confirm, Evaluate, Prune, Step
-from search.trial import deploy, finetune, measure, prepare
+from search.recipes.deploying import deploy, measure
+from search.recipes.preparing import prepare
+from search.recipes.setup import make_bench
+from search.recipes.training import finetune
+from search.records.deployable import Deployable
+from search.records.network import Network, Student
+from search.records.steps.measuring import Confirm
+from search.records.steps.pruning import Prune
+from search.records.steps.scoring import Evaluate
+from search.records.steps.step import Step
+from search.space.domains import Choice, Range
+from search.space.space import Space
+from tests.points import make_point
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +81,15 @@ class Recorder:
         structures: list[dict[str, Any]] = []
         for ratio in RATIOS:
             pruned, prune_s = self._do(Prune(lab.teacher.network, ratio, lab.bench.device.round_to))
-            if structures and structures[-1]["channels_removed"] == pruned.channels_removed:
+            if (
+                structures
+                and structures[-1]["channels_removed"] == pruned.figures["channels_removed"]
+            ):
                 continue
             structures.append(
                 {
                     "prune_ratio": ratio,
-                    "channels_removed": pruned.channels_removed,
+                    "channels_removed": pruned.figures["channels_removed"],
                     "macs": pruned.network.macs,
                     "parameters": pruned.network.parameters,
                     "prune_s": prune_s,
@@ -105,7 +116,7 @@ class Recorder:
             "rungs": RUNGS,
             "teacher_accuracy": lab.teacher.val_accuracy,
             "reference_accuracy": lab.reference_accuracy,
-            "reference_ms": {str(n): lab.yardstick.latency_ms(n) for n in threads},
+            "reference_ms": {str(n): lab.baseline.latency_ms(n) for n in threads},
             "recipes": recipes,
             "structures": structures,
             "trainings": trainings,
@@ -116,9 +127,9 @@ class Recorder:
         return done.result, done.seconds
 
     def _deploy(self, network: Network, bits: int) -> tuple[Deployable, Mapping[str, float]]:
-        effort = Effort()
-        deployable = drive(deploy(network, bits, self._lab.bench), self._engine, effort)
-        return deployable, effort.stage_s
+        usage = ResourceUsage()
+        deployable = drive(deploy(network, bits, self._lab.bench), self._engine, usage)
+        return deployable, usage.stage_s
 
     def _measure(self, network: Network, bits: int, threads: Sequence[int]) -> dict[str, Any]:
         lab = self._lab
@@ -176,7 +187,7 @@ class Recorder:
         """Fine-tunes one structure with one recipe, rung by rung, unless the loss diverges."""
         lab = self._lab
         pruned, _ = self._do(Prune(lab.teacher.network, ratio, lab.bench.device.round_to))
-        point = Point(prune_ratio=ratio, bits=32, threads=1, **recipe)
+        point = make_point(prune_ratio=ratio, bits=32, threads=1, **recipe)
         student = Student(pruned.network, None, 0.0)
         rungs: dict[str, list[float]] = {"rung_accuracy": [], "rung_s": []}
         try:
@@ -192,7 +203,9 @@ class Recorder:
         found = []
         for bits in (32, 16, 8, 4):
             deployable, seconds = self._deploy(network, bits)
-            score, evaluate_s = self._do(Evaluate(deployable, self._lab.bench.data, "validation"))
+            bench = self._lab.bench
+            step = Evaluate(deployable, bench.data, "validation", bench.device)
+            score, evaluate_s = self._do(step)
             found.append(
                 {
                     "bits": bits,

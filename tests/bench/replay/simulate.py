@@ -24,34 +24,37 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 
-from search import pareto
 from search.benchmark.estimates import signed_rank_interval, walsh_means
-from search.config import DeviceConfig, PolicyConfig, SamplerConfig, StudyConfig
-from search.coordinator import Coordinator
-from search.driving import drive
+from search.config.device import DeviceConfig
+from search.config.study import PolicyConfig, SamplerConfig, StudyConfig
 from search.engine.base import Done, answered
-from search.figures import Yardstick
-from search.front import ACCURACY_MARGIN
-from search.records import Deployable, DeviceProfile, File, Measurement, Network, Student, Teacher
-from search.space import Space, parse_space
-from search.steps import (
-    Evaluate,
-    Export,
-    Exported,
-    Finetune,
-    Graph,
-    Measure,
-    Prune,
-    Pruned,
-    Quantize,
-    Score,
-    Step,
-    Trace,
-)
+from search.engine.driving import drive
+from search.front import pareto
+from search.front.front import ACCURACY_MARGIN
+from search.recipes.deploying import deploy
+from search.records.baseline import Baseline
+from search.records.bench import Lab
+from search.records.deployable import Format
+from search.records.device import DeviceProfile
+from search.records.files import File
+from search.records.measurement import Measurement
+from search.records.network import Network, Student, Teacher
+from search.records.score import Score
+from search.records.steps.editing import Edited
+from search.records.steps.exporting import Export, Exported, Graph, Quantize, Trace
+from search.records.steps.measuring import Measure
+from search.records.steps.pruning import Prune
+from search.records.steps.scoring import Evaluate
+from search.records.steps.step import Step
+from search.records.steps.training import Finetune
+from search.records.trial import CompleteTrial
+from search.space.parsing import parse_space
+from search.space.space import Space
 from search.storage.journal import Journal
-from search.study import Study
-from search.trial import Lab, deploy
+from search.study.coordinator import Coordinator
+from search.study.study import Study
 from tests.bench.plain import plain_trial
+from tests.deployables import make_deployable
 from tests.fakes import NETWORK, SPEC, file, lab, measurement
 
 TABLE = Path(__file__).with_name("table.json.gz")
@@ -224,11 +227,11 @@ class ReplayEngine:
                 model = self._models[network.weights.sha256]
                 named = self._name(f"onnx {network.weights.sha256}", model, 0)
                 return Exported(named, 0.0), self._deployed(model)["export_s"]
-            case Quantize(model=model_file, bits=bits):
+            case Quantize(model=model_file, format=Format(bits=bits)):
                 model = replace(self._models[model_file.sha256], bits=bits)
                 kept = self._deployed(model)
                 named = self._name(f"{model_file.sha256} {bits}", model, kept["size_bytes"])
-                return Deployable(named, bits, ()), kept["quantize_s"]
+                return make_deployable(named, bits, ()), kept["quantize_s"]
             case Measure(deployable=deployable, threads=threads):
                 return self._measure(self._models[deployable.model.sha256], threads)
             case Evaluate(deployable=deployable):
@@ -242,15 +245,15 @@ class ReplayEngine:
         self._models[named.sha256] = model
         return named
 
-    def _prune(self, network: Network, ratio: float) -> tuple[Pruned, float]:
+    def _prune(self, network: Network, ratio: float) -> tuple[Edited, float]:
         found = self._table.structure(ratio)
         if found["channels_removed"] == 0:
-            return Pruned(network, 0.0), found["prune_s"]
+            return Edited(network, {"channels_removed": 0.0}), found["prune_s"]
         weights = self._name(
             f"pruned {found['prune_ratio']}", _Model(found["prune_ratio"], None), 0
         )
         smaller = Network(SPEC, network.shapes, weights, found["macs"], found["parameters"])
-        return Pruned(smaller, found["channels_removed"]), found["prune_s"]
+        return Edited(smaller, {"channels_removed": found["channels_removed"]}), found["prune_s"]
 
     def _deployed(self, model: _Model) -> Mapping[str, Any]:
         found = self._table.structure(model.ratio)["deployed"]
@@ -283,10 +286,10 @@ class ReplayEngine:
 
 
 def replay_lab(table: Table, rungs: Sequence[float]) -> Lab:
-    """The laboratory of the recording: its reference, yardstick and rungs."""
+    """The laboratory of the recording: its reference, baseline and rungs."""
     given, recorded = lab(), table.recorded
     base = recorded["reference_ms"]["1"]
-    yardstick = Yardstick(
+    baseline = Baseline(
         base, {int(n): measurement(ms / base) for n, ms in recorded["reference_ms"].items()}
     )
     whole = recorded["structures"][0]
@@ -295,11 +298,11 @@ def replay_lab(table: Table, rungs: Sequence[float]) -> Lab:
     train = replace(given.bench.train, rungs=tuple(rungs), epochs=recorded["epochs"])
     return replace(
         given,
-        bench=replace(given.bench, train=train, thread_counts=tuple(yardstick.against_base)),
+        bench=replace(given.bench, train=train, thread_counts=tuple(baseline.against_base)),
         teacher=Teacher(network, file("logits"), recorded["teacher_accuracy"]),
         reference=reference,
         reference_accuracy=recorded["reference_accuracy"],
-        yardstick=yardstick,
+        baseline=baseline,
     )
 
 
@@ -318,7 +321,7 @@ class Hypervolume:
     """The share of the box below the original that the points so far dominate."""
 
     def __init__(self, lab: Lab) -> None:
-        best_ms = lab.yardstick.latency_ms(lab.yardstick.best_threads)
+        best_ms = lab.baseline.latency_ms(lab.baseline.best_threads)
         self._reference = np.array([1 - lab.reference_accuracy + ACCURACY_MARGIN, best_ms])
         self._points: list[tuple[float, float]] = []
 
@@ -368,8 +371,10 @@ def replay_search(
         {},
     )
     for record in make_coordinator(study, sampler, policy, given, engine).trials():
-        accuracy = record.figures.val_accuracy if record.outcome == "complete" else None
-        curve.append((engine.clock_s, volume.add(accuracy, record.figures.latency_ms)))
+        found = record.figures if isinstance(record, CompleteTrial) else None
+        accuracy = None if found is None else found.val_accuracy
+        latency_ms = None if record.figures is None else record.figures.latency_ms
+        curve.append((engine.clock_s, volume.add(accuracy, latency_ms)))
         # A table is finite: once all of it is known, the clock would stand still.
         if engine.clock_s >= until_s or len(curve) >= MOST_TRIALS:
             break

@@ -18,20 +18,19 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from search.benchmark import agent
-from search.benchmark.agent import (
+from search.benchmark.launches import BLOCK_MS
+from search.devices.agent import session
+from search.devices.agent.clocks import PROCESSOR, WALL, is_fine
+from search.devices.agent.processor import place, share_cpu, usable_cpus
+from search.devices.agent.turns import (
     EVEN,
     LONGEST_PIECE_MS,
     PIECE_MS,
-    PROCESSOR,
-    WALL,
     Shares,
-    is_fine,
-    is_steady,
     share_time,
 )
-from search.benchmark.protocol import BLOCK_MS
-from search.records import Measurement
+from search.devices.agent.warming import is_steady
+from search.records.measurement import Measurement
 from tests.unit.benchmark.test_protocol import FakeClock, FakeLink, plan, run
 
 RATIOS = (0.2, 0.5, 1.0, 3.0)
@@ -201,8 +200,8 @@ def test_a_slow_model_is_warm_once_a_few_runs_agree(
     took_ms: list[float], warm: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of its runs no window fits into the time that fast models warm up in."""
-    monkeypatch.setattr(agent, "WARM_LIMIT_MS", 0.0)
-    bench, runs = agent.Bench(), iter(took_ms)
+    monkeypatch.setattr(session, "WARM_LIMIT_MS", 0.0)
+    bench, runs = session.Session(), iter(took_ms)
     bench._clock, bench._feeds = WALL, [{}]
     monkeypatch.setattr(bench, "_time_piece", lambda piece, clock: next(runs))
     assert bench._warm_up() == (200.0, warm)
@@ -218,11 +217,11 @@ def test_two_processes_share_one_processor_and_leave_it() -> None:
             process = stack.enter_context(subprocess.Popen(["sleep", "60"]))
             stack.callback(process.kill)
             pids.append(process.pid)
-        agent.share_cpu(pids)
+        share_cpu(pids)
         one, other = map(os.sched_getaffinity, pids)
         assert one == other
         assert len(one) == 1
         assert one <= everywhere
-        agent.place(pids, agent.usable_cpus())
+        place(pids, usable_cpus())
         assert [os.sched_getaffinity(pid) for pid in pids] == 2 * [everywhere]
-    agent.share_cpu(pids)  # both are gone
+    share_cpu(pids)  # both are gone

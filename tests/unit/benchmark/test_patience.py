@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from search.benchmark.device import MOST_BREAKS, LoginRefused, Patience
+from search.devices.device import LoginRefused
+from search.devices.reaching import MOST_BREAKS, Patience
 from search.errors import ConfigError, DeviceLost
 from tests.unit.benchmark.test_protocol import FakeClock
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from search.benchmark.plan import Side
 from search.benchmark.profiling import LAUNCHES, Profiled, profile_together
-from search.benchmark.protocol import Side
 from tests.unit.benchmark.test_protocol import FakeClock, FakeLink, plan
 
 NOTHING = Side("empty.onnx", 1, ())

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.benchmark.agent import Refused, is_settled, turns
 from search.benchmark.estimates import (
     RUNS_FOR_PERCENTILE,
     log_ratios,
@@ -20,24 +19,28 @@ from search.benchmark.estimates import (
     signed_rank_interval,
     signed_rank_rank,
 )
-from search.benchmark.protocol import (
-    LAUNCHES_FOR_SPREAD,
+from search.benchmark.launches import (
     LEVEL,
-    LOG_HALF_WIDTH,
     LOOK_LEVEL,
     LOOKS,
     MINIMUM_ROUNDS,
+)
+from search.benchmark.plan import (
+    LAUNCHES_FOR_SPREAD,
+    LOG_HALF_WIDTH,
     MOST_LAUNCHES,
     MOST_RUNS,
     POOR_LOG_HALF_WIDTH,
     PROTOCOL_VERSION,
-    RETRY_DELAY_S,
     Plan,
     Side,
-    compare,
-    quality_of,
 )
-from search.steps import Measure
+from search.benchmark.protocol import RETRY_DELAY_S, compare
+from search.benchmark.summary import quality_of
+from search.devices.agent.messages import Refused
+from search.devices.agent.turns import turns
+from search.devices.agent.warming import is_settled
+from search.records.steps.measuring import Measure
 
 Noise = Callable[[int, int], float]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.benchmark.replies import ANSWERS, Denied, read_reply
+from search.devices.replies import ANSWERS, Denied, read_reply
 from search.errors import StageFailed
 
 PROCESSOR = {"arch": "x86_64", "cpu": "a CPU", "flags": ["avx2"], "cpus": [0, 1]}
@@ -70,6 +70,7 @@ HONEST: dict[str, dict[str, Any]] = {
     "rounds": ROUNDS,
     "operators": {"operators": {"Conv": 2}},
     "profile": {"kernels": [KERNEL]},
+    "predict": {"classes": [3, 0], "onnxruntime": "1.2"},
     "close": {},
 }
 
@@ -135,6 +136,10 @@ LIES: list[tuple[str, dict[str, Any]]] = [
     ("profile", {"kernels": [{**KERNEL, "microseconds": -1}]}),
     ("profile", {"kernels": [{**KERNEL, "inputs": [{"float": ["a"]}]}]}),
     ("profile", {"kernels": 5}),
+    ("predict", {"classes": [3]}),  # two were asked for
+    ("predict", {"classes": [3, -1]}),
+    ("predict", {"classes": [3, 0.5]}),
+    ("predict", {"onnxruntime": "1.0 --index-url=http://evil"}),
 ]
 
 

@@ -21,9 +21,9 @@ from search.benchmark.estimates import (
     wilson_interval,
     worse_by_chance,
 )
-from search.benchmark.protocol import Plan, Side
+from search.benchmark.plan import Plan, Side
 from search.benchmark.session import LEAST_ROUNDS, allowed_launches, compare_together
-from search.records import Session
+from search.records.measurement import Session
 from tests.unit.benchmark.test_protocol import FakeClock, FakeLink, plan
 
 SESSIONS = 200

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from search.benchmark.ssh import STOOD_STILL_S, _TooSlow, _within
+from search.devices.ssh import STOOD_STILL_S, _within
+from search.devices.transport import TooSlow
 
 TIMEOUT_S = 0.2
 
@@ -33,7 +34,7 @@ def test_an_answer_in_time_is_taken() -> None:
 
 
 def test_without_one_the_work_is_given_up() -> None:
-    with pytest.raises(_TooSlow):
+    with pytest.raises(TooSlow):
         wait_for(60.0)
 
 
@@ -43,7 +44,7 @@ def test_an_answer_that_came_while_this_program_stood_still_is_taken() -> None:
 
 def test_time_counts_anew_after_a_stop_but_not_for_ever() -> None:
     begun = time.monotonic()
-    with pytest.raises(_TooSlow):
+    with pytest.raises(TooSlow):
         wait_for(60.0, stopped_s=STOOD_STILL_S + 0.5)
     assert time.monotonic() - begun < 30.0
 
@@ -59,7 +60,7 @@ def test_work_that_is_given_up_cleans_up_first() -> None:
             ends.append("cleaned up")
 
     async def wait() -> None:
-        with pytest.raises(_TooSlow):
+        with pytest.raises(TooSlow):
             await _within(0.05, work())
         assert ends == ["cleaned up"]
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.config import CustomDataConfig
+from search.config.data import CustomDataConfig
 from search.data import describe, load
-from search.data.splits import View
+from search.data.splits import Subset
 from search.errors import ConfigError
 
 MODULE = '''
@@ -163,7 +163,7 @@ def test_lazy_images_are_decoded_below_the_limit_and_stay_lazy_above() -> None:
     assert load(describe(config("lazy"))).train.in_memory
     lazy = describe(config("lazy", limit=0))
     splits = load(lazy)
-    assert isinstance(splits.train.images, View)
+    assert isinstance(splits.train.images, Subset)
     everything = np.arange(len(splits.train))
     assert np.array_equal(splits.train.read(everything), load(arrays).train.read(everything))
     # Without a fingerprint of their own, lazy images are known by their pixels.
@@ -197,7 +197,7 @@ def test_mapped_files_are_not_copied_whatever_the_limit(module: Any, tmp_path: P
         dataset = describe(config("mapped", limit=limit, path=path))
         assert dataset == arrays
         train = load(dataset).train
-        assert isinstance(train.images, View)
+        assert isinstance(train.images, Subset)
         assert train.images.is_decoded
         assert np.array_equal(train.read([0, 5]), module.TRAIN[train.images.indices[[0, 5]]])
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.config import DigitsConfig
+from search.config.data import DigitsConfig
 from search.data import describe, load
 from search.data import digits as module
 from search.errors import ConfigError
@@ -54,16 +54,6 @@ def test_statistics_are_those_of_the_training_pixels() -> None:
     pixels = images.astype(np.float64) / 255
     assert dataset.mean == pytest.approx((pixels.mean(),))
     assert dataset.std == pytest.approx((pixels.std(),))
-
-
-def test_the_same_configuration_gives_the_same_data() -> None:
-    assert describe(config()) == describe(config())
-
-
-def test_the_validation_share_is_part_of_the_identity() -> None:
-    smaller, larger = describe(config(validation_share=0.1)), describe(config())
-    assert smaller.fingerprint != larger.fingerprint
-    assert smaller.sizes[1] < larger.sizes[1]
 
 
 def test_splits_are_loaded_once_in_a_process() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from search.config.factory import load_factory, source_sha256
 from search.errors import ConfigError
-from search.factory import load_factory, source_sha256
 
 MODULE = """
 import functools

@@ -1,4 +1,4 @@
-"""Fashion-MNIST through its real chain; the network is used once for the whole file."""
+"""Fashion-MNIST through its real chain; the network is used once for all tests."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.config import FashionMnistConfig
+from search.config.data import FashionMnistConfig
 from search.data import Splits, describe, fashion_mnist, load
 from search.data.fashion_mnist import CACHE, INSTALLED, PACKAGE, SHA256, obtain, read_folder
 from search.errors import ConfigError
-from search.records import Dataset
+from search.records.data import Dataset
 
 NOWHERE = Path("/nonexistent")
 # Nothing listens on the discard port of this machine.
@@ -41,21 +41,18 @@ def config(root: str | None, **changes: Any) -> FashionMnistConfig:
 
 
 @pytest.fixture(scope="session")
-def fetched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset, Splits]:
+def fetched(fashion_home: Path) -> tuple[Path, Dataset, Splits]:
     """Working directory, description and splits as a first study finds them."""
-    home = tmp_path_factory.mktemp("fashion")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(home)
+        patch.chdir(fashion_home)
         dataset = describe(config(None))
-        return home, dataset, load(dataset)
+        return fashion_home, dataset, load(dataset)
 
 
 @pytest.fixture(scope="session")
-def folder(fetched: tuple[Path, Dataset, Splits], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(fashion: Path) -> Path:
     """A folder with the four original files."""
-    if (fetched[0] / CACHE).is_dir():
-        return fetched[0] / CACHE
-    return INSTALLED
+    return fashion
 
 
 @pytest.fixture

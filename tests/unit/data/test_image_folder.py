@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search.config import ImageFolderConfig
+from search.config.data import ImageFolderConfig
 from search.data import describe, load
-from search.data.splits import View
+from search.data.splits import Subset
 from search.errors import ConfigError
 
 
@@ -106,7 +106,7 @@ def test_above_the_memory_limit_images_stay_on_disk_and_read_the_same(root: Path
     for name in ("train", "validation", "test"):
         ours, theirs = getattr(streamed, name), getattr(held, name)
         assert not ours.in_memory
-        assert isinstance(ours.images, View)
+        assert isinstance(ours.images, Subset)
         assert len(ours.images) == len(theirs.images)
         assert np.array_equal(ours.labels, theirs.labels)
         assert np.array_equal(ours.read(np.arange(len(ours))), theirs.images)

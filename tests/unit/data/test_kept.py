@@ -21,13 +21,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search.benchmark import stillness
-from search.benchmark.agent import lock_until, open_lock
-from search.benchmark.stillness import working
-from search.config import ImageFolderConfig
+from search.config.data import ImageFolderConfig
 from search.data import Split, describe, image_folder, kept, load, loading, statistics
 from search.data.kept import MappedImages
-from search.data.splits import View
+from search.data.splits import Subset
+from search.devices import stillness
+from search.devices.agent.locks import lock_until, open_lock
+from search.devices.stillness import working
 from search.errors import ConfigError
 
 SHAPE = (3, 6, 5)
@@ -92,7 +92,7 @@ def all_pixels(split: Split) -> Any:
 
 
 def images_of(split: Split) -> Any:
-    assert isinstance(split.images, View)
+    assert isinstance(split.images, Subset)
     return split.images.images
 
 
@@ -178,7 +178,7 @@ def test_without_room_images_are_decoded_every_time(
     decoded.clear()
     splits = load(dataset, folder)
     assert len(decoded) <= 2, "what the files hold is remembered, and only their shape is read"
-    assert isinstance(splits.train.images, View)
+    assert isinstance(splits.train.images, Subset)
     assert not splits.train.images.is_decoded
     before = len(decoded)
     all_pixels(splits.train)

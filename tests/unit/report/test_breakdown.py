@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from search.records import Comparison, Kernel, Layer, ModelProfile
+from search.records.profile import Comparison, Kernel, Layer, ModelProfile
 from search.report.breakdown import draw_up, lanes, total_us
+from search.runtimes.onnxruntime import FORMATS
 
 
 def kernel(operator: str, layer: str, us: float, channels: int = 16, kind: str = "float") -> Kernel:
@@ -16,7 +17,7 @@ def kernel(operator: str, layer: str, us: float, channels: int = 16, kind: str =
 def model(
     *kernels: Kernel, latency_ms: float = 0.1, layers: tuple[Layer, ...] = ()
 ) -> ModelProfile:
-    return ModelProfile(32, 1, layers, kernels, {1: latency_ms}, 5.0)
+    return ModelProfile(FORMATS[32], 1, layers, kernels, {1: latency_ms}, 5.0)
 
 
 def compare(one: ModelProfile, call_ms: float = 0.01, looking_us: float = 4.0) -> Comparison:

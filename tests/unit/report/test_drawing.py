@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from search.records import TrialRecord
+from search.records.trial import TrialRecord
 from search.report.drawing import parallel_data, progress_data
-
-Plant = Callable[..., TrialRecord]
+from tests.plants import plant
 
 
 def _at(record: TrialRecord, **point: Any) -> TrialRecord:
-    return replace(record, point=replace(record.point, **point))
+    return replace(record, point=record.point.replaced(**point))
 
 
-def test_axes_are_the_dimensions_that_vary_then_latency_and_accuracy(plant: Plant) -> None:
+def test_axes_are_the_dimensions_that_vary_then_latency_and_accuracy() -> None:
     records = [
         _at(plant(1, val_accuracy=0.9), learning_rate=0.001, optimizer="sgd"),
         _at(plant(2, val_accuracy=0.8, latency_ms=0.7), learning_rate=0.1, optimizer="adam"),
@@ -44,14 +42,14 @@ def test_axes_are_the_dimensions_that_vary_then_latency_and_accuracy(plant: Plan
     ],
 )
 def test_a_logarithmic_axis_is_labelled_by_round_numbers(
-    plant: Plant, rates: tuple[float, float], ticks: list[str]
+    rates: tuple[float, float], ticks: list[str]
 ) -> None:
     records = [_at(plant(n, val_accuracy=0.9), learning_rate=r) for n, r in enumerate(rates)]
     (axis, *_) = parallel_data(records, [0])["axes"]
     assert (axis["label"], axis["ticktext"]) == ("learning rate", ticks)
 
 
-def test_few_whole_numbers_are_evenly_spaced(plant: Plant) -> None:
+def test_few_whole_numbers_are_evenly_spaced() -> None:
     records = [plant(n, bits=bits, val_accuracy=0.9) for n, bits in enumerate((4, 32, 8))]
     (bits, *_) = parallel_data(records, [0])["axes"]
     assert (bits["label"], bits["values"], bits["ticktext"]) == (
@@ -61,7 +59,7 @@ def test_few_whole_numbers_are_evenly_spaced(plant: Plant) -> None:
     )
 
 
-def test_only_complete_trials_near_the_rest_have_a_line(plant: Plant) -> None:
+def test_only_complete_trials_near_the_rest_have_a_line() -> None:
     good = [plant(n, val_accuracy=0.9 + 0.01 * n) for n in range(4)]
     others = [plant(7, "stopped"), plant(8, "infeasible"), plant(9, val_accuracy=0.1)]
     data = parallel_data([*good, *others], [3])
@@ -69,7 +67,7 @@ def test_only_complete_trials_near_the_rest_have_a_line(plant: Plant) -> None:
     assert data["left_out"] == 1
 
 
-def test_progress_counts_the_trials_own_minutes(plant: Plant) -> None:
+def test_progress_counts_the_trials_own_minutes() -> None:
     records = [
         plant(0, val_accuracy=0.9, latency_ms=1.0),
         replace(plant(1, val_accuracy=0.9, latency_ms=0.5), wall_s=30.0, finished_at=1e9),

@@ -9,7 +9,9 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from search.records import Comparison, Figures, Kernel, Layer, ModelProfile
+from search.records.formats import ARROW, DASH, TIMES
+from search.records.profile import Comparison, Kernel, Layer, ModelProfile
+from search.records.trial import Figures
 from search.report.explanation import (
     HEADINGS,
     Explanation,
@@ -17,12 +19,13 @@ from search.report.explanation import (
     explanation_html,
     explanation_text,
 )
-from search.report.formats import ARROW, DASH, TIMES
+from search.runtimes.onnxruntime import FORMATS
+from tests.plants import make_figures
 
 LOOKING_US, CALL_MS = 4.0, 0.010
 HOSTILE = "<script>alert('x')</script>{{plotly}}&"
-FIGURES = Figures(macs=300)
-SAME = Figures(macs=1000)
+FIGURES = make_figures(macs=300, speedup_low=0.0, speedup_high=1e9)
+SAME = make_figures(macs=1000, speedup_low=0.0, speedup_high=1e9)
 
 Spent = tuple[str, str, float]  # operator, layer, microseconds without the looking
 
@@ -51,7 +54,7 @@ def model(
     whole_ms = sum(us for *_, us in spent) / 1e3 + CALL_MS
     groups = channels if depthwise else 1
     return ModelProfile(
-        bits=bits,
+        format=FORMATS[bits],
         threads=threads,
         layers=(
             Layer("conv", channels if depthwise else 3, channels, groups),

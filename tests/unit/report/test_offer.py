@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from search.candidates import Offer, offer
-from search.records import Deployable, TrialRecord
+from search.front.candidates import Offer, offer
 from search.report.offer import describe, offer_table
+from tests.deployables import make_deployable
 from tests.fakes import file
+from tests.plants import plant
 
 
 @pytest.fixture
-def offered(plant: Callable[..., TrialRecord]) -> Offer:
-    figures = {"latency_ratio_low": 0.49, "latency_ratio_high": 0.51, "p99_ms": 0.75}
+def offered() -> Offer:
+    known: dict[str, Any] = {
+        "latency_ratio_low": 0.49,
+        "latency_ratio_high": 0.51,
+        "p99_ms": 0.75,
+    }
     records = [
-        plant(0, val_accuracy=0.92, latency_ms=0.55, size_bytes=1_611_886, **figures),
-        plant(123, bits=4, effective_bits=32.0, val_accuracy=0.92, latency_ms=0.05, **figures),
+        plant(0, val_accuracy=0.92, latency_ms=0.55, size_bytes=1_611_886, **known),
+        plant(123, bits=4, effective_bits=32.0, val_accuracy=0.92, latency_ms=0.05, **known),
     ]
     kept = [
-        replace(record, deployable=Deployable(file(str(record.number)), 32, ()))
+        replace(record, deployable=make_deployable(file(str(record.number)), 32, ()))
         for record in records
     ]
     return offer(kept, None, ("accuracy", "latency"), 10_000)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
-from search.records import TrialRecord
-from search.report.formats import ARROW, DASH, TIMES
+from search.records.formats import ARROW, DASH, TIMES
 from search.report.page import front_page
 from search.report.points import EMPTY
 from search.report.table import NO_FRONT
-from tests.plants import plant_finalist
+from tests.plants import plant, plant_finalist
 
-Plant = Callable[..., TrialRecord]
 HOSTILE = "<script>alert('x')</script>{{plotly}}&"
 
 
@@ -47,7 +44,7 @@ def _data(page: str) -> Any:
     return json.loads(match[1])
 
 
-def test_page_needs_no_network(plant: Plant) -> None:
+def test_page_needs_no_network() -> None:
     page = front_page("study", [plant(0), plant(1)], {1})
     assert "plotly.js v" in page
     for tag, attributes in _parse(page).opened:
@@ -55,7 +52,7 @@ def test_page_needs_no_network(plant: Plant) -> None:
         assert tag != "link" or attributes["href"] == "data:,"
 
 
-def test_data_hold_every_drawn_trial(plant: Plant) -> None:
+def test_data_hold_every_drawn_trial() -> None:
     records = [plant(0, latency_ms=2.0), plant(3), plant(4, outcome="failed")]
     data = _data(front_page("study", records, {3}))
     assert [(dot["trial"], dot["kind"]) for dot in data["dots"]] == [
@@ -66,14 +63,14 @@ def test_data_hold_every_drawn_trial(plant: Plant) -> None:
     assert data["dots"][1]["original"] is True
 
 
-def test_the_command_finds_the_study_wherever_it_is_kept(plant: Plant) -> None:
+def test_the_command_finds_the_study_wherever_it_is_kept() -> None:
     assert _data(front_page("s", [plant(3)], {3}))["command"] == "python -m search.pick study=s"
     page = front_page("s", [plant(3)], {3}, storage=" storage=postgres 'storage.url=x://y'")
     command = "python -m search.pick study=s storage=postgres 'storage.url=x://y'"
     assert _data(page)["command"] == command
 
 
-def test_hover_holds_recipe_and_figures(plant: Plant) -> None:
+def test_hover_holds_recipe_and_figures() -> None:
     data = _data(front_page("study", [plant(3, bits=4, effective_bits=32.0)], {3}))
     assert data["dots"][0]["hover"].split("<br>") == [
         "<b>Trial 3: on the front</b>",
@@ -86,30 +83,30 @@ def test_hover_holds_recipe_and_figures(plant: Plant) -> None:
         "",
         "prune ratio 0.5, 38 % of channels removed",
         f"bits 4 {ARROW} 32, 3 of 4 operators in integers",
-        "threads 2",
+        "2 threads",
         "adamw, learning rate 0.003, cosine",
         "distillation weight 0.25, temperature 4",
     ]
 
 
-def test_page_counts_what_it_does_not_draw(plant: Plant) -> None:
+def test_page_counts_what_it_does_not_draw() -> None:
     records = [plant(1), plant(2, outcome="stopped"), plant(3, outcome="infeasible")]
     text = _parse(front_page("study", records, {1})).text
     assert "3 trials: 1 complete, 1 stopped, 1 infeasible, 0 failed" in text
 
 
-def test_page_names_the_device(plant: Plant) -> None:
+def test_page_names_the_device() -> None:
     page = front_page("study", [plant(1)], {1}, device="board (<8 cores>)")
     assert "0 failed; measured on board (<8 cores>)" in _parse(page).text
 
 
-def test_table_lists_the_front_alone(plant: Plant) -> None:
+def test_table_lists_the_front_alone() -> None:
     records = [plant(1), plant(2), plant(3)]
     rows = [a for tag, a in _parse(front_page("s", records, {1, 3})).opened if "data-trial" in a]
     assert [row["data-trial"] for row in rows] == ["1", "3"]
 
 
-def test_hostile_names_stay_text(plant: Plant) -> None:
+def test_hostile_names_stay_text() -> None:
     records = [plant(1), plant(2, outcome="infeasible", reason=HOSTILE)]
     page = front_page(HOSTILE, records, {1})
     elements = _parse(page)
@@ -119,7 +116,7 @@ def test_hostile_names_stay_text(plant: Plant) -> None:
     assert "&lt;script&gt;" in _data(page)["dots"][1]["hover"]
 
 
-def test_no_trial_says_so(plant: Plant) -> None:
+def test_no_trial_says_so() -> None:
     for records in ([], [plant(1, outcome="stopped", val_accuracy=None)]):
         page = front_page("study", records, set())
         assert EMPTY in page
@@ -127,7 +124,7 @@ def test_no_trial_says_so(plant: Plant) -> None:
         assert "hidden>" in page.partition('id="explore"')[2][:80]
 
 
-def test_finalists_show_ties_intervals_and_both_splits(plant: Plant) -> None:
+def test_finalists_show_ties_intervals_and_both_splits() -> None:
     records = [plant(n, latency_ms=0.5 + 0.1 * n, val_accuracy=0.92) for n in range(4)]
     finalists = [
         plant_finalist(records[1], tie=1),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
-from search.records import Canary, Closing, Interval, TrialRecord
+from search.records.closing import Closing
+from search.records.measurement import Canary, Interval
 from search.report.profile import (
     describe_device,
     describe_formats,
@@ -13,7 +13,7 @@ from search.report.profile import (
     describe_noise,
 )
 from tests.fakes import PROFILE
-from tests.plants import plant_finalist
+from tests.plants import plant, plant_finalist
 
 PROBED = replace(
     PROFILE,
@@ -52,26 +52,26 @@ def test_only_a_canary_that_excludes_one_is_noise() -> None:
     assert "after 0 trials" not in said
 
 
-def test_many_poor_trials_are_noise(plant: Callable[..., TrialRecord]) -> None:
-    records = [
-        plant(n, measuring=quality) for n, quality in enumerate(["poor", "poor", "resolved"])
-    ]
+def test_many_poor_trials_are_noise() -> None:
+    records = [plant(n, quality=quality) for n, quality in enumerate(["poor", "poor", "resolved"])]
     said = describe_noise([], records)
     assert said.startswith("The device is noisy: 2 of 3 trials could not be measured within ±5 %")
     assert describe_noise([], records[1:]) == ""
 
 
-def test_what_the_closing_round_left_out_is_named(plant: Callable[..., TrialRecord]) -> None:
+def test_what_the_closing_round_left_out_is_named() -> None:
     finalists = (plant_finalist(plant(0), stands=False, reason="slow"), plant_finalist(plant(4)))
     closing = Closing(9, finalists, ())
-    assert describe_later(None, 9, [4]) == ""
-    assert describe_later(closing, 9, [4]) == ""
-    assert describe_later(closing, 9, [7, 4, 2]) == (
+    assert describe_later(None, 9, [plant(4)]) == ""
+    assert describe_later(closing, 9, [plant(4)]) == ""
+    assert describe_later(closing, 9, [plant(7), plant(4), plant(2)]) == (
         "Of the search's front 2, 7 took no part in the closing round: a larger finalists.count "
         "with study.n_trials=0 takes more."
     )
     full = Closing(9, tuple(plant_finalist(plant(n)) for n in range(13)), ())
-    assert describe_later(full, 9, [20]) == (
+    assert describe_later(full, 9, [plant(20)]) == (
         "Of the search's front 20 took no part in the closing round, which takes 12 at most."
     )
-    assert describe_later(closing, 11, [7]).startswith("2 trials came after the closing round; ")
+    assert describe_later(closing, 11, [plant(7)]).startswith(
+        "2 trials came after the closing round; "
+    )

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from search.records import Deployable, File, Finalist, TrialRecord
-from search.report.formats import ARROW, DASH, TIMES
+from search.records.closing import Finalist
+from search.records.formats import ARROW, DASH, TIMES
+from search.records.trial import ScoredTrial
 from search.report.table import (
     NO_FRONT,
     FrontRow,
@@ -26,22 +25,22 @@ from search.report.table import (
     front_table,
     markdown_table,
 )
+from tests.plants import plant, plant_finalist
 
-Plant = Callable[..., TrialRecord]
 SPEEDUP = f"2.31{TIMES} [2.25{DASH}2.38]"
 
 
-def test_row_of_known_figures(plant: Plant) -> None:
+def test_row_of_known_figures() -> None:
     row = FrontRow("7", "91.42 %", "0.500 ms", SPEEDUP, "431 KiB", "8", "2", "38 %")
     assert front_rows([plant(7)]) == [row]
 
 
-def test_rows_come_by_latency_unmeasured_last(plant: Plant) -> None:
-    front = [plant(1, latency_ms=None), plant(2, latency_ms=2.0), plant(0, latency_ms=1.0)]
+def test_rows_come_by_latency() -> None:
+    front = [plant(1, latency_ms=3.0), plant(2, latency_ms=2.0), plant(0, latency_ms=1.0)]
     assert [row.trial for row in front_rows(front)] == ["original", "2", "1"]
 
 
-def test_dominated_original_comes_last_for_comparison(plant: Plant) -> None:
+def test_dominated_original_comes_last_for_comparison() -> None:
     original, faster = plant(0, latency_ms=1.0), plant(1, latency_ms=0.5)
     assert [row.trial for row in front_rows([faster], original)] == ["1", "(original)"]
     assert [row.trial for row in front_rows([faster, original], original)] == ["1", "original"]
@@ -49,12 +48,7 @@ def test_dominated_original_comes_last_for_comparison(plant: Plant) -> None:
     assert "trial 0, not on the front" in markdown_table([faster], original)
 
 
-def test_unknown_figures_are_dashes(plant: Plant) -> None:
-    (row,) = front_rows([plant(1, val_accuracy=None, speedup=None, size_bytes=None)])
-    assert (row.accuracy, row.speedup, row.size) == (DASH, DASH, DASH)
-
-
-def test_markdown_of_a_planted_front(plant: Plant) -> None:
+def test_markdown_of_a_planted_front() -> None:
     front = [plant(7), plant(3, latency_ms=0.25, bits=4, effective_bits=32.0)]
     interval = f"2.31{TIMES} \\[2.25{DASH}2.38\\]"
     assert markdown_table(front).splitlines() == [
@@ -69,7 +63,7 @@ def test_markdown_of_a_planted_front(plant: Plant) -> None:
     ]
 
 
-def test_arrow_is_explained_only_where_it_occurs(plant: Plant) -> None:
+def test_arrow_is_explained_only_where_it_occurs() -> None:
     assert "stored in" not in markdown_table([plant(7)])
 
 
@@ -88,7 +82,7 @@ def test_markdown_shows_text_as_it_is(text: str, escaped: str) -> None:
     assert escape_markdown(text) == escaped
 
 
-def test_terminal_shows_the_same_cells(plant: Plant) -> None:
+def test_terminal_shows_the_same_cells() -> None:
     console = Console(file=io.StringIO(), width=120)
     with console.capture() as shown:
         console.print(front_table([plant(7)]))
@@ -96,12 +90,12 @@ def test_terminal_shows_the_same_cells(plant: Plant) -> None:
         assert cell in shown.get()
 
 
-def test_original_is_explained_only_where_it_occurs(plant: Plant) -> None:
+def test_original_is_explained_only_where_it_occurs() -> None:
     assert "uncompressed network, trial 0" in markdown_table([plant(0)])
     assert "uncompressed" not in markdown_table([plant(7)])
 
 
-def test_80_columns_cut_nothing(plant: Plant) -> None:
+def test_80_columns_cut_nothing() -> None:
     rows = [plant(0, latency_ms=0.0361), plant(31, bits=16, effective_bits=32.0, size_bytes=50_000)]
     console = Console(file=io.StringIO(), width=80)
     with console.capture() as shown:
@@ -112,8 +106,8 @@ def test_80_columns_cut_nothing(plant: Plant) -> None:
 
 
 @pytest.mark.parametrize("width", range(76, 130))
-def test_a_narrow_terminal_takes_two_lines_and_cuts_nothing(plant: Plant, width: int) -> None:
-    figures = {"speedup": 12.34, "speedup_low": 11.98, "speedup_high": 12.77}
+def test_a_narrow_terminal_takes_two_lines_and_cuts_nothing(width: int) -> None:
+    figures: dict[str, Any] = {"speedup": 12.34, "speedup_low": 11.98, "speedup_high": 12.77}
     small = plant(5, bits=4, effective_bits=26.8, latency_ms=0.0125, size_bytes=15_053, **figures)
     finalists = [
         confirmed(small, test_accuracy=0.9987, test_low=0.9951, test_high=1.0, tie=1),
@@ -144,16 +138,12 @@ def test_empty_front_says_so() -> None:
 # ---- finalists
 
 
-def confirmed(record: TrialRecord, **changes: Any) -> Finalist:
+def confirmed(record: ScoredTrial, **changes: Any) -> Finalist:
     """A finalist that stands."""
-    model = Deployable(File("ab" * 32, ".onnx", 100), 8, ())
-    found = Finalist(
-        record.number, record.point, model, record.figures, 0.9, 0.894, 0.906, True, "", None
-    )
-    return replace(found, **changes)
+    return plant_finalist(record, **({"test_low": 0.894, "test_high": 0.906} | changes))
 
 
-def test_finalists_in_their_order_with_ties_and_who_left(plant: Plant) -> None:
+def test_finalists_in_their_order_with_ties_and_who_left() -> None:
     finalists = [
         confirmed(plant(12), tie=1),
         confirmed(plant(3), tie=1, test_accuracy=0.88),
@@ -170,7 +160,7 @@ def test_finalists_in_their_order_with_ties_and_who_left(plant: Plant) -> None:
     assert "(original): the uncompressed network, not on the front" in note
 
 
-def test_without_ties_nothing_is_said_of_them(plant: Plant) -> None:
+def test_without_ties_nothing_is_said_of_them() -> None:
     finalists = [confirmed(plant(1)), confirmed(plant(0))]
     assert [row.trial for row in finalist_rows(finalists)] == ["1", "original"]
     assert "tie" not in finalist_caption(finalists)
@@ -178,7 +168,7 @@ def test_without_ties_nothing_is_said_of_them(plant: Plant) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_finalists_fit_a_terminal(plant: Plant, width: int) -> None:
+def test_finalists_fit_a_terminal(width: int) -> None:
     stream = io.StringIO()
     finalists = [confirmed(plant(118), tie=1), confirmed(plant(0), tie=1)]
     Console(file=stream, width=width).print(finalist_table(finalists))

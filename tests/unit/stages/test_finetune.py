@@ -16,16 +16,18 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search import data, networks
-from search.benchmark.stillness import working
-from search.config import ImageFolderConfig
+from search import data
+from search.config.data import ImageFolderConfig
+from search.devices.stillness import working
 from search.errors import ConfigError, StageFailed
-from search.networks import Preprocessed
-from search.optimization import distillation_loss, make_pace
-from search.records import Dataset, Student
+from search.networks import networks
+from search.networks.networks import Preprocessed
+from search.networks.optimization import distillation_loss, make_pace
+from search.networks.training import Feed, KeptLogits, Placement, predictions
+from search.records.data import Dataset
+from search.records.network import Student
+from search.records.steps.training import Finetune
 from search.stages.finetune import CHECK_EVERY_STEPS
-from search.steps import Finetune
-from search.training import Feed, KeptLogits, Placement, predictions
 from tests.workbench import Workbench
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")

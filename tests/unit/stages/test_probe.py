@@ -9,11 +9,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from search.benchmark import protocol
-from search.quantization import static_int8
-from search.records import Int8Format, Interval, Measurement
+from search.benchmark import launches
+from search.records.deployable import Int8Format
+from search.records.measurement import Interval, Measurement
+from search.records.steps.measuring import Probe
+from search.runtimes.quantization import static_int8
 from search.stages import probe
-from search.steps import Probe
 from tests.fakes import LOCAL, PROFILE, measurement
 
 IMAGES = np.random.default_rng(0).random((8, 3, 16, 16), np.float32)
@@ -96,7 +97,7 @@ def test_all_but_the_first_convolution_are_in_8_bits() -> None:
 
 def test_a_real_device_is_probed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "BUDGET_S", 0.1)
-    monkeypatch.setattr(protocol, "LEAST_ROUNDS_S", 0.05)  # in each of some twenty launches
+    monkeypatch.setattr(launches, "LEAST_ROUNDS_S", 0.05)  # in each of some twenty launches
     found = probe.run(Probe(PROFILE, LOCAL), None)  # type: ignore[arg-type]  # it leaves no files
     assert found.probe_ms is not None
     assert found.probe_ms > 0

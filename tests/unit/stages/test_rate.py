@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from search.records.survey import FoundRate
 from search.stages import rate
 from search.stages.rate import SAFETY, SETTLING, choose
-from search.steps import USUAL_RATE, FoundRate
+from search.techniques.finetuning import USUAL_RATE
 from tests.workbench import Workbench
 
 

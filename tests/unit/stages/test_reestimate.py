@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search.batch_statistics import IMAGES, reestimate
-from search.benchmark.stillness import working
 from search.data.splits import Split
-from search.networks import load
+from search.devices.stillness import working
+from search.networks.batch_statistics import IMAGES, reestimate
+from search.networks.networks import load
+from search.networks.training import Feed, Placement
 from search.stages import finetune, teacher
-from search.training import Feed, Placement
 from tests.workbench import Workbench
 
 CPU = Placement(torch.device("cpu"), "float32", "channels_last")

@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from search import data, networks
-from search.checkpoints import load_checkpoint
+from search import data
 from search.errors import ConfigError, StageFailed
-from search.records import Teacher
-from search.training import KeptLogits
+from search.networks import networks
+from search.networks.checkpoints import load_checkpoint
+from search.networks.training import KeptLogits
+from search.records.network import Teacher
 from tests.workbench import NETWORKS, Workbench
 
 State = dict[str, Tensor]

@@ -1,0 +1,1 @@
+"""What the command lines share: composing, help, error lines, the live display."""

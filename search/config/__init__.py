@@ -1,0 +1,1 @@
+"""Types of ``conf/`` and their checks; the YAML files hold the defaults."""

@@ -1,0 +1,1 @@
+"""Reaching a device, and the agent that runs there."""

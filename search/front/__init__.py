@@ -1,0 +1,1 @@
+"""Pareto mathematics, fronts and who stands on them."""

@@ -1,0 +1,1 @@
+"""Networks from records and back, pruning them and training them."""

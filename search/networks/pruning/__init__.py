@@ -1,0 +1,1 @@
+"""Finding which channels of a network go together, and removing them."""

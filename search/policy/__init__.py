@@ -1,0 +1,1 @@
+"""What finished trials teach: judging, stopping, deploying otherwise."""

@@ -1,0 +1,1 @@
+"""Which steps a study takes, and in which order."""

@@ -1,0 +1,1 @@
+"""The coordinator of a study, its ledger and its sampler."""
