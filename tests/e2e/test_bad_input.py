@@ -193,7 +193,7 @@ def refused(
 # ---- overrides
 
 
-# More of what cannot be composed is in tests/unit/test_cli.py.
+# More of what cannot be composed is in tests/integration/test_cli.py.
 OVERRIDES = [
     refused(
         "study.n_trial=3",
