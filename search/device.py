@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from search.cli import command as cli
 from search.config.commands import RegistrationConfig
 from search.config.parsing import parse
-from search.errors import ConfigError, DeviceLost, StageFailed
+from search.errors import ConfigError, StageFailed
 
 if TYPE_CHECKING:
     from search.engine.base import Event
@@ -59,9 +59,7 @@ def register(config: RegistrationConfig) -> int:
         try:
             done = engine.run(Probe(described, config.device))
         except AgentKilled as error:
-            remedy = "see that nobody ends its processes and that memory is free there"
-            reason = "the device's agent was killed twice while the device was probed"
-            raise DeviceLost(f"{reason} ({error.reason}); {remedy}") from error
+            raise error.as_loss("the device was probed") from error
         except StageFailed as error:
             raise ConfigError(f"the device cannot be probed: {error}") from error
         profile = done.result

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import sysconfig
+import traceback
+from pathlib import Path
 
 PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):\S*@")
 PASSWORD_KEY = re.compile(r"(?i)([?&]\w*pass\w*=)[^&\s'\"]+")
@@ -57,6 +60,18 @@ def one_line(error: BaseException) -> str:
     name = type(error).__name__
     # Cut before, because looking for secrets in a flood takes long.
     return f"{name}: {printable(hide_passwords(lines[0][: 10 * LONGEST_LINE]))}" if lines else name
+
+
+def raised_at(error: BaseException) -> str:
+    """Names the line of the user's code that an exception came from, such as `` (nets.py:12)``."""
+    paths = sysconfig.get_paths()
+    others = (
+        *(paths[name] for name in ("stdlib", "purelib", "platlib")),
+        str(Path(__file__).parent),
+    )
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith((*others, "<"))]
+    return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
 
 
 class SearchError(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,11 @@ from search.config.commands import SearchConfig
 from search.config.parsing import parse
 from search.errors import (
     ConfigError,
-    DeviceLost,
     StageFailed,
     TrackingSilent,
     hide_passwords,
 )
+from search.process import registry
 from search.process.leaving import leave_after
 from search.process.logs import RunLog
 
@@ -265,10 +264,9 @@ def _check_places(config: SearchConfig) -> bool:
     Raises:
         ConfigError: When the tracking database cannot be opened, or there is no such processor.
     """
-    # Found by name, as engines find stages: the coordinator itself does not know torch.
     if config.engine.name != "ray":  # whose nodes have other processors
-        placement = importlib.import_module("search.stages.placement")
-        placement.choose_device(config.train.device)
+        # By its name, because the coordinator starts without torch.
+        registry.load("search.stages.placement:choose_device")(config.train.device)
     silent = _find_silence(config)
     if silent is not None:
         from search.tracking.delivery import describe_outage
@@ -283,10 +281,10 @@ def _check_network(config: SearchConfig, spec: NetworkSpec, dataset: Dataset | N
     Raises:
         ConfigError: When network, checkpoint and data do not suit one another.
     """
-    teacher = importlib.import_module("search.stages.teacher")
     name = config.model.checkpoint
     path = None if name is None else Path(name).expanduser()
-    teacher.check(spec, path, f"model.checkpoint={name!r}", dataset)
+    check = registry.load("search.stages.teacher:check")
+    check(spec, path, f"model.checkpoint={name!r}", dataset)
 
 
 def _find_silence(config: SearchConfig) -> TrackingSilent | None:
@@ -320,9 +318,7 @@ def _measure_original(bench: Bench, engine: Engine) -> tuple[Lab, Mapping[str, f
     try:
         lab = drive(prepare(bench), engine, usage, "original")
     except AgentKilled as error:
-        remedy = "see that nobody ends its processes and that memory is free there"
-        reason = "the device's agent was killed twice while the uncompressed network was measured"
-        raise DeviceLost(f"{reason} ({error.reason}); {remedy}") from error
+        raise error.as_loss("the uncompressed network was measured") from error
     except StageFailed as error:
         raise ConfigError(f"the uncompressed network cannot be used: {error}") from error
     return lab, usage.stage_s

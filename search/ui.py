@@ -64,7 +64,7 @@ def _check_state(state: Path) -> None:
     """Refuses a folder that no search was in: MLflow would show an empty one of its own."""
     if not (state / DATABASE).is_file():
         raise ConfigError(
-            f"STATE={state}: no search was tracked there, for it holds no {DATABASE}; correct it, "
+            f"--state {state}: no search was tracked there, for it holds no {DATABASE}; correct it, "
             "or search first (what went to another tracking.uri is shown there)"
         )
 
@@ -81,7 +81,7 @@ def _check_port(host: str, port: int) -> None:
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
-            f"HOST={host} PORT={port}: cannot be listened at ({reason}); give another PORT"
+            f"--host {host} --port {port}: cannot be listened at ({reason}); give another --port"
         ) from error
 
 
@@ -99,13 +99,13 @@ def check_reach(host: str, auth: str | None) -> Path | None:
         if is_loopback(host):
             return None
         raise ConfigError(
-            f"HOST={host}: others could read and change everything; give AUTH=accounts.ini too "
+            f"--host {host}: others could read and change everything; give --auth accounts.ini too "
             f"({REMEDY})"
         )
     path = Path(auth).expanduser()
     _check_accounts(path)
     if find_spec("flask_wtf") is None:
-        raise ConfigError(f"AUTH={auth}: needs Flask-WTF; pip install 'cnn-search[auth]'")
+        raise ConfigError(f"--auth {auth}: needs Flask-WTF; pip install 'cnn-search[auth]'")
     return path.resolve()
 
 
@@ -116,15 +116,15 @@ def _check_accounts(path: Path) -> None:
         section: Mapping[str, str] = accounts["mlflow"]
     except (OSError, ValueError, KeyError, configparser.Error) as error:
         raise ConfigError(
-            f"AUTH={path}: is no file of accounts ({type(error).__name__}); {REMEDY}"
+            f"--auth {path}: is no file of accounts ({type(error).__name__}); {REMEDY}"
         ) from error
     missing = [key for key in ACCOUNTS if not section.get(key)]
     if missing:
-        raise ConfigError(f"AUTH={path}: lacks {', '.join(missing)} in [mlflow]; {REMEDY}")
+        raise ConfigError(f"--auth {path}: lacks {', '.join(missing)} in [mlflow]; {REMEDY}")
     if len(section["admin_password"]) < LEAST_PASSWORD:
-        raise ConfigError(f"AUTH={path}: admin_password is shorter than {LEAST_PASSWORD} letters")
+        raise ConfigError(f"--auth {path}: admin_password is shorter than {LEAST_PASSWORD} letters")
     if path.stat().st_mode & 0o077:
-        raise ConfigError(f"AUTH={path}: others may read it; chmod 600 {path}")
+        raise ConfigError(f"--auth {path}: others may read it; chmod 600 {path}")
 
 
 def server_command(host: str, port: int, state: Path, has_accounts: bool) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from optuna.samplers import BaseSampler, RandomSampler
@@ -13,9 +14,14 @@ from torch import Tensor, nn
 from search.data import Source
 from search.devices.local import LocalTransport
 from search.devices.transport import Transport
+from search.errors import DeviceLost
 from search.process import registry
 from search.records.deployable import Format
+from search.records.steps.editing import Edited
+from search.records.steps.exporting import Quantize
+from search.records.steps.step import Resource, Step
 from search.runtimes import Runtime
+from search.runtimes.onnxruntime import BITS
 from search.space.dimension import Dimension
 from search.space.domains import Choice
 from search.techniques import Technique
@@ -54,9 +60,28 @@ def make_sampler(seed: int, step: int = 1) -> BaseSampler:
     return RandomSampler(seed=step * seed)
 
 
+OUTAGES: list[DeviceLost] = []  # that are still to come
+
+
+class Rack(LocalTransport):
+    """This machine, through a connection that breaks."""
+
+    def open(self) -> None:
+        super().open()
+        if OUTAGES:
+            raise OUTAGES.pop()
+
+
 def reach(hosts: Mapping[str, int]) -> Transport:
     assert hosts
-    return LocalTransport()
+    return Rack()
+
+
+def convert(
+    step: Quantize, content: bytes, calibration: Callable[[], Any]
+) -> tuple[bytes, tuple[tuple[str, str], ...]]:
+    """Leaves a model as it is."""
+    return content, ()
 
 
 DUST = Dimension(
@@ -68,15 +93,31 @@ DUST = Dimension(
     phrase="{} dust",
     default=["fine", "coarse"],
 )
+GRAIN = replace(DUST, name="grain", label="grain", phrase="{} grain")
 DUSTY = Runtime(
     name="dusty",
-    dimensions=(DUST,),
+    dimensions=(BITS, GRAIN),
     formats={32: Format("float", 32, "float")},
-    converter="search.runtimes.quantization:convert",
+    converter=f"{__name__}:convert",
     integer_operators=frozenset(),
     float_operators=frozenset({"Conv"}),
 )
-SWEEPING = Technique("sweeping", ())
+SWEEPING = Technique("sweeping", (DUST,))
+
+
+@dataclass(frozen=True)
+class Polish(Step[Edited]):
+    """A step whose function cannot be imported."""
+
+    kind: ClassVar[str] = "polish"
+    stage: ClassVar[str] = "tests.polishing:run"
+    version: ClassVar[int] = 1
+    resource: ClassVar[Resource] = "light"
+    result: ClassVar[type] = Edited
+
+    shine: int = 0
+
+
 TINY: dict[str, Any] = {
     "title": "tiny", "factory": f"{__name__}:make_network", "arguments": {}, "checkpoint": None
 }  # fmt: skip
@@ -86,7 +127,10 @@ SHADES = {
 }  # fmt: skip
 DICE = {"factory": f"{__name__}:make_sampler", "arguments": {"step": 2}}
 # The keys of all devices are those of ours.
-RACK = {"defaults": ["local"], "factory": f"{__name__}:reach", "arguments": {"hosts": {"one": 1}}}
+RACK = {
+    "defaults": ["local"], "factory": f"{__name__}:reach", "arguments": {"hosts": {"one": 1}},
+    "retry_s": 60.0,
+}  # fmt: skip
 NAMES: Mapping[registry.Kind, str] = {
     "techniques": "sweeping", "runtimes": "dusty", "devices": "rack", "samplers": "dice",
     "models": "tiny", "data": "shades",

@@ -11,14 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from search.config.data import DigitsConfig
-from search.config.device import DeviceConfig, LocalDeviceConfig
+from search.config.device import DeviceConfig
 from search.config.study import ObjectiveConfig, PolicyConfig, SamplerConfig, TpeConfig
-from search.config.train import TrainConfig
 from search.engine.base import Done, answered
 from search.records.baseline import Baseline
-from search.records.bench import Bench, Lab
-from search.records.data import Dataset
+from search.records.bench import Lab
 from search.records.deployable import Deployable, Format
 from search.records.device import DeviceProfile
 from search.records.files import File
@@ -38,6 +35,7 @@ from search.records.survey import Cut, FoundRate
 from search.records.trial import TrialRecord
 from search.study.coordinator import Coordinator
 from search.study.study import Study
+from search.testing import benches
 from tests.deployables import make_deployable
 
 TEACHER_ACCURACY = 0.95
@@ -79,34 +77,11 @@ def measurement(ratio: float, p50_ms: float = 1.0, spread: float = 0.01) -> Meas
     )
 
 
-DATA = Dataset(
-    config=DigitsConfig(
-        name="digits", validation_share=0.2, mean=None, std=None, memory_limit_bytes=0
-    ),
-    fingerprint="data",
-    image_shape=(1, 28, 28),
-    labels=("zero", "one"),
-    mean=(0.5,),
-    std=(0.25,),
-    sizes=(100, 20, 30),
-    chances=(0.5, 0.5, 0.5),
-)
-SPEC = NetworkSpec("cnn", 8, None, (), None, DATA.image_shape, DATA.classes)
+SPEC = NetworkSpec("cnn", 8, None, (), None, (1, 28, 28), 2)
+DATA = replace(benches.make_bench(SPEC).data, labels=("zero", "one"))
+BENCH = replace(benches.make_bench(SPEC), data=DATA)
+PROFILE, LOCAL = benches.DEVICE, benches.MEASURING
 NETWORK = Network(SPEC, (("weight", (8, 1, 3, 3)),), file("teacher", ".safetensors"), 1000, 72)
-PROFILE = DeviceProfile("local", "a CPU", "x86_64", ("avx2",), 2, "onnxruntime 1", 8, "u8s8")
-
-
-LOCAL = LocalDeviceConfig(
-    name="local",
-    batch_size=1,
-    throughput_batch_size=4,
-    budget_s=1.0,
-    timeout_s=60.0,
-    spinning=False,
-    memory_limit_bytes=None,
-    canary_every=10,
-    probe=False,
-)
 
 
 def measure_step(deployable: Deployable, **changes: Any) -> Measure:
@@ -144,46 +119,14 @@ RATE = FoundRate(0.0126, ())
 
 def limits(**changes: Any) -> ObjectiveConfig:
     """The default objectives, without limits but for ``changes``."""
-    given = {
-        "names": ("accuracy", "latency"),
-        "min_accuracy_share": 0.5,
-        "max_accuracy_drop": None,
-        "max_latency_ms": None,
-        "max_size_bytes": None,
-        "max_memory_bytes": None,
-        **changes,
-    }
-    return ObjectiveConfig(**given)
+    return replace(benches.LIMITS, **changes)
 
 
 def lab(**changes: Any) -> Lab:
     """A laboratory whose network takes 1 ms with one thread and 0.8 ms with two."""
-    bench = Bench(
-        spec=SPEC,
-        checkpoint=None,
-        data=DATA,
-        device=PROFILE,
-        thread_counts=(1, 2),
-        measuring=LOCAL,
-        train=TrainConfig(
-            device="cpu",
-            precision="float32",
-            batch_size=10,
-            epochs=1.0,
-            rungs=(0.5, 1.0),
-            weight_decay=0.0,
-            teacher_epochs=1,
-            teacher_learning_rate=0.01,
-            teacher_weight_decay=0.0,
-            calibration_images=8,
-        ),
-        limits=limits(**changes),
-        machine="a CPU, 2 cores",
-        seed=0,
-    )
     reference = make_deployable(file("reference"), 32, ())
     return Lab(
-        bench=bench,
+        bench=replace(BENCH, limits=limits(**changes)),
         placement=ChosenPlacement("cpu", "float32", "channels_last", 0.1),
         teacher=Teacher(NETWORK, file("logits", ".safetensors"), TEACHER_ACCURACY),
         reference=reference,
@@ -234,10 +177,11 @@ class FakeEngine:
         match step:
             case Prune(network=network, ratio=ratio):
                 left = round(100 * (1 - ratio))
-                # Of the same structure where all is left.
-                share = () if left == 100 else (("share", (left,)),)
-                shapes = (*network.shapes, *share)
-                smaller = Network(SPEC, shapes, file(f"w{left}", ".safetensors"), 10 * left, left)
+                shapes, weights = network.shapes, network.weights
+                if left < 100:  # or it is the same network
+                    shapes = (*shapes, ("share", (left,)))
+                    weights = file(f"w{left}", ".safetensors")
+                smaller = Network(SPEC, shapes, weights, 10 * left, left)
                 return Edited(smaller, {"channels_removed": 1 - left / 100})
             case Finetune(start=start, end=end, learning_rate=learning_rate):
                 tuned = file(f"{start.weights.sha256}{end}{learning_rate}", ".safetensors")

@@ -64,6 +64,7 @@ def make_figures(**changes: Any) -> Figures:
         "compute_operators": 4,
         "channels_removed": 0.375,
         "is_changed": True,
+        "structure": "",
     }
     return Figures(**(known | changes))
 

@@ -25,7 +25,7 @@ Clock = Callable[[], float]
 
 
 class Link(Protocol):
-    """Something that carries requests to an agent; ``agent.py`` lists them."""
+    """Something that carries requests to an agent; ``search.devices.agent`` lists them."""
 
     def ask(self, request: dict[str, Any], timeout_s: float) -> Reply:
         """Returns the agent's answer.

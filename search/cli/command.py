@@ -195,7 +195,7 @@ def _compose(
     print(said.getvalue(), end="", file=sys.stderr)
     text = hide_passwords(printed.getvalue())
     text = COMMAND.sub(lambda match: home.command(match[1]), text)
-    print(annotate(text, config_name) if shown else text, end="")
+    print(annotate(text, config_name, plugins.remarks()) if shown else text, end="")
     if checked:
         _check_address_space()
     return max((job(raw, settings) for raw, settings in checked), default=0)
@@ -219,7 +219,7 @@ def _run_hydra(arguments: Sequence[str], config_name: str) -> list[Any]:
         if {"-m", "--multirun"} & set(arguments):
             passed.append(f"hydra.sweep.dir={aside}")
         # Overrides last: argparse takes none that come after a flag that came after others.
-        passed.sort(key=lambda one: "=" in one and not one.startswith("-"))
+        passed.sort(key=lambda one: one[0] == "~" or ("=" in one and one[0] != "-"))
         sys.argv = [sys.argv[0], *passed]
         keep()
     return composed
@@ -255,8 +255,8 @@ def _refuse_hydras_own(arguments: Sequence[str]) -> None:
 def _let_pass(argument: str) -> list[str]:
     """Lets an override of a key pass Hydra whether or not there is such a key.
 
-    Hydra stops at the first key it does not know; the types of ``config.py`` report them all,
-    together with every wrong value. It also spares the user the ``+`` of new keys, as in
+    Hydra stops at the first key it does not know; the types of ``search.config`` report them
+    all, together with every wrong value. It also spares the user the ``+`` of new keys, as in
     ``model.arguments.depth=3``, and the quotes around ``~/some/path``. And a range becomes a list
     of choices, as in ``space.threads=[1,2]``: Hydra cannot put a list where a section is.
     """
@@ -265,9 +265,7 @@ def _let_pass(argument: str) -> list[str]:
     key, _, value = argument.partition("=")
     if value.startswith("~") and value.isprintable() and not set(value) & set("\"'\\"):
         argument = f'{key}="{value}"'  # Hydra takes no bare ~, and the shell leaves it as it is
-    replaces_range = value.startswith("[") and any(
-        f"{key}.low" in option for option in comments().values()
-    )
+    replaces_range = value.startswith("[") and key in plugins.ranges()
     return [f"~{key}", f"++{argument}"] if replaces_range else [f"++{argument}"]
 
 

@@ -9,6 +9,7 @@ from search.cli.remarks import CONF, comments
 from search.errors import ConfigError
 from search.process import registry
 from search.space.dimension import dimensions
+from search.space.parsing import allowed
 
 GROUPS: Mapping[str, registry.Kind] = {
     "data": "data", "model": "models", "sampler": "samplers", "device": "devices"
@@ -46,6 +47,23 @@ def dimension_defaults() -> list[str]:
         for one in dimensions()
         if not any(key.split(".")[1] == one.name for key in own)
     ]
+
+
+def remarks() -> dict[str, str]:
+    """Returns what is to be said of the keys of plug-ins' dimensions: what they may be."""
+    own = {key.split(".")[1] for key in comments()["space", "default"]}
+    return {
+        f"space.{one.name}": f"{one.label}: {allowed(one.domain(1))}"
+        for one in dimensions()
+        if one.name not in own
+    }
+
+
+def ranges() -> set[str]:
+    """Returns the keys whose default is a range, of plug-ins' dimensions too."""
+    own = {key for option in comments().values() for key in option if key.endswith(".low")}
+    others = {f"space.{one.name}.low" for one in dimensions() if isinstance(one.default, Mapping)}
+    return {key.removesuffix(".low") for key in own | others}
 
 
 def _written(value: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -15,8 +15,14 @@ COMMENT_COLUMN = 44
 KEY_LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_][\w.]*):(?: |$)")
 
 
-def annotate(text: str, config_name: str) -> str:
-    """Puts the comments of ``conf/`` behind the keys of a configuration printed from one file."""
+def annotate(text: str, config_name: str, others: Mapping[str, str]) -> str:
+    """Puts remarks behind the keys of a configuration printed from one file.
+
+    Args:
+        text: The configuration, as YAML.
+        config_name: Of the file in ``conf/``, whose comments the remarks are.
+        others: Remarks about keys that ``conf/`` does not have.
+    """
     known = comments()
     chosen: dict[str, str] = {}
     lines: list[str] = []
@@ -32,12 +38,12 @@ def annotate(text: str, config_name: str) -> str:
         key = ".".join(path)
         group = path[0]
         # An option may take keys over from another one of its group.
-        others = sorted(o for g, o in known if g == group and o != chosen.get(group))
-        options = [chosen[group], *others] if group in chosen else others
+        rest = sorted(o for g, o in known if g == group and o != chosen.get(group))
+        options = [chosen[group], *rest] if group in chosen else rest
         remark = next(
             (known[group, o][key] for o in options if key in known.get((group, o), {})), ""
         )
-        remark = remark or known["", config_name].get(key, "")
+        remark = remark or known["", config_name].get(key, "") or others.get(key, "")
         lines.append(f"{line:<{COMMENT_COLUMN}}  # {remark}" if remark else line)
     return "".join(f"{line}\n" for line in lines)
 

@@ -73,6 +73,7 @@ class PluginDeviceConfig(_MeasuringConfig):
     """A machine that a plug-in reaches; ``factory`` names what returns its transport."""
 
     name: str
+    retry_s: NonNegative
     factory: str
     arguments: Arguments
 

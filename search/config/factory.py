@@ -14,7 +14,7 @@ from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
-from search.errors import ConfigError, SearchError, one_line, printable
+from search.errors import ConfigError, SearchError, one_line, printable, raised_at
 from search.process.home import NAME
 from search.process.logs import logging_kept
 
@@ -79,7 +79,7 @@ def call_factory(reference: str, section: str, arguments: Mapping[str, Any], **o
     except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{origin}: called with {section}.arguments={dict(arguments)} it raised "
-            f"{one_line(error)}; correct the function or {section}.arguments"
+            f"{one_line(error)}{raised_at(error)}; correct the function or {section}.arguments"
         ) from error
 
 

@@ -15,13 +15,23 @@ from search.devices.agent.supervisor import EXPIRED
 from search.devices.archive import NAME, archive
 from search.devices.replies import LONGEST_BYTES, LONGEST_WORD, Denied, read_reply
 from search.devices.transport import TooSlow, Transport
-from search.errors import ConfigError, SearchError, StageFailed, printable
+from search.errors import ConfigError, DeviceLost, SearchError, StageFailed, printable
 
 log = logging.getLogger(__name__)
 
 
 class AgentKilled(StageFailed):
     """The agent or a process of it was killed, by somebody or because memory ran out there."""
+
+    def as_loss(self, meanwhile: str) -> DeviceLost:
+        """Returns the error that ends a command when it happened a second time.
+
+        Args:
+            meanwhile: What was done when it was killed.
+        """
+        remedy = "see that nobody ends its processes and that memory is free there"
+        reason = f"the device's agent was killed twice while {meanwhile} ({self.reason})"
+        return DeviceLost(f"{reason}; {remedy}")
 
 
 class AgentExpired(AgentKilled):
@@ -132,7 +142,7 @@ class Device:
                 self._end()
         except SearchError as error:
             # What was asked for has been answered, or its own error says more.
-            log.warning("left the device without a farewell: %s", error)
+            log.warning("the agent on the device was not ended properly: %s", error)
         finally:
             self._transport.close()
             self._folder.cleanup()

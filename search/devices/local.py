@@ -109,7 +109,7 @@ class LocalTransport:
 
 
 def _wait_unreaped(process: int) -> None:
-    """Gives the agent a moment to end its children itself, which also buries them."""
+    """Gives the agent a moment to end its children itself, and to read their exit statuses."""
     deadline = time.monotonic() + FAREWELL_S
     flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
     while time.monotonic() < deadline:

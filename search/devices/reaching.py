@@ -106,7 +106,7 @@ def on_device(config: DeviceConfig, work: Callable[[Device], T], size_bytes: int
         SearchError: As the device or ``work`` raised it.
     """
     hold_s = HOLDS * config.timeout_s + size_bytes / SLOWEST_BYTES_PER_S
-    retry_s = config.retry_s if isinstance(config, SshDeviceConfig) else 0.0
+    retry_s = 0.0 if isinstance(config, LocalDeviceConfig) else config.retry_s
     patience = Patience(retry_s, has_admitted=config in _admitting)
     was_killed = False
     while True:

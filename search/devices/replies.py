@@ -1,7 +1,8 @@
 """What an agent may answer, by request.
 
 A device is another computer, and what it says is not trusted: every answer is checked here before
-anything is computed from it. ``agent.py`` lists requests and answers.
+anything is computed from it. The module docstring of ``search.devices.agent`` lists requests and
+answers.
 """
 
 from __future__ import annotations

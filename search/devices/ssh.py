@@ -104,7 +104,7 @@ class SshTransport:
 
     def kill(self, group: int | None) -> int | None:
         """Ends the group; see ``Transport``."""
-        return self._call(self._bury_agent(group))
+        return self._call(self._end_agent(group))
 
     def last_words(self) -> bytes:
         """Returns the end of what the agent wrote to standard error."""
@@ -116,7 +116,7 @@ class SshTransport:
             self._call(self._leave())
         except SearchError as error:
             # What was asked for has been answered, or its own error says more.
-            log.warning("left %s without a farewell: %s", self._target, error)
+            log.warning("the connection to %s was not closed properly: %s", self._target, error)
         finally:
             self._loop.stop()
 
@@ -255,7 +255,7 @@ class SshTransport:
             process.close()
         return _Ended(process.returncode, output, errors)
 
-    async def _bury_agent(self, group: int | None) -> int | None:
+    async def _end_agent(self, group: int | None) -> int | None:
         """Ends the agent, and tells its end from the connection's.
 
         Returns:
@@ -264,15 +264,15 @@ class SshTransport:
         Raises:
             ConnectionLost: If the connection broke.
         """
-        status = await self._end_agent(group)
+        status = await self._end_processes(group)
         # When the server closes it, the agent's channel seems to end by itself just before.
         with contextlib.suppress(TooSlow):
             await _within(0.1, self._reach().wait_closed())
             raise asyncssh.ConnectionLost("Connection lost")
         return status
 
-    async def _end_agent(self, group: int | None) -> int | None:
-        """Ends the agent and its children, kindly and then not."""
+    async def _end_processes(self, group: int | None) -> int | None:
+        """Ends the agent and its children: asks first, kills what does not end."""
         process, self._process = self._process, None
         if process is None:
             return None

@@ -107,7 +107,7 @@ def compute(step: Step[Any], store: Store, listener: Listener) -> Done:
             ``StageFailed`` with its cause chained. Files that cannot be written are not the
             stage's fault: OSError passes through.
     """
-    run = registry.load(step.runs)
+    run = _load(step)
     started = time.perf_counter()
     try:
         with listening(listener):
@@ -123,6 +123,21 @@ def compute(step: Step[Any], store: Store, listener: Listener) -> Done:
     store.save(step, result, seconds)
     log.debug("stage %s took %.2f s", step.kind, seconds)
     return Done(result, seconds, reused=False)
+
+
+def _load(step: Step[Any]) -> Callable[[Step[Any], Store], Any]:
+    """Returns the function that does ``step``.
+
+    Raises:
+        StageFailed: When it cannot be imported, as a plug-in's may be.
+    """
+    try:
+        function: Callable[[Step[Any], Store], Any] = registry.load(step.runs)
+    except Exception as error:
+        log.debug("stage %s cannot be imported", step.kind, exc_info=True)
+        reason = f"{step.runs} cannot be imported ({one_line(error)}); mend its package here"
+        raise StageFailed(step.kind, reason) from error
+    return function
 
 
 def answered(answer: Callable[[], Done]) -> Future[Done]:

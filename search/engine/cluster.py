@@ -209,7 +209,7 @@ class RayEngine(AbstractContextManager["RayEngine"]):
             if lacking is not None and lacking != told:
                 log.warning("no node of the cluster has %s: steps wait until one joins", lacking)
             elif lacking is None and told is not None:
-                log.info("the cluster has all again that steps need")
+                log.info("all required cluster resources are available again")
             told = lacking
             self._closed.wait(WATCH_S)
 

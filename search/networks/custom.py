@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from search.config.factory import contained, load_factory
-from search.errors import ConfigError, SearchError, one_line
+from search.errors import ConfigError, SearchError, one_line, raised_at
 from search.records.network import NetworkSpec
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ def _call(factory: Callable[..., Any], arguments: dict[str, Any], origin: str) -
         raise
     except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"{origin}: called with model.arguments={arguments} it raised {one_line(error)}; "
-            "correct the function or model.arguments"
+            f"{origin}: called with model.arguments={arguments} it raised {one_line(error)}"
+            f"{raised_at(error)}; correct the function or model.arguments"
         ) from error
     if isinstance(module, torch.jit.ScriptModule):
         raise ConfigError(
@@ -127,7 +127,7 @@ def _answer(module: nn.Module, images: Tensor, origin: str) -> Any:
         mode = " in training mode" if module.training else ""
         raise ConfigError(
             f"{origin}: given the data's images [n, {shape}] the network raised{mode} "
-            f"{one_line(error)}; build it for them, or choose other data"
+            f"{one_line(error)}{raised_at(error)}; build it for them, or choose other data"
         ) from error
 
 

@@ -17,12 +17,15 @@ from search.policy.rows import Rows
 from search.policy.stopping import are_hopeless, is_hopeless
 from search.records.baseline import Baseline
 from search.records.device import DeviceProfile
+from search.records.network import Network
 from search.records.point import Point
 from search.records.trial import CompleteTrial, Cost, ScoredTrial, TrialRecord
 from search.runtimes import runtimes
+from search.space.space import Space
 
 Deployment = tuple[int, int]  # bits and threads
-Structure = tuple[int, int]  # multiply-accumulates and parameters
+# Multiply-accumulates, parameters, and the digest that tells apart networks that agree in both.
+Structure = tuple[int, int, str]
 # Of float's time where nobody has probed the device: integers are worth a try.
 UNPROBED = {"float": 1.0, "integers": 0.5}
 # Another deployment must promise to save this share of the time, or chance would choose.
@@ -167,7 +170,7 @@ class _Alike:
 STUDENT = np.dtype(
     [
         ("structure", int),
-        ("prune_ratio", float),
+        ("is_changed", bool),
         ("bits", int),
         ("siblings", int),
         ("val_accuracy", float),
@@ -208,7 +211,7 @@ class Students:
             self._table.add(
                 (
                     self._structures.setdefault(structure, len(self._structures)),
-                    record.point.number("prune_ratio"),
+                    own.is_changed,
                     record.point.whole("bits"),
                     0,
                     own.val_accuracy,
@@ -220,20 +223,20 @@ class Students:
                 )
             )
 
-    def open(self, limit: int, busy: Iterable[int], only_pruned: bool) -> NDArray[np.intp]:
+    def open(self, limit: int, busy: Iterable[int], only_changed: bool) -> NDArray[np.intp]:
         """Returns the positions in ``records`` of networks that may be deployed once more.
 
         Args:
             limit: Other deployments that a network may have.
             busy: Numbers of the trials whose networks are just being deployed otherwise.
-            only_pruned: Whether networks count that were not pruned.
+            only_changed: Whether the original's network does not count.
         """
         siblings = self._table.array["siblings"].copy()
         for number in busy:
             siblings[self._rows[number]] += 1
         is_open = siblings < limit
-        if only_pruned:
-            is_open &= self._table.array["prune_ratio"] > 0
+        if only_changed:
+            is_open &= self._table.array["is_changed"]
         return np.flatnonzero(is_open)
 
     def structures(self, chosen: NDArray[np.intp]) -> list[Structure]:
@@ -295,7 +298,11 @@ def start_latency_model(
 
 
 def most_promising(
-    point: Point, structure: Structure, latency_model: LatencyModel, allowed: Collection[Deployment]
+    point: Point,
+    structure: Structure,
+    latency_model: LatencyModel,
+    allowed: Collection[Deployment],
+    space: Space,
 ) -> Point:
     """Moves a point to the bits and threads that are fastest for a network of its size.
 
@@ -303,7 +310,8 @@ def most_promising(
         point: As sampled.
         structure: Of its pruned network.
         latency_model: What was measured so far.
-        allowed: Deployments that the space holds; if none was measured, the point stays.
+        allowed: Deployments to choose among; if none was measured, the point stays.
+        space: That points lie in.
     """
     known = [s for s, cells in latency_model.measured.items() if cells.keys() & allowed]
     if not known:
@@ -314,7 +322,7 @@ def most_promising(
         return cells[deployment] / (1.0 if deployment[0] == 32 else 1 - LEAST_GAIN)
 
     bits, threads = min(sorted(cells.keys() & allowed, reverse=True), key=price)
-    return point.replaced(bits=bits, threads=threads)
+    return space.moved(point, bits=bits, threads=threads)
 
 
 def worth_deploying(
@@ -324,6 +332,7 @@ def worth_deploying(
     members: Sequence[CompleteTrial],
     latency_model: LatencyModel,
     allowed: Collection[Deployment],
+    space: Space,
     objectives: Sequence[str],
 ) -> list[Prediction]:
     """Chooses points that share a student and may reach the front.
@@ -337,7 +346,8 @@ def worth_deploying(
         tried: Points of all trials so far.
         members: Their front.
         latency_model: What they have measured.
-        allowed: Deployments that the space holds.
+        allowed: Deployments to choose among.
+        space: That points lie in.
         objectives: Names of what the front trades.
     """
     if not chosen.size or not allowed:
@@ -350,7 +360,7 @@ def worth_deploying(
     for trained in (students.records[position] for position in chosen[~hopeless]):
         for deployment, ms in promised[structure_of(trained.figures)].items():
             bits, threads = deployment
-            point = trained.point.replaced(bits=bits, threads=threads)
+            point = space.moved(trained.point, bits=bits, threads=threads)
             figures = _predict(trained, bits, ms)
             promised_losses = losses(figures, figures.val_accuracy, objectives)
             if point not in tried and not is_hopeless(promised_losses, beaten):
@@ -377,6 +387,6 @@ def deployment_of(point: Point) -> Deployment:
     return point.whole("bits"), point.whole("threads")
 
 
-def structure_of(cost: Cost) -> Structure:
+def structure_of(one: Cost | Network) -> Structure:
     """Returns what tells networks of one study apart."""
-    return cost.macs, cost.parameters
+    return one.macs, one.parameters, one.structure

@@ -38,8 +38,7 @@ class Experience:
     """
 
     def __init__(self, records: Iterable[TrialRecord], lab: Lab, objectives: Sequence[str]) -> None:
-        original = lab.teacher.network
-        structure = (original.macs, original.parameters)
+        structure = structure_of(lab.teacher.network)
         self.front = GrowingFront(objectives)
         self.latency_model = start_latency_model(structure, lab.bench.device, lab.baseline)
         self.tried: set[Point] = set()
@@ -49,7 +48,7 @@ class Experience:
         self.objectives = objectives
         self._others = [name for name in objectives if name != "accuracy"]
         # Losses at the greatest latency that the measurements allow for, of trials that keep the
-        # limits: of complete ones, and of all with their bits and networks before them.
+        # limits: of complete ones, and of all with their bits and networks' sizes before them.
         self._complete = Rows((len(objectives),))
         self._measured = Rows((3 + len(self._others),))
         self._numbers: list[int] = []
@@ -76,7 +75,7 @@ class Experience:
             self.best_accuracy = max(self.best_accuracy, accuracy)
             self._complete.add(losses(at_worst, accuracy, self.objectives))
         bits = record.point.whole("bits")
-        self._measured.add([bits, *structure_of(cost), *self._lost(at_worst)])
+        self._measured.add([bits, cost.macs, cost.parameters, *self._lost(at_worst)])
         self._numbers.append(record.number)
 
     def _lost(self, cost: Cost) -> list[float]:
@@ -102,7 +101,7 @@ class Experience:
             cost: Of the smaller one.
         """
         own = self._lost(_moved(cost, cost.latency_ratio_low))
-        rivals, size = self._measured.array, np.array(structure_of(cost))
+        rivals, size = self._measured.array, np.array([cost.macs, cost.parameters])
         # A network that computes more with more is the more accurate one.
         is_larger = (rivals[:, 1:3] >= size).all(axis=1) & (rivals[:, 1:3] != size).any(axis=1)
         is_as_good = (rivals[:, 3:] <= own).all(axis=1)

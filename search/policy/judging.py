@@ -9,11 +9,12 @@ import numpy as np
 from search.config.study import PolicyConfig
 from search.front.front import losses
 from search.policy import stopping
-from search.policy.deployments import Deployment, most_promising
+from search.policy.deployments import Deployment, most_promising, structure_of
 from search.policy.experience import Experience
 from search.records.network import Network
 from search.records.point import Point
 from search.records.trial import Cost, Progress
+from search.space.space import Space
 
 Losses = list[float]
 
@@ -25,6 +26,7 @@ class Judge:
         known: What the trials so far have taught.
         policy: What is done to save training.
         allowed: Bits and threads to choose among; empty where every point stands alone.
+        space: That points lie in.
         note_rung: Keeps what the trial lost by at a rung, and returns the losses of all that
             reached it, its own last.
     """
@@ -34,17 +36,20 @@ class Judge:
         known: Experience,
         policy: PolicyConfig,
         allowed: Collection[Deployment],
+        space: Space,
         note_rung: Callable[[float, Losses], list[Losses]],
     ) -> None:
         self._known = known
         self._policy = policy
         self._allowed = allowed
+        self._space = space
         self._note_rung = note_rung
 
     def deployment(self, point: Point, network: Network) -> Point:
         """Moves a point to the bits and threads that promise most for its structure."""
-        structure = (network.macs, network.parameters)
-        return most_promising(point, structure, self._known.latency_model, self._allowed)
+        structure = structure_of(network)
+        latency_model = self._known.latency_model
+        return most_promising(point, structure, latency_model, self._allowed, self._space)
 
     def before_training(self, point: Point, cost: Cost) -> str | None:
         """Returns why a trial cannot reach the front whatever its training brings, or None."""

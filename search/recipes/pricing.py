@@ -63,6 +63,7 @@ def cost_of(
         compute_operators=integer + floating,
         channels_removed=edited.figures.get("channels_removed", 0.0),
         is_changed=lab.is_changed(edited.network),
+        structure=edited.network.structure,
     )
 
 

@@ -54,7 +54,7 @@ def make_bench(
         if factory is not None:
             load_factory(factory, f"{section}.factory")
     device = engine.describe(config.device)
-    space = parse_space(config.space, device.usable_cores)
+    space = parse_space(config.space, device.usable_cores, device.runtime_name)
     known = data.outline(config.data)
     if known is not None:
         check(_network_spec(config.model, *known), None)
@@ -163,6 +163,9 @@ def settings_of(config: SearchConfig, bench: Bench, space: Space) -> dict[str, A
         "device": {
             "name": bench.device.name,
             "cpu": bench.device.cpu,
+            # Virtual machines with one name of the processor may differ in these.
+            "arch": bench.device.arch,
+            "flags": bench.device.flags,
             "runtime": bench.device.runtime,
             "protocol": PROTOCOL_VERSION,
             "batch_size": config.device.batch_size,

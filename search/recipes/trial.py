@@ -89,7 +89,7 @@ def edit(point: Point, lab: Lab) -> Recipe[Edited]:
     """Changes the teacher's network as a point asks, one technique after another."""
     network, figures = lab.teacher.network, dict[str, float]()
     for technique in techniques():
-        step = None if technique.edit is None else technique.edit(point, network, lab.bench)
+        step = technique.step(point, network, lab.bench)
         if step is not None:
             edited: Edited = yield step
             network, figures = edited.network, {**figures, **edited.figures}

@@ -87,5 +87,6 @@ class Lab:
         return least_accuracy(chance, self.reference_accuracy, share)
 
     def is_changed(self, network: Network) -> bool:
-        """Tells whether a network is another one than the teacher's, and so has to recover."""
-        return network.structure != self.teacher.network.structure
+        """Tells whether a technique changed the teacher's network, so that it has to recover."""
+        own = self.teacher.network
+        return (network.structure, network.weights) != (own.structure, own.weights)

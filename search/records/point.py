@@ -34,6 +34,10 @@ class Point:
         """Returns the value of a dimension; KeyError where it does not apply."""
         return self.values[name]
 
+    def __contains__(self, name: str) -> bool:
+        """Tells whether a dimension applies."""
+        return name in self.values
+
     def number(self, name: str) -> float:
         """Returns the value of a dimension of numbers."""
         return float(self[name])

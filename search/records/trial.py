@@ -32,7 +32,8 @@ class Cost(RunFigures):
         integer_operators: Executed convolutions and matrix products in integers.
         compute_operators: Executed convolutions and matrix products altogether.
         channels_removed: Share of prunable channels that pruning removed, 0..1.
-        is_changed: Whether its structure is another one than the uncompressed network's.
+        is_changed: Whether its structure or weights are others than the uncompressed network's.
+        structure: Digest of its structure, as ``Network`` has it.
     """
 
     latency_ms: float
@@ -50,6 +51,7 @@ class Cost(RunFigures):
     compute_operators: int
     channels_removed: float
     is_changed: bool
+    structure: str
 
     @property
     def latency_interval_ms(self) -> tuple[float, float]:

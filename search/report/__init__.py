@@ -1,7 +1,4 @@
-"""Tables, plots and pages from records.
-
-In particular it imports neither MLflow nor Optuna nor torch.
-"""
+"""Tables, plots and pages from records."""
 
 from search.report.advice import describe_no_gain, describe_result
 from search.report.description import describe_trial

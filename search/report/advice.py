@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from search.front.front import leading, loss_matrix
 from search.process import home
 from search.records.closing import Closing, Finalist
+from search.records.formats import format_counted
 from search.records.measurement import Canary
 from search.records.trial import (
     CompleteTrial,
@@ -160,7 +161,8 @@ def describe_no_gain(
     closed = {finalist.number for finalist in finalists}
     causes = Counter(_cause(record, original, record.number in closed) for record in others)
     told = ", ".join(
-        f"{many} {CAUSES[cause][0 if many == 1 else 1]}" for cause, many in causes.most_common()
+        f"{format_counted(many, 'trial')} {CAUSES[cause][0 if many == 1 else 1]}"
+        for cause, many in causes.most_common()
     )
     advice = list(dict.fromkeys(CAUSES[cause][2] for cause, _ in causes.most_common(ADVISED)))
     if not any(
@@ -170,7 +172,7 @@ def describe_no_gain(
     what = "Nothing beats the original so far"
     if original.outcome == "infeasible":
         what = "Nothing keeps the limits of the study so far, nor does the original"
-    return f"{what}: of the other trials {told}. What may change that: {'; '.join(advice)}."
+    return f"{what}: {told}. What may change that: {'; '.join(advice)}."
 
 
 def _is_better(record: ScoredTrial, original: TrialRecord, objectives: Sequence[str]) -> bool:

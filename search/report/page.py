@@ -32,6 +32,7 @@ from search.report.sections import (
     on_front,
 )
 
+SCRIPTS = ("plot.js", "choice.js", "sections.js")
 NO_IMPORTANCES: Mapping[str, Mapping[str, float]] = {}
 
 
@@ -94,7 +95,8 @@ def front_page(
         "data": _script_json(data),
         "plotly": get_plotlyjs() if dots else "",
     }
-    return _fill(_read("page.html"), {**values, "css": _read("page.css"), "js": _read("page.js")})
+    script = "\n".join(map(_read, SCRIPTS))
+    return _fill(_read("page.html"), {**values, "css": _read("page.css"), "js": script})
 
 
 def _read(name: str) -> str:

@@ -120,6 +120,14 @@ def label(one: Numbered) -> str:
     return ORIGINAL if one.is_original else str(one.number)
 
 
+def name_trials(several: Sequence[Numbered]) -> str:
+    """Names trials in a sentence: ``the original``, ``trial 5``, ``trials 5, 7``."""
+    numbers = [str(one.number) for one in several if not one.is_original]
+    word = "trial" if len(numbers) == 1 else "trials"
+    named = [f"{word} {', '.join(numbers)}"] if numbers else []
+    return " and ".join([*(["the original"] if len(numbers) < len(several) else []), *named])
+
+
 def place(records: Iterable[TrialRecord], front: Collection[int]) -> list[Dot]:
     """Returns a dot for every record that has an accuracy and a latency, by latency.
 

@@ -10,7 +10,7 @@ from search.records.device import DeviceProfile
 from search.records.formats import DASH, TIMES, format_counted, format_ms
 from search.records.measurement import Canary, Interval
 from search.records.trial import TrialRecord
-from search.report.points import label
+from search.report.points import name_trials
 
 # A format that saves less than this share of the time is not called faster.
 LEAST_GAIN = 0.05
@@ -67,8 +67,8 @@ def describe_later(closing: Closing | None, trials: int, leading: Collection[Tri
     left = [record for record in leading if record.number not in taken]
     if not left:
         return ""
-    names = ", ".join(label(one) for one in sorted(left, key=lambda record: record.number))
-    text = f"Of the search's front {names} took no part in the closing round"
+    names = name_trials(sorted(left, key=lambda record: record.number))
+    text = f"Of the search's front, {names} took no part in the closing round"
     if sum(not finalist.is_original for finalist in closing.finalists) < MOST_FINALISTS:
         return f"{text}: a larger finalists.count with study.n_trials=0 takes more."
     return f"{text}, which takes {MOST_FINALISTS} at most."

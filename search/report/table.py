@@ -122,7 +122,7 @@ def finalist_caption(finalists: Sequence[Finalist]) -> str:
         )
     left = [f for f in finalists if not f.stands and not f.is_original]
     if left:
-        reasons = "; ".join(f"{label(f)} ({f.reason})" for f in left)
+        reasons = "; ".join(f"trial {f.number} ({f.reason})" for f in left)
         lines.append(f"Left the front: {reasons}.")
     beaten = next((f for f in finalists if not f.stands and f.is_original), None)
     if beaten is not None:

@@ -20,7 +20,7 @@ class Runtime:
 
     Attributes:
         name: As it is registered, and as the agent's driver is called.
-        dimensions: That it adds to the space.
+        dimensions: That it adds to the space of studies whose device has it.
         formats: By the value of the dimension ``bits``.
         converter: ``module:function`` that stores a float ONNX model in a format. It is given a
             ``Quantize`` step, the content of its model and a function that yields calibration

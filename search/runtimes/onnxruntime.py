@@ -24,7 +24,7 @@ BITS = Dimension(
 THREADS = Dimension(
     name="threads",
     group="deployment",
-    domain=lambda cores: Range(1, cores, whole=True),
+    domain=lambda cores: Range(1, cores, whole=True, counts_cores=True),
     sound=1,
     label="threads",
     phrase="{} thread{s}",

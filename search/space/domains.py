@@ -21,13 +21,15 @@ class Range:
         low: Smallest value.
         high: Largest value, not below ``low``.
         log: Whether samplers look at it in logarithms.
-        whole: Whether only whole numbers belong to it; so far these are numbers of cores.
+        whole: Whether only whole numbers belong to it.
+        counts_cores: Whether ``high`` is what the device has of usable cores.
     """
 
     low: float
     high: float
     log: bool = False
     whole: bool = False
+    counts_cores: bool = False
 
     def typed(self, value: Any) -> Value:
         """Returns a number in the type that its field of ``Point`` has.

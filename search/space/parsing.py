@@ -13,14 +13,14 @@ from typing import Any
 
 from search.errors import ConfigError
 from search.records.point import Value
-from search.space.dimension import dimensions
+from search.space.dimension import RUNTIME, dimensions
 from search.space.domains import AUTO, Axis, Choice, Range
 from search.space.space import RATE, Space
 
 CORES = "cores"  # in a configuration: as many threads as the device has usable cores
 
 
-def parse_space(raw: Mapping[str, Any], usable_cores: int) -> Space:
+def parse_space(raw: Mapping[str, Any], usable_cores: int, runtime: str = RUNTIME) -> Space:
     """Checks a declared space.
 
     Args:
@@ -28,11 +28,12 @@ def parse_space(raw: Mapping[str, Any], usable_cores: int) -> Space:
             value. For threads the word ``cores`` stands for ``usable_cores``; the learning rate
             may be ``auto``: any, until ``Space.around`` says which.
         usable_cores: Cores of the device that affinity and quota leave, at least 1.
+        runtime: Name of the device's runtime.
 
     Raises:
         ConfigError: With every fault by its dotted key, joined in one line.
     """
-    known = {one.name: one for one in dimensions()}
+    known = {one.name: one for one in dimensions(runtime)}
     # In the order of the declaration, in which they are sampled.
     names = list(dict.fromkeys([*(name for name in raw if name in known), *known]))
     faults = [_unknown(name, names) for name in raw if name not in known]
@@ -60,7 +61,7 @@ def _unknown(name: object, known: Sequence[str]) -> str:
 def _parse_axis(key: str, raw: object, domain: Axis, faults: list[str]) -> Axis | None:
     """Returns the axis that ``raw`` declares, or None after adding to ``faults``."""
     if raw is None:
-        faults.append(f"{key}: missing; give {_allowed(domain)}")
+        faults.append(f"{key}: missing; give {allowed(domain)}")
         return None
     if isinstance(raw, Mapping):
         return _parse_range(key, raw, domain, faults)
@@ -72,7 +73,7 @@ def _parse_axis(key: str, raw: object, domain: Axis, faults: list[str]) -> Axis 
 
 def _parse_range(key: str, raw: Mapping[Any, Any], domain: Axis, faults: list[str]) -> Axis | None:
     if isinstance(domain, Choice):
-        faults.append(f"{key}={_shown(raw)}: takes no range; give {_allowed(domain)}")
+        faults.append(f"{key}={_shown(raw)}: takes no range; give {allowed(domain)}")
         return None
     before = len(faults)
     faults.extend(
@@ -83,7 +84,7 @@ def _parse_range(key: str, raw: Mapping[Any, Any], domain: Axis, faults: list[st
     ends: dict[str, Any] = {}
     for end in ("low", "high"):
         if raw.get(end) is None:
-            faults.append(f"{key}.{end}: missing; give {_allowed(domain)}")
+            faults.append(f"{key}.{end}: missing; give {allowed(domain)}")
         else:
             ends[end] = _parse_value(f"{key}.{end}", raw[end], domain, faults)
     if len(faults) > before:
@@ -108,7 +109,7 @@ def _parse_choice(key: str, raw: Sequence[Any], domain: Axis, faults: list[str])
     if len(set(raw)) < len(raw):
         faults.append(f"{key}={list(raw)!r}: has a value twice; remove one")
     elif not raw:
-        faults.append(f"{key}=[]: empty; give {_allowed(domain)}")
+        faults.append(f"{key}=[]: empty; give {allowed(domain)}")
     else:
         distinct = {value for value in values if value is not None}
         if isinstance(domain, Choice):
@@ -119,11 +120,11 @@ def _parse_choice(key: str, raw: Sequence[Any], domain: Axis, faults: list[str])
 
 def _parse_value(key: str, raw: object, domain: Axis, faults: list[str]) -> Value | None:
     """Returns one legal value in its field's type, or None after adding to ``faults``."""
-    if isinstance(domain, Range) and domain.whole and raw == CORES:
+    if isinstance(domain, Range) and domain.counts_cores and raw == CORES:
         return domain.typed(domain.high)
     complaint = _complaint(raw, domain)
     if complaint:
-        faults.append(f"{key}={raw!r}: {complaint}; give {_allowed(domain)}")
+        faults.append(f"{key}={raw!r}: {complaint}; give {allowed(domain)}")
         return None
     return domain.typed(raw)
 
@@ -142,13 +143,14 @@ def _complaint(raw: Any, domain: Axis) -> str | None:
         return "not a whole number"
     if domain.contains(raw):
         return None
-    if domain.whole and raw > domain.high:
+    if domain.counts_cores and raw > domain.high:
         cores = "core" if domain.high == 1 else "cores"
         return f"this device has {domain.high} usable {cores}"
     return "out of range"
 
 
-def _allowed(domain: Axis) -> str:
+def allowed(domain: Axis) -> str:
+    """Says what a dimension may be."""
     if isinstance(domain, Choice):
         return f"{', '.join(str(value) for value in domain.values)}, or a list of some"
     if domain.low == domain.high:

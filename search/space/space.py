@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from search.records.network import Network
 from search.records.point import Choices, Point, Value
 from search.space.dimension import Dimension
 from search.space.domains import AUTO, Axis, Choice, Range, only_value
@@ -43,17 +45,26 @@ class Space:
             if only_value(axis) is None
         }
 
+    @cached_property
+    def _known(self) -> Mapping[str, Dimension]:
+        return {one.name: one for one in self.dimensions}
+
+    @cached_property
     def conditional(self) -> frozenset[str]:
-        """Returns the dimensions that matter only beside some choices of others."""
+        """The dimensions that matter only beside some choices of others."""
         return frozenset(one.name for one in self.dimensions if one.when is not None)
+
+    def depth(self, name: str) -> int:
+        """Returns beside how many others, each beside the next, a dimension matters."""
+        when = self._known[name].when
+        return 0 if when is None else 1 + self.depth(when.name)
 
     def applies(self, name: str, choices: Mapping[str, Value]) -> bool:
         """Tells whether a dimension matters beside other choices, those of fixed ones included."""
-        return all(
-            one.when is None or one.when.holds({**self._fixed(), **choices})
-            for one in self.dimensions
-            if one.name == name
-        )
+        when = self._known[name].when
+        if when is None:
+            return True
+        return self.applies(when.name, choices) and when.holds({**self._fixed, **choices})
 
     def fix(self, **values: Value) -> Space:
         """Returns the space with some dimensions fixed."""
@@ -70,15 +81,37 @@ class Space:
         own = replace(domain, low=low, high=high)
         return replace(self, axes={**self.axes, RATE: own})
 
+    def only(self, names: Container[str]) -> Space:
+        """Returns the space of some dimensions."""
+        kept = tuple(one for one in self.dimensions if one.name in names)
+        return replace(self, axes={one.name: self.axes[one.name] for one in kept}, dimensions=kept)
+
     def unpruned(self) -> Space:
         """Returns the space for a network that cannot lose channels, if it holds such points."""
-        return self.fix(**{RATIO: 0.0}) if self.axes[RATIO].nearest(0.0) == 0 else self
+        return self._without([RATIO])
+
+    def suited(self, network: Network) -> Space:
+        """Returns the space without what does not suit a network, if it holds such points."""
+        return self._without([one.name for one in self.dimensions if not one.suits(network)])
+
+    def _without(self, names: Sequence[str]) -> Space:
+        sound = {name: self._known[name].sound for name in names}
+        return self.fix(**{n: v for n, v in sound.items() if self.axes[n].nearest(v) == v})
 
     @property
     def prunes(self) -> bool:
         """Whether any point may lose channels."""
-        axis = self.axes[RATIO]
-        return (max(axis.values, key=float) if isinstance(axis, Choice) else axis.high) != 0
+        return self._may_change(RATIO)
+
+    @property
+    def changes(self) -> bool:
+        """Whether any point may change the network, so that it has to be trained."""
+        return any(self._may_change(d.name) for d in self.dimensions if d.group == "compression")
+
+    def _may_change(self, name: str) -> bool:
+        axis, sound = self.axes[name], self._known[name].sound
+        ends = axis.values if isinstance(axis, Choice) else (axis.low, axis.high)
+        return any(end != sound for end in ends)
 
     def make(self, values: Mapping[str, Value]) -> Point:
         """Returns the point of some values, without those that do not matter beside the others.
@@ -108,7 +141,21 @@ class Space:
             for name, value in params.items()
             if name in self.axes
         }
-        return self.make({**typed, **self._fixed()})
+        return self.make({**typed, **self._fixed})
+
+    def moved(self, point: Point, **changes: Value) -> Point:
+        """Returns a point with other values of some of its dimensions.
+
+        What matters beside them only is as near as the space allows to what is sound.
+        """
+        if not self.conditional:
+            return point.replaced(**changes)  # many times quicker
+        return self.make({**self._sound, **point.values, **changes})
+
+    @cached_property
+    def _sound(self) -> Mapping[str, Value]:
+        sound = sound_values(self.dimensions)
+        return {name: axis.nearest(sound[name]) for name, axis in self.axes.items()}
 
     def params(self, point: Point) -> dict[str, Any]:
         """Returns the parameters to enqueue for a point inside of the space.
@@ -118,10 +165,11 @@ class Space:
         """
         if not self.contains(point):
             raise ValueError(f"{point} lies outside of the space {self.describe()}")
-        values, fixed = point.values, self._fixed()
+        values, fixed = point.values, self._fixed
         return {name: values[name] for name in self.axes if name in values and name not in fixed}
 
-    def _fixed(self) -> dict[str, Value]:
+    @cached_property
+    def _fixed(self) -> Mapping[str, Value]:
         values = {name: only_value(axis) for name, axis in self.axes.items()}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -156,8 +204,8 @@ class Space:
         A number goes to the nearest that is allowed, a word that is not allowed to the first
         choice, and what the point does not have to what is sound.
         """
-        values = {**sound_values(self.dimensions), **point.values}
-        return self.make({name: axis.nearest(values[name]) for name, axis in self.axes.items()})
+        values = {n: axis.nearest(point.values[n]) for n, axis in self.axes.items() if n in point}
+        return self.make({**self._sound, **values})
 
     def describe(self) -> dict[str, Any]:
         """Returns the space in its one canonical form, as JSON values.

@@ -49,7 +49,9 @@ def starting_points(
         Different points.
     """
     sound = space.make({**sound_values(space.dimensions), RATE: rate(0.0), THREADS: threads})
-    original = space.nearest(sound).replaced(**{RATIO: 0.0, BITS: sound[BITS]})
+    whole = {**dict(sound.compression), BITS: sound[BITS]}
+    original = space.moved(space.nearest(sound), **whole)
+    nearest = space.nearest(original)
     most, fewest = original.whole(THREADS), int(space.axes[THREADS].nearest(1))
     ratios = dict.fromkeys(float(space.axes[RATIO].nearest(cut)) for cut in cuts)
     deployments = [(ratio, space.bit_widths()[0], most) for ratio in ratios]
@@ -58,13 +60,14 @@ def starting_points(
         for ratio, ways in zip(ratios, chain(DEPLOYED, repeat(DEPLOYED[-1])), strict=False):
             deployments += [(ratio, bits, most if at == MOST else fewest) for bits, at in ways]
     compressed = [
-        original.replaced(
+        space.moved(
+            nearest,
             **{
                 RATIO: ratio,
                 BITS: bits,
                 THREADS: count,
                 RATE: float(space.axes[RATE].nearest(rate(ratio))),
-            }
+            },
         )
         for ratio, bits, count in deployments
     ]

@@ -30,11 +30,12 @@ FORMAT, SETTINGS, IDENTITY, LAB, CONFIGURATION = (
 CANARIES, CLOSING, TAGS, ENDING = "canaries", "closing", "tags", "ending"
 RECORD = "record"
 # Goes up with every change by which one version of this program would misread another's studies.
-OWN_FORMAT = 4
+OWN_FORMAT = 5
 BEGIN_ANEW = (
     "remove it to begin the study anew, or give another study.name=...; steps that are finished "
     "are not computed again"
 )
+RESTORE = "restore it from a copy, or search again under another name"
 LABS, CLOSINGS = TypeAdapter(Lab), TypeAdapter(Closing)
 _RECORDS: TypeAdapter[TrialRecord] = TypeAdapter(
     # A damaged name looks like a figure that is missing.
@@ -115,7 +116,7 @@ class ArchiveReader:
         Raises:
             ConfigError: When it cannot be read, or has not begun.
         """
-        with explained(self._ledger, "restore it from a copy, or search again under another name"):
+        with explained(self._ledger, RESTORE):
             study = self._open()
             kept = study.user_attrs
             if LAB not in kept:
@@ -141,8 +142,7 @@ class ArchiveReader:
             if self._name not in optuna.get_all_study_names(storage):  # killed at its first line
                 raise self._not_ready()
             self._study = optuna.load_study(study_name=self._name, storage=storage)
-            remedy = "restore it from a copy, or search again under another name"
-            check_format(self._study, self._ledger, remedy)
+            check_format(self._study, self._ledger, RESTORE)
         return self._study
 
     def _not_ready(self) -> StudyNotReady:

@@ -69,6 +69,7 @@ class Coordinator:
             self._sampled = study.space.fix(bits=bits, threads=threads)
         if not lab.bench.prunes:
             self._sampled = self._sampled.unpruned()
+        self._sampled = self._sampled.suited(lab.teacher.network)
         self._history = History(study.optuna) if isinstance(sampler, TpeConfig) else None
         self._known = Experience(study.records, lab, study.objectives)
         # Planned points whose training was not begun, the next one first.
@@ -170,7 +171,9 @@ class Coordinator:
         first = original(self._study.records)
         if not isinstance(first, ScoredTrial) or self._design.samples_deployments:
             return None
-        point = first.point.replaced(bits=8)
+        if 8 not in self._study.space.bit_widths():
+            return None
+        point = self._study.space.moved(first.point, bits=8)
         is_begun = point in self._known.tried or any(point == a.point for a in self._under_way)
         return None if is_begun or not self._study.space.contains(point) else (first.number, point)
 
@@ -183,19 +186,21 @@ class Coordinator:
         known, allowed = self._known, self._study.space.deployments()
         busy = [a for a in self._under_way if a.student_of is not None]
         if only_new:
-            had = {deployment_of(p) for p in known.tried if p.number("prune_ratio") > 0}
+            whole = self._design.original.compression
+            had = {deployment_of(p) for p in known.tried if p.compression != whole}
             allowed = [deployment for deployment in allowed if deployment not in had]
         predictions = worth_deploying(
             known.students,
             known.students.open(
                 self._policy.deployments,
                 [a.student_of for a in busy if a.student_of is not None],
-                only_pruned=only_new,
+                only_changed=only_new,
             ),
             known.tried,
             known.front.members,
             known.latency_model,
             allowed,
+            self._study.space,
             self._study.objectives,
         )
         sound = [
@@ -249,7 +254,8 @@ class Coordinator:
         # Earlier points were good as they are.
         stays = self._design.samples_deployments or point in self._design.earlier
         allowed = [] if stays else self._study.space.deployments()
-        return Judge(self._known, self._policy, allowed, partial(self._study.keep_rung, asked))
+        note_rung = partial(self._study.keep_rung, asked)
+        return Judge(self._known, self._policy, allowed, self._study.space, note_rung)
 
     # ---- how it ended
 

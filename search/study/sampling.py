@@ -174,7 +174,11 @@ def make_sampler(
         case NsgaConfig(population_size=population_size):
             return NSGAIISampler(population_size=population_size, seed=seed)
         case GpConfig(n_startup_trials=n_startup_trials):
-            return GPSampler(n_startup_trials=n_startup_trials, seed=seed)
+            return GPSampler(
+                n_startup_trials=n_startup_trials,
+                seed=seed,
+                warn_independent_sampling=False,  # of dimensions that matter beside others only
+            )
         case RandomConfig():
             return RandomSampler(seed=seed)
         case PluginSamplerConfig(factory=factory, arguments=arguments):
@@ -203,15 +207,13 @@ def check_sampler(config: SamplerConfig) -> None:
 
 def together(space: Space) -> dict[str, BaseDistribution]:
     """Returns the dimensions that every trial has, which samplers may choose together."""
-    conditional = space.conditional()
-    return {n: one for n, one in space.distributions().items() if n not in conditional}
+    return {n: one for n, one in space.distributions().items() if n not in space.conditional}
 
 
 def choose(asked: optuna.Trial, space: Space) -> None:
     """Chooses a trial's dimensions that are not fixed, those first that others depend on."""
-    conditional = space.conditional()
     for name, distribution in sorted(
-        space.distributions().items(), key=lambda pair: pair[0] in conditional
+        space.distributions().items(), key=lambda pair: space.depth(pair[0])
     ):
         if space.applies(name, asked.params):
             suggest(asked, name, distribution)

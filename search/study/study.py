@@ -6,7 +6,7 @@ it before the trial is told, so that a process killed in between loses nothing.
 
 from __future__ import annotations
 
-import json
+import logging
 import uuid
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -50,19 +50,13 @@ from search.study.archive import (
     records_of,
     write_record,
 )
+from search.study.settings import SPACE, compare, dimensions_of
 from search.techniques.finetuning import USUAL_RATE
 
+log = logging.getLogger(__name__)
 POINT = "point"
 RUNGS = "rungs"
 PLAN = "plan"
-# Settings that nobody gives as they are: they say where and with what latency was measured.
-# Settings that are digests, which nobody can give, and what has them.
-CONTENTS = {
-    "model.checkpoint": "the weights of model.checkpoint are",
-    "model.source": "the source files of model.factory are",
-    "data.content": "the images are",
-}
-THE_DEVICE = ("device.name", "device.cpu", "device.runtime", "device.protocol")
 
 
 @dataclass(frozen=True)
@@ -144,25 +138,13 @@ class Study:
         if begun is None or not self.optuna.get_trials(deepcopy=False):
             self.optuna.set_user_attr(SETTINGS, dict(settings))
             return
-        # Names first: they say more than what follows from them.
-        for key in sorted({*begun, *settings}, key=lambda key: (not key.endswith(".name"), key)):
-            if begun.get(key) != settings.get(key):
-                now, then = _shown(settings.get(key)), _shown(begun.get(key))
-                other = "or start another one with study.name=..."
-                if key in THE_DEVICE:
-                    raise ConfigError(
-                        f"the device is {now}, but the study {self.config.name} was begun on "
-                        f"{then}; latencies do not compare: go on there, {other}"
-                    )
-                if key in CONTENTS and None not in (begun.get(key), settings.get(key)):
-                    raise ConfigError(
-                        f"{CONTENTS[key]} not those that the study {self.config.name} was begun "
-                        f"with (SHA-256 {now[:8]}, then {then[:8]}); give those, {other}"
-                    )
-                raise ConfigError(
-                    f"{key}={now}: the study {self.config.name} was begun with {then}; give "
-                    f"that, {other}"
-                )
+        added = dimensions_of(settings) - dimensions_of(begun)
+        if added and dimensions_of(begun):  # by packages that were not there then
+            names = ", ".join(sorted(added))
+            log.info("the study %s was begun without %s, and goes on so", self.config.name, names)
+            self.space = self.space.only(dimensions_of(begun))
+            settings = {k: v for k, v in settings.items() if k.removeprefix(SPACE) not in added}
+        compare(self.config.name, begun, settings)
 
     def _check_kept(self) -> None:
         """Reads what is needed later on, so that damage shows before anything is begun.
@@ -242,7 +224,7 @@ class Study:
             )
         self._keep(CONFIGURATION, configuration)
         self._lab = lab
-        if self.space.prunes:
+        if self.space.changes:
             found = USUAL_RATE if lab.rate is None else lab.rate.learning_rate
             self.space = self.space.around(found)
         # Last: where it stands, a study can be read.
@@ -380,10 +362,3 @@ def _open(ledger: Ledger, name: str, objectives: int) -> optuna.Study:
         return optuna.create_study(
             study_name=name, storage=storage, directions=["minimize"] * objectives
         )
-
-
-def _shown(value: object) -> str:
-    """Writes a setting as the command line takes it."""
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}: {_shown(item)}" for key, item in value.items()) + "}"
-    return value if isinstance(value, str) else json.dumps(value)

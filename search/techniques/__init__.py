@@ -1,7 +1,7 @@
 """Ways to make a network cheaper or its training better: the dimensions that each adds.
 
-One file per technique, found by ``process.registry``; it knows neither torch nor ONNX. Those
-that change the network turn a point into a step, which yields an ``Edited`` network.
+One file per technique, found by ``process.registry``. Those that change the network turn a point
+into a step, which yields an ``Edited`` network.
 """
 
 from __future__ import annotations
@@ -34,6 +34,12 @@ class Technique:
     name: str
     dimensions: tuple[Dimension, ...]
     edit: Edit | None = None
+
+    def step(self, point: Point, network: Network, bench: Bench) -> Step[Any] | None:
+        """Returns the step that a point asks for; None also where none of its dimensions apply."""
+        if self.edit is None or not any(one.name in point for one in self.dimensions):
+            return None
+        return self.edit(point, network, bench)
 
 
 def techniques() -> tuple[Technique, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from search.records.point import Value
-from search.space.dimension import Dimension, dimensions
+from search.space.dimension import RUNTIME, Dimension, dimensions
 from search.space.domains import Axis, Choice
 
 CORES = (1, 4)
@@ -24,9 +24,9 @@ def check_words(added: Sequence[Dimension]) -> None:
         assert len({one.describe(value) for value in values}) == len(set(values)), one.name
 
 
-def check_registered(added: Sequence[Dimension]) -> None:
-    """Their names are nobody else's, so that configurations can name them."""
-    known = {one.name: one for one in dimensions()}
+def check_registered(added: Sequence[Dimension], runtime: str = RUNTIME) -> None:
+    """Their names are nobody else's beside a runtime, so that configurations can name them."""
+    known = {one.name: one for one in dimensions(runtime)}
     assert all(known[one.name] is one for one in added)
 
 

@@ -61,7 +61,7 @@ class RuntimeContract:
         """As those of techniques are."""
         check_sound(runtime.dimensions)
         check_words(runtime.dimensions)
-        check_registered(runtime.dimensions)
+        check_registered(runtime.dimensions, runtime.name)
 
     def test_its_operators_are_of_one_kind(self, runtime: Runtime) -> None:
         """They count as computed in integers or in float."""

@@ -24,7 +24,7 @@ class TechniqueContract:
     """A suite for one technique.
 
     Fixtures: ``technique``; ``network``, a record of any network whose weights are in ``store``, a
-    ``Store``; and ``setting``, a ``Bench`` for it.
+    ``Store``; and ``setting``, a ``Bench`` for it, such as ``search.testing.benches`` makes.
     """
 
     def test_what_is_sound_is_allowed(self, technique: Technique) -> None:

@@ -101,6 +101,6 @@ def _summarise(one: TrialRecord | Finalist, shown: Shown) -> dict[str, Any]:
     everything, figures = asdict(one), {}
     if one.figures is not None:
         figures = {**everything["figures"], "measuring": one.figures.quality}
-        del figures["quality"]
+        del figures["quality"], figures["structure"]
     named = {"figures": figures, "point": one.point.values, "run_id": shown.runs[one.number]}
     return everything | named

@@ -54,8 +54,8 @@ def pause_s(attempt: int) -> float:
 class Delivery(AbstractContextManager["Delivery"]):
     """Logs a study in a thread of its own, for which the search never waits but at its end.
 
-    What is logged is read off the study's ledger. When MLflow is away, that is said once, and tried
-    again after growing pauses until it is back.
+    What is logged is read off the study's ledger. When MLflow or the ledger's database is away,
+    that is said once, and tried again after growing pauses until it is back.
 
     Args:
         look: Reads the ledger; called in that thread.
@@ -185,7 +185,7 @@ class Delivery(AbstractContextManager["Delivery"]):
                 if waited_s >= SAID_AFTER_S and not said:
                     said = True
                     limit = f", at most {patience_s:.0f} s" if may_give_up else ""
-                    log.info("handing MLflow what it lacks yet%s", limit)
+                    log.info("writing to MLflow what is missing there%s", limit)
                 self._changed.wait(min(1.0, max(0.01, patience_s - waited_s)))
 
     def _describe_left(self) -> str:
@@ -209,7 +209,9 @@ class Delivery(AbstractContextManager["Delivery"]):
                 try:
                     tracker = self._deliver(ending, tracker)
                     attempt = 0
-                except (TrackingLost, ConfigError, OSError) as error:
+                except (TrackingLost, StorageLost, ConfigError, OSError) as error:
+                    if isinstance(error, StudyTaken):
+                        raise  # it is another process's now
                     tracker, attempt = None, attempt + 1
                     # At the end time is short: a server that is back must be noticed.
                     pause = self._pause(attempt if ending is None else 1)

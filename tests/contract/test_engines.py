@@ -37,6 +37,7 @@ from search.records.network import Teacher
 from search.records.steps.pruning import Prune
 from search.records.steps.step import Step
 from search.records.steps.training import Teach
+from tests import extras
 from tests.fakes import LOCAL as DEVICE
 from tests.workbench import Workbench
 
@@ -136,6 +137,13 @@ def test_a_failure_is_the_stages_own(opened: Opened, teach: Teach) -> None:
     junk = replace(teach, checkpoint=opened.store.put(b"junk", ".pt"))
     with pytest.raises(ConfigError, match=r"model.checkpoint: cannot be read as weights"):
         opened.engine.submit(junk).result()
+    assert not opened.engine.submit(teach).result().reused  # it goes on
+
+
+def test_a_stage_that_cannot_be_imported_fails_its_step(opened: Opened, teach: Teach) -> None:
+    asked = opened.engine.submit(extras.Polish())
+    with pytest.raises(StageFailed, match=r"^polish: tests.polishing:run cannot be imported "):
+        asked.result()
     assert not opened.engine.submit(teach).result().reused  # it goes on
 
 

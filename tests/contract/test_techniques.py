@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from search.engine.store import Store
 from search.records.bench import Bench
 from search.records.network import Network
 from search.techniques import Technique, techniques
+from search.testing.benches import make_bench
 from search.testing.techniques import TechniqueContract
-from tests.fakes import lab
 from tests.workbench import Workbench
 
 
@@ -31,4 +29,4 @@ class TestTechniques(TechniqueContract):
 
     @pytest.fixture
     def setting(self, network: Network) -> Bench:
-        return replace(lab().bench, spec=network.spec)
+        return make_bench(network.spec)

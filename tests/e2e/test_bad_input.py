@@ -417,7 +417,7 @@ NETWORKS = [
     refused(
         *NET,
         "model.factory=nets:leaving",
-        says=["model.arguments={} it raised SystemExit: 7; cor"],
+        says=["model.arguments={} it raised SystemExit: 7 (nets.py:"],
         alone=True,
     ),
     refused(

@@ -1,6 +1,6 @@
 """Searches whose processes are killed at random end with every trial exactly once, everywhere.
 
-Six kills here; ``make chaos`` does a hundred, and each of its searches holds a closing round.
+Three kills here; ``make chaos`` does a hundred, and each of its searches holds a closing round.
 ``CHAOS_SEED`` chooses other moments.
 """
 
@@ -14,7 +14,7 @@ import pytest
 from tests.chaos import VICTIMS, Rampage, check, check_store
 from tests.e2e.searching import SMOKE
 
-KILLS = int(os.environ.get("CHAOS_KILLS", "6"))
+KILLS = int(os.environ.get("CHAOS_KILLS", "3"))
 IS_LONG = KILLS >= 50
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 N_TRIALS = 3

@@ -129,7 +129,7 @@ def test_a_search_does_not_go_on_elsewhere(searched: Away) -> None:
     assert refused.returncode == 2
     assert refused.stderr == (
         "error: the device is local, but the study away was begun on "
-        f"127.0.0.1:{searched.server.port}; latencies do not compare: go on there, or start "
+        f"127.0.0.1:{searched.server.port}; figures do not compare: go on there, or start "
         "another one with study.name=...\n"
     )
 

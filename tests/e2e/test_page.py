@@ -219,7 +219,7 @@ def test_limits_choose_what_the_command_picks(request: pytest.FixtureRequest, ki
         picked = _pick(choice.command, points)
         assert choice.is_offered is (picked is not None)
         if picked is not None:
-            name = "The original, trial 0" if picked == 0 else f"Trial {picked}"
+            name = "The original" if picked == 0 else f"Trial {picked}"
             assert choice.name.startswith(name)
             assert choice.by_number == f"python -m search.pick study={STUDY} trial={picked}"
         chosen.add(picked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,11 +19,12 @@ from tests.e2e.searching import SMOKE, Tracked
 
 PACKAGE = commands.ROOT / "tests" / "plugin"
 STUDY = "plugged"
-TRIALS = 24  # of fewer no importances are told
+TRIALS = 21  # of fewer no importances are told
+SHARES = (0.25, 0.5, 1.0)  # few, because every other one is traced anew
 SEARCH = (
     *SMOKE, "data=parity", f"study.name={STUDY}", f"study.n_trials={TRIALS}", "sampler=random",
     "policy.eta=null", "policy.latency_first=false", "policy.deployments=0", "finalists.count=1",
-    "device.canary_every=null",
+    "device.canary_every=null", f"space.rank_share={list(SHARES)}".replace(" ", ""),
 )  # fmt: skip
 
 
@@ -77,6 +79,7 @@ def test_it_keeps_the_contracts(installed: Path, tmp_path: Path) -> None:
 def test_the_dimension_is_offered(installed: Path, tmp_path: Path) -> None:
     shown = commands.expect_success(run(tmp_path, installed, "search.run", "--help"))
     assert "rank_share:" in shown
+    assert "# rank share: 0.05 to 1" in shown
     wrong = run(tmp_path, installed, "search.run", "space.rank_share=2", "data=none")
     assert wrong.returncode == 2
     assert "digits, fashion_mnist, image_folder, parity" in wrong.stderr
@@ -85,7 +88,7 @@ def test_the_dimension_is_offered(installed: Path, tmp_path: Path) -> None:
 def test_trials_have_the_dimension_and_networks_change(searched: Path, tmp_path: Path) -> None:
     tracked = Tracked(searched, STUDY)
     shares = {number: run.data.params["rank_share"] for number, run in tracked.trials.items()}
-    assert len(set(shares.values())) > 10
+    assert set(shares.values()) == {str(share) for share in SHARES}
     assert shares[0] == "1.0"
     assert tracked.parent.data.tags["study"] == STUDY
     page = tracked.read(tracked.parent, "front.html", tmp_path).read_text()
@@ -99,6 +102,12 @@ def test_trials_have_the_dimension_and_networks_change(searched: Path, tmp_path:
     assert len(set(macs.values())) > 5
 
 
+def test_its_range_becomes_a_list(installed: Path, tmp_path: Path) -> None:
+    shares = "space.rank_share=[0.5,1.0]"
+    shown = commands.expect_success(run(tmp_path, installed, "search.run", shares, "--cfg", "job"))
+    assert re.search(r"rank_share:.*\n  - 0\.5\n  - 1\.0\n", shown)
+
+
 def test_without_the_package_the_study_is_refused(searched: Path) -> None:
     refused = run(searched, None, "search.run", *SEARCH)
     assert refused.returncode == 2
@@ -107,4 +116,8 @@ def test_without_the_package_the_study_is_refused(searched: Path) -> None:
     other = [word for word in SEARCH if word != "data=parity"]
     refused = run(searched, None, "search.run", *other)
     assert refused.returncode == 2
-    assert "space.rank_share" in refused.stderr or "data.name" in refused.stderr
+    assert "space.rank_share: unknown dimension" in refused.stderr
+    other = [word for word in other if not word.startswith("space.rank_share")]
+    refused = run(searched, None, "search.run", *other)
+    assert refused.returncode == 2
+    assert "data.name" in refused.stderr

@@ -179,6 +179,11 @@ def test_a_range_becomes_a_list() -> None:
     assert raw["space"]["distill_temperature"] == {"low": 1.0, "high": 10.0}
 
 
+def test_a_list_for_a_range_may_come_beside_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["space.threads=[1,2]", "--cfg", "job"]) == 0
+    assert "  threads:" in capsys.readouterr().out
+
+
 def test_one_end_of_a_range() -> None:
     assert compose("space.threads.high=2")["space"]["threads"] == {"low": 1, "high": 2}
 

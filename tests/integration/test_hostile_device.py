@@ -216,4 +216,4 @@ def test_a_model_reads_no_file_outside_its_folder(
     split = Split(np.zeros((2, 1, 28, 28), np.uint8), np.zeros(2, np.int64))
     deployable = make_deployable(File("0" * 64, ".onnx", 1), 32, ())
     with pytest.raises(Exception, match="External data path"):
-        evaluate(path.read_bytes(), deployable, split)
+        evaluate(path, deployable, split)

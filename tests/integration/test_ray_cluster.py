@@ -118,7 +118,7 @@ def test_the_step_of_a_lost_node_is_done_elsewhere_and_a_lost_device_is_waited_f
             with pytest.raises(TimeoutError):
                 asked.result(timeout=1)
             add_device()
-            _await_text(caplog, "the cluster has all again that steps need")
+            _await_text(caplog, "all required cluster resources are available again")
             assert asked.result(timeout=60).usable_cores == count_usable_cores()
     finally:
         nodes.shutdown()

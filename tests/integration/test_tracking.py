@@ -296,6 +296,7 @@ def test_parent_run_holds_the_study(logged: Logged, tmp_path: Path) -> None:
         (2, ids[2]),
     ]
     assert (summary["original"]["number"], summary["original"]["run_id"]) == (0, ids[0])
+    assert "structure" not in summary["original"]["figures"]
 
 
 def test_the_closing_round_takes_the_front_over(

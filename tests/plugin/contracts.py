@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,9 @@ from search.networks import networks
 from search.records.bench import Bench
 from search.records.network import Network, NetworkSpec
 from search.techniques import Technique
+from search.testing.benches import make_bench
 from search.testing.data import DataContract
 from search.testing.techniques import TechniqueContract
-from tests.fakes import lab
 
 
 class TestLowRank(TechniqueContract):
@@ -35,7 +34,7 @@ class TestLowRank(TechniqueContract):
 
     @pytest.fixture
     def setting(self, network: Network) -> Bench:
-        return replace(lab().bench, spec=network.spec)
+        return make_bench(network.spec)
 
 
 class TestParity(DataContract):

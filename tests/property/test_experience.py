@@ -17,6 +17,7 @@ from search.policy.experience import Experience
 from search.records.trial import CompleteTrial, Cost, Outcome, ScoredTrial, TrialRecord
 from tests.fakes import PROFILE, lab
 from tests.plants import plant
+from tests.points import SPACE
 
 NAMES = ("accuracy", "latency")
 ALLOWED: list[Deployment] = [(32, 1), (32, 2), (8, 1), (8, 2), (4, 1)]
@@ -105,18 +106,17 @@ def test_rivals(records: list[TrialRecord], size: tuple[int, int], tenths: int, 
 
 @given(drawn_trials(), st.integers(1, 3), st.booleans())
 def test_students_that_may_be_deployed_once_more(
-    records: list[TrialRecord], limit: int, only_pruned: bool
+    records: list[TrialRecord], limit: int, only_changed: bool
 ) -> None:
     students = Students(records)
     everybody = students_of(records)
     busy = [everybody[0].number] if everybody else []
-    found = students.open(limit, busy, only_pruned)
+    found = students.open(limit, busy, only_changed)
     siblings = [*(record.student_of for record in records), *busy]
     assert [students.records[position] for position in found] == [
         record
         for record in everybody
-        if siblings.count(record.number) < limit
-        and (record.point.number("prune_ratio") > 0 or not only_pruned)
+        if siblings.count(record.number) < limit and (record.figures.is_changed or not only_changed)
     ]
 
 
@@ -127,8 +127,8 @@ def test_no_student_that_may_reach_the_front_is_left_out(
 ) -> None:
     records = data.draw(drawn_trials())
     known = Experience(records, lab(), names)
-    everybody = known.students.open(9, [], only_pruned=False)
-    given_all = known.tried, known.front.members, known.latency_model, ALLOWED, names
+    everybody = known.students.open(9, [], only_changed=False)
+    given_all = known.tried, known.front.members, known.latency_model, ALLOWED, SPACE, names
     together = worth_deploying(known.students, everybody, *given_all)
     one_by_one = [
         prediction
@@ -140,7 +140,7 @@ def test_no_student_that_may_reach_the_front_is_left_out(
     assert together == one_by_one
     # Nothing is beaten for sure that a student promises: with no front to reach all are hoped for.
     free = worth_deploying(
-        known.students, everybody, set(), [], known.latency_model, ALLOWED, names
+        known.students, everybody, set(), [], known.latency_model, ALLOWED, SPACE, names
     )
     assert len(free) == len(everybody) * len(ALLOWED)
     assert known.front.members == front(records, names)
@@ -169,7 +169,7 @@ def test_the_most_similar_network_is_asked(sizes: list[int], wanted: int) -> Non
     shares: dict[int, float] = {}
     for order, macs in enumerate(dict.fromkeys(sizes)):
         shares[macs] = 0.5 + order / 100
-        latency_model.measured[macs, 1] = {}
+        latency_model.measured[macs, 1, ""] = {}
         for threads, ms in ((1, 1.0), (2, shares[macs])):
             record = plant(order, bits=32, macs=macs, parameters=1, latency_ms=ms)
             latency_model.add(replace(record, point=record.point.replaced(threads=threads)))
@@ -177,4 +177,4 @@ def test_the_most_similar_network_is_asked(sizes: list[int], wanted: int) -> Non
     latency_model.add(replace(own, point=own.point.replaced(threads=1)))
     nearest = min(shares, key=lambda macs: unlikeness(wanted, macs))
     shown = shares[nearest] * 1.0
-    assert latency_model.predicted_ms((wanted, 2), (32, 2)) == pytest.approx(shown)
+    assert latency_model.predicted_ms((wanted, 2, ""), (32, 2)) == pytest.approx(shown)

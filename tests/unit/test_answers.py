@@ -24,7 +24,7 @@ KNOWN = {
     "profile": (4, "0c5a79e8"),
     "prune": (5, "33f332bf"),
     "sweep": (3, "b7331b98"),
-    "evaluate": (3, "921da4b1"),
+    "evaluate": (4, "921da4b1"),
     "evaluate_on_device": (1, "921da4b1"),
     "placement": (4, "3484357f"),
     "teacher": (4, "498e66c7"),

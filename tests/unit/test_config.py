@@ -22,7 +22,10 @@ from search.cli.remarks import comments
 from search.config.commands import PickConfig, SearchConfig
 from search.config.parsing import parse
 from search.errors import ConfigError
+from search.recipes.setup import settings_of
 from search.space.parsing import parse_space
+from search.study.settings import THE_DEVICE
+from tests.fakes import lab
 
 GIVEN = ("data.root=pets", "data.factory=a:b", "model.factory=a:b", "storage.url=postgresql://a/b")
 GROUPS = sorted(path.name for path in cli.CONF.iterdir() if path.is_dir())
@@ -106,6 +109,21 @@ def test_no_section_takes_another_key(group: str, option: str) -> None:
         tree[section]["stranger"] = 1
     found = re.findall(r"(\w+)\.stranger=1: there is no such key; ", fault(tree))
     assert sorted(found) == sorted(set(tree) - {"space"})
+
+
+def test_a_study_keeps_what_its_arithmetic_depends_on() -> None:
+    """Two virtual machines may have one name of their processor and other instructions."""
+    config, bench = parse(raw(), SearchConfig), lab().bench
+    space = parse_space(config.space, CORES)
+
+    def kept(**changes: Any) -> dict[str, Any]:
+        device = dataclasses.replace(bench.device, **changes)
+        return settings_of(config, dataclasses.replace(bench, device=device), space)
+
+    for key, value in {"cpu": "other", "arch": "aarch64", "flags": ("avx512_vnni",)}.items():
+        own, other = kept(), kept(**{key: value})
+        assert {name for name in own if own[name] != other[name]} == {f"device.{key}"}
+        assert f"device.{key}" in THE_DEVICE
 
 
 # ---- ranges that comments state

@@ -381,7 +381,7 @@ def make(kind: str) -> nn.Module:
 REFUSED = {
     "Classes": "the network gives numbers of type int64; return logits [2, 10], of type float32",
     "Within": "in training mode the network gives tuple; return a tensor of logits [2, 10], as it",
-    "Raising": "the network raised in training mode ValueError: needs targets; build it",
+    "Raising": "the network raised in training mode ValueError: needs targets (test_custom.py:",
     "Named": "the network gives dict; return a tensor of logits",
 }
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from search.config.places import TrackingConfig
-from search.errors import ConfigError, StudyTaken, TrackingLost, TrackingSilent
+from search.errors import ConfigError, StorageLost, StudyTaken, TrackingLost, TrackingSilent
 from search.records.closing import Closing
 from search.records.files import ReadFile
 from search.records.measurement import Canary, Interval
@@ -134,9 +134,18 @@ def break_off(
 
 
 def deliver(artifacts: ArtifactStore, config: TrackingConfig = SERVER, **changes: Any) -> Delivery:
-    given = {"pause": lambda attempt: 0.01, "note_ending": lambda status: None, **changes}
+    given = {
+        "look": lambda: artifacts.snapshot,
+        "pause": lambda attempt: 0.01,
+        "note_ending": lambda status: None,
+        **changes,
+    }
     return Delivery(
-        lambda: artifacts.snapshot, artifacts.open, config, Path("mlruns"), "study=s", **given
+        connect=artifacts.open,
+        config=config,
+        state=Path("mlruns"),
+        arguments="study=s",
+        **given,
     )
 
 
@@ -210,6 +219,26 @@ def test_an_outage_is_said_once_and_its_end(
     assert "secret" not in said()[0]
     assert "mend it" not in said()[0]
     assert [line.partition(",")[0] for line in said()[1:]] == ["MLflow answers again"]
+
+
+def test_an_outage_of_the_studys_own_database_passes_too(
+    artifacts: ArtifactStore, said: Said
+) -> None:
+    outages = [StorageLost("storage.url: the connection broke; finished trials are kept")]
+
+    def look() -> Snapshot:
+        if outages:
+            raise outages.pop()
+        return artifacts.snapshot
+
+    with deliver(artifacts, patient(), look=look) as delivery:
+        artifacts.tell(delivery, records=records(1))
+        until(lambda: artifacts.trials == [0])
+        artifacts.tell(delivery, records=records(2))
+    delivery.check()
+    assert artifacts.trials == [0, 1]
+    assert artifacts.status == "FINISHED"
+    assert sum("the connection broke" in line for line in said()) == 1
 
 
 def test_it_begins_anew_where_it_was_cut_off(artifacts: ArtifactStore) -> None:

@@ -22,8 +22,9 @@ from search.records.trial import TrialRecord
 from tests.deployables import make_deployable
 from tests.fakes import PROFILE, file, lab
 from tests.plants import plant
+from tests.points import SPACE
 
-WHOLE, HALF, TENTH = (1000, 100), (500, 50), (100, 10)
+WHOLE, HALF, TENTH = (1000, 100, ""), (500, 50, ""), (100, 10, "")
 ALLOWED: list[Deployment] = [(32, 1), (32, 2), (8, 1), (8, 2)]
 ORIGINAL = {(32, 1): 1.0, (32, 2): 0.8}
 
@@ -54,6 +55,18 @@ def test_hopes_of_the_first_network(
     assert latency_model({HALF: own}).predicted_ms(HALF, wanted) == pytest.approx(hoped)
 
 
+def test_networks_of_one_size_have_latencies_of_their_own() -> None:
+    """As those have that differ in their activations alone."""
+    known = latency_model({})
+    for structure, latency_ms in (("relu", 0.4), ("swish", 0.9)):
+        record = plant(1, bits=32, macs=500, parameters=50, structure=structure)
+        figures = replace(record.figures, latency_ms=latency_ms)
+        known.add(replace(record, figures=figures))
+    threads = record.point.whole("threads")
+    assert known.predicted_ms((500, 50, "relu"), (32, threads)) == 0.4
+    assert known.predicted_ms((500, 50, "swish"), (32, threads)) == 0.9
+
+
 def test_hopes_come_from_the_most_similar_network() -> None:
     known = latency_model({HALF: {(32, 1): 0.4, (32, 2): 0.6}, TENTH: {(32, 1): 0.2}})
     assert known.predicted_ms(TENTH, (32, 2)) == pytest.approx(0.3)
@@ -75,18 +88,20 @@ def test_a_much_smaller_network_may_gain_from_fewer_threads_and_from_float(
 def test_the_fastest_deployment_of_a_similar_network_is_chosen() -> None:
     point = plant(1).point  # 8 bits, 2 threads
     known = latency_model({HALF: {(32, 1): 0.4, (32, 2): 0.5, (8, 1): 0.39}})
-    assert most_promising(point, HALF, known, ALLOWED) == point.replaced(bits=32, threads=1)
-    assert most_promising(point, HALF, known, [(32, 2)]) == point.replaced(bits=32, threads=2)
-    assert most_promising(point, HALF, known, []) == point
+    assert most_promising(point, HALF, known, ALLOWED, SPACE) == point.replaced(bits=32, threads=1)
+    assert most_promising(point, HALF, known, [(32, 2)], SPACE) == point.replaced(
+        bits=32, threads=2
+    )
+    assert most_promising(point, HALF, known, [], SPACE) == point
 
 
 def worth(records: list[TrialRecord], known: LatencyModel) -> dict[Deployment, float]:
     names = ("accuracy", "latency")
     model = make_deployable(file("model"), 32, ())
     students = Students([replace(records[0], deployable=model)])
-    chosen = students.open(limit=1, busy=[], only_pruned=False)
+    chosen = students.open(limit=1, busy=[], only_changed=False)
     tried, members = {record.point for record in records}, front(records, names)
-    predictions = worth_deploying(students, chosen, tried, members, known, ALLOWED, names)
+    predictions = worth_deploying(students, chosen, tried, members, known, ALLOWED, SPACE, names)
     assert {prediction.student for prediction in predictions} <= {records[0].number}
     return {
         (h.point.whole("bits"), h.point.whole("threads")): h.figures.latency_ms or 0.0

@@ -14,6 +14,7 @@ from search.policy.judging import Judge
 from search.records.trial import Progress, StoppedTrial, TrialRecord
 from tests.fakes import lab
 from tests.plants import plant
+from tests.points import SPACE
 
 EXACT: dict[str, Any] = {"latency_ratio": 0.5, "latency_ratio_low": 0.5, "latency_ratio_high": 0.5}
 
@@ -27,7 +28,7 @@ def judge(
     policy = PolicyConfig(latency_first=latency_first, eta=eta, deployments=0)
     names = ("accuracy", "latency")
     known = Experience(records, lab(), names)
-    return Judge(known, policy, (), lambda end, own: [*at_rung, own])
+    return Judge(known, policy, (), SPACE, lambda end, own: [*at_rung, own])
 
 
 def test_hopeless_is_what_the_most_accurate_network_beats() -> None:

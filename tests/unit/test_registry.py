@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import EntryPoint
@@ -25,21 +26,24 @@ from search.config.model import CustomModelConfig
 from search.config.parsing import parse
 from search.config.study import PluginSamplerConfig
 from search.data import describe
+from search.devices import reaching
 from search.devices.local import LocalTransport
 from search.devices.reaching import on_device, open_device
 from search.engine.store import Store
-from search.errors import ConfigError
+from search.errors import ConfigError, DeviceLost
 from search.networks import networks
 from search.process import registry
 from search.recipes.setup import make_bench
 from search.records.network import Edit
 from search.records.steps.step import Step
 from search.records.steps.training import Reestimate
-from search.space.dimension import known_dimensions
+from search.space.dimension import dimensions, known_dimensions
+from search.space.parsing import parse_space
 from search.study.sampling import History, check_sampler, make_sampler
 from search.techniques import techniques
 from tests import extras
-from tests.fakes import DATA, NETWORK, FakeEngine
+from tests.deployables import make_quantize
+from tests.fakes import DATA, NETWORK, FakeEngine, file
 
 KINDS = tuple(registry.BUILT_IN)
 Install = Callable[..., None]
@@ -141,6 +145,19 @@ def test_what_they_name_is_made() -> None:
 
 
 @pytest.mark.usefixtures("extra")
+@pytest.mark.parametrize("retry_s", [0, 60])
+def test_a_device_that_went_away_is_waited_for_as_its_option_says(
+    retry_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaching, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(extras, "OUTAGES", [DeviceLost("the rack restarts")])
+    config = composed("device=rack", f"device.retry_s={retry_s}").device
+    waits = nullcontext() if retry_s else pytest.raises(DeviceLost, match="the rack restarts")
+    with waits:
+        assert on_device(config, lambda device: device.ask({"request": "hello"}, 60.0))["pid"]
+
+
+@pytest.mark.usefixtures("extra")
 def test_a_bench_is_made_of_them(tmp_path: Path) -> None:
     words = ("model=tiny", "data=shades", "sampler=dice", "device=rack", "space.dust=coarse")
     config = composed(*words)
@@ -157,6 +174,19 @@ def test_objects_are_found_as_ours_are() -> None:
     assert registry.load_all("runtimes")["dusty"] is extras.DUSTY
     assert known_dimensions()["dust"] is extras.DUST
     assert composed().space["dust"] == ["fine", "coarse"]
+
+
+@pytest.mark.usefixtures("extra")
+def test_a_study_has_the_dimensions_of_its_devices_runtime_alone() -> None:
+    """Two runtimes may have one of the same name."""
+    raw = {**composed().space, "dust": "fine"}
+    assert "grain" not in parse_space(raw, 2).axes
+    names = [one.name for one in dimensions("dusty")]
+    assert names.count("bits") == names.count("grain") == names.count("dust") == 1
+    assert "threads" not in names
+    del raw["threads"]
+    there = parse_space({**raw, "grain": "coarse"}, 2, "dusty")
+    assert there.axes["grain"].describe() == "coarse"
 
 
 WRONG = {
@@ -219,6 +249,19 @@ def test_the_version_of_a_package_that_edited_a_network_is_part_of_steps_keys(
         registry, "origin", lambda module: "" if module.startswith("search") else "plugged 3.0"
     )
     assert key("search.networks.networks:split") == own
+
+
+@pytest.mark.usefixtures("extra")
+def test_the_version_of_a_package_that_converts_models_is_part_of_steps_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def key(runtime: str) -> str:
+        return replace(make_quantize(file("model"), 32, "u8s8", DATA), runtime=runtime).key
+
+    own, before = key("onnxruntime"), key("dusty")
+    monkeypatch.setattr(registry, "origin", lambda module: "plugged 2.0" * ("tests" in module))
+    assert key("dusty") != before
+    assert key("onnxruntime") == own
 
 
 def test_a_transport_of_ours_is_one() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
+from onnx import helper
 
 from search.config.study import FinalistsConfig, RandomConfig, StudyConfig
+from search.data import Split
 from search.devices.arithmetic import check_arithmetic
 from search.errors import StageFailed
 from search.recipes.closing import close
@@ -18,7 +23,9 @@ from search.stages import evaluate
 from search.stages.evaluate_on_device import LONG_S, predictions
 from search.storage.journal import Journal
 from search.study.study import Study
+from tests.deployables import make_deployable
 from tests.fakes import DATA, PROFILE, FakeEngine, file, lab, trials_of
+from tests.onnx_files import save
 from tests.unit.test_study import SPACE
 from tests.workbench import Workbench, here
 
@@ -57,6 +64,26 @@ def test_no_score_is_for_another_arithmetic_than_it_was_made_in(
     step = Evaluate(replace(lab().reference, model=file("none")), DATA, "test", there)
     with pytest.raises(StageFailed, match=f"scores are for local, whose {what}, and is "):
         evaluate.run(step, bench.store)
+
+
+def has_denormals() -> bool:
+    return bool((np.full(4, 1e-38, np.float32) * np.float32(0.01)).all())
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="onnxruntime can flush on x86 alone")
+def test_it_is_scored_in_the_session_that_a_device_opens(tmp_path: Path) -> None:
+    """Denormals are zero there, and are as before for what this process does then."""
+    nodes = [
+        helper.make_node("GlobalMaxPool", ["x"], ["most"]),
+        helper.make_node("Flatten", ["most"], ["flat"]),
+        helper.make_node("Mul", ["flat", "tiny"], ["y"]),
+    ]
+    path = save(tmp_path / "model.onnx", nodes, {"tiny": np.array([0, 1e-39], np.float32)})
+    # The first session of a process would decide for all others.
+    onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    split = Split(np.full((4, 1, 28, 28), 255, np.uint8), np.zeros(4, np.int64))
+    assert evaluate.evaluate(path, make_deployable(file("model"), 32), split).accuracy == 1
+    assert has_denormals()
 
 
 def test_the_same_arithmetic_is_recognised() -> None:

@@ -87,7 +87,7 @@ def test_declared_space() -> None:
         ("threads", "cores", Choice((4,))),
         ("threads", [1, "cores"], Choice((1, 4))),
         ("threads", [4, "cores"], Choice((4,))),
-        ("threads", {"low": 2, "high": "cores"}, Range(2, 4, whole=True)),
+        ("threads", {"low": 2, "high": "cores"}, Range(2, 4, whole=True, counts_cores=True)),
         ("threads", {"low": "cores", "high": "cores"}, Choice((4,))),
     ],
 )

@@ -33,6 +33,8 @@ from search.records.steps.scoring import Evaluate
 from search.records.steps.step import Step
 from search.records.steps.training import Finetune
 from search.records.trial import CompleteTrial, Progress, ScoredTrial, StoppedTrial, TrialRecord
+from search.space.dimension import Dimension
+from search.space.domains import Range
 from search.space.parsing import parse_space
 from search.space.space import Space
 from search.storage import Ledger
@@ -511,6 +513,26 @@ def test_a_study_in_another_versions_format_is_refused(
         earlier_points(journals, ["s"], limits())
     kept.set_user_attr("format", OWN_FORMAT)
     assert open_study(journal, n_trials=4).records == study.records
+
+
+def test_a_dimension_that_no_package_adds_any_more_is_named(journal: Journal) -> None:
+    settings = {"space": 1, "space.share": {"low": 0.1, "high": 1.0}}
+    list(trials_of(open_study(journal, n_trials=1, settings=settings), lab(), FakeEngine()))
+    with pytest.raises(ConfigError, match=r"space\.share=.*which no installed package adds"):
+        open_study(journal, settings={"space": 1})
+
+
+def test_a_study_goes_on_without_what_a_package_added_since(journal: Journal) -> None:
+    where, share = space(), Range(0.1, 1.0)
+    added = Dimension("share", "compression", lambda cores: share, 1.0, "share", "share {}")
+    wider = Space({**where.axes, "share": share}, (*where.dimensions, added))
+    begun = {f"space.{name}": axis.describe() for name, axis in where.axes.items()}
+    first = list(trials_of(open_study(journal, 9, where, begun), lab(), FakeEngine()))
+    study = open_study(journal, 14, wider, {**begun, "space.share": share.describe()})
+    later = list(trials_of(study, lab(), FakeEngine()))
+    assert len(first) == 9
+    assert len(later) == 5
+    assert all(where.contains(record.point) for record in later)
 
 
 def test_a_study_that_was_killed_before_its_format_was_written_begins(journal: Journal) -> None:

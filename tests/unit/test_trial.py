@@ -675,6 +675,10 @@ def test_the_original_is_as_fast_as_itself() -> None:
     assert (found.speedup, found.speedup_low, found.speedup_high) == (1.0, 1.0, 1.0)
 
 
+def test_a_cost_names_the_structure_that_it_is_of() -> None:
+    assert figures(2, between(1.0, 1.0, 1.0)).structure == NETWORK.structure
+
+
 def test_with_one_thread_count_only_it_is_the_best() -> None:
     single = Baseline(3.0, {2: between(1.0, 1.0, 1.0)})
     found = figures(2, between(0.25, 0.2, 0.4), single)

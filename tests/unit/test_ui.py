@@ -47,7 +47,7 @@ def test_another_address_is_refused_without_accounts(
 ) -> None:
     assert main(["--host", host, "--auth", ""]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"error: HOST={host}: others could read and change everything")
+    assert said.startswith(f"error: --host {host}: others could read and change everything")
     assert said.count("\n") == 1
 
 
@@ -73,7 +73,7 @@ def test_a_folder_without_searches_is_refused(
 ) -> None:
     nowhere = tmp_path / "nowhere"
     assert main(["--state", str(nowhere)]) == 2
-    assert f"error: STATE={nowhere}: no search was tracked there, for" in capsys.readouterr().err
+    assert f"error: --state {nowhere}: no search was tracked there, for" in capsys.readouterr().err
     assert not nowhere.exists()
 
 
@@ -84,7 +84,7 @@ def test_a_port_that_is_none_is_refused(
     (tmp_path / "mlflow.db").touch()
     assert main(["--state", str(tmp_path), "--port", str(port)]) == 2
     said = capsys.readouterr()
-    assert said.err.startswith(f"error: HOST=127.0.0.1 PORT={port}: cannot be listened at (")
+    assert said.err.startswith(f"error: --host 127.0.0.1 --port {port}: cannot be listened at (")
     assert (said.err.count("\n"), said.out) == (1, "")
 
 

@@ -1,4 +1,4 @@
-"""Takes channels out of a network's layers, or puts them into another order; weighs none."""
+"""Takes channels out of a network's layers, or puts them into another order."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from search.process import registry
 from search.records.data import Dataset
 from search.records.deployable import Deployable, Format
 from search.records.files import File
@@ -94,3 +95,8 @@ class Quantize(Step[Deployable]):
     data: Dataset
     calibration_images: int
     seed: int
+
+    @property
+    def calls(self) -> tuple[str, ...]:
+        """The runtime's converter."""
+        return (registry.load_all("runtimes")[self.runtime].converter,)

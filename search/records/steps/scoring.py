@@ -18,7 +18,7 @@ class Evaluate(Step[Score]):
     """Runs a deployable model over a split on this machine, which is the ``device`` itself."""
 
     kind: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     resource: ClassVar[Resource] = "light"
     result: ClassVar[type] = Score
 

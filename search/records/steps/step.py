@@ -61,11 +61,20 @@ class Step(Generic[R]):
         return self.stage or f"search.stages.{self.kind}:run"
 
     @property
+    def calls(self) -> tuple[str, ...]:
+        """References of what the function calls that may be a plug-in's."""
+        return ()
+
+    @property
     def key(self) -> str:
-        """Hexadecimal SHA-256 of kind, version and fields: the step's identity."""
+        """Hexadecimal SHA-256 of kind, version and fields: the step's identity.
+
+        Where plug-ins take part in the answer, their versions belong to it.
+        """
         identity = {"kind": self.kind, "version": self.version, "inputs": _plain(self)}
-        if plugin := registry.origin(type(self).__module__):
-            identity["plugin"] = plugin
+        modules = [type(self).__module__, *(name.partition(":")[0] for name in self.calls)]
+        if plugins := [plugin for module in modules if (plugin := registry.origin(module))]:
+            identity["plugin"] = ", ".join(plugins)
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -12,8 +12,6 @@ from search.records.placement import ChosenPlacement, Layout, Precision
 from search.records.steps.step import Resource, Step
 from search.records.survey import FoundRate
 
-# How the teacher is listened to in the recipe that a study begins with.
-
 
 @dataclass(frozen=True)
 class ChoosePlacement(Step[ChosenPlacement]):

@@ -28,31 +28,31 @@ def infeasible(number: int, limit: str, **changes: Any) -> TrialRecord:
     [
         (
             [infeasible(1, "min_accuracy_share"), infeasible(2, "min_accuracy_share")],
-            "2 are little better than guessing",
+            "2 trials are little better than guessing",
             "train.epochs",
         ),
         (
             [infeasible(1, "max_accuracy_drop")],
-            "1 loses more than objective.max_accuracy_drop",
+            "1 trial loses more than objective.max_accuracy_drop",
             "objective.max_accuracy_drop",
         ),
         (
             [plant(1, latency_ms=1.1), plant(2, latency_ms=1.2)],
-            "2 are not measurably faster than the original",
+            "2 trials are not measurably faster than the original",
             "space.prune_ratio.high",
         ),
         (
             # 1.1 ms, or down to 0.88.
             [plant(1, latency_ms=1.1, quality="poor")],
-            "1 was measured too poorly to tell",
+            "1 trial was measured too poorly to tell",
             "device.budget_s",
         ),
         (
             [plant(1, "stopped", float_accuracy=0.5), plant(2, "stopped", float_accuracy=None)],
-            "1 was stopped before the end of its training, 1 was not trained",
+            "1 trial was stopped before the end of its training, 1 trial was not trained",
             "policy.eta=null",
         ),
-        ([plant(1, "failed", "finetune: loss is nan")], "1 failed", "reasons"),
+        ([plant(1, "failed", "finetune: loss is nan")], "1 trial failed", "reasons"),
         ([], "Only the original was tried so far", "study.n_trials"),
     ],
 )
@@ -65,8 +65,8 @@ def test_the_reason_is_told_with_a_key(others: list[TrialRecord], told: str, key
 def test_what_is_frequent_is_told_first() -> None:
     slow = [plant(number, latency_ms=2.0) for number in (2, 3)]
     text = describe_no_gain([ORIGINAL, infeasible(1, "min_accuracy_share"), *slow], [0], TRADED)
-    assert text.index("2 are not measurably faster") < text.index(
-        "1 is little better than guessing"
+    assert text.index("2 trials are not measurably faster") < text.index(
+        "1 trial is little better than guessing"
     )
 
 
@@ -113,7 +113,7 @@ def test_a_point_that_noise_put_on_the_front_is_no_gain() -> None:
     # The original in 16 bits: as accurate, and faster only by chance.
     records = [ORIGINAL, plant(1, bits=16, **ALIKE)]
     text = describe_no_gain(records, [0, 1], TRADED)
-    assert "1 is not measurably faster than the original" in text
+    assert "1 trial is not measurably faster than the original" in text
     assert "space.prune_ratio.high" in text
     surely = plant(1, bits=16, **(ALIKE | {"speedup_low": 1.001}))
     assert describe_no_gain([ORIGINAL, surely], [0, 1], TRADED) == ""

@@ -142,7 +142,7 @@ def test_finalists_show_ties_intervals_and_both_splits() -> None:
     assert "2 a" in text
     assert "90.00 % [89.0" in text
     assert "92.00 %" in text
-    assert "Left the front: 3 (2 is faster and not measurably less accurate)" in text
+    assert "Left the front: trial 3 (2 is faster and not measurably less accurate)" in text
     dots = {dot["trial"]: dot for dot in _data(page)["dots"]}
     assert {name: dot["kind"] for name, dot in dots.items()} == {
         "1": "front", "2": "front", "3": "dominated", "original": "dominated",

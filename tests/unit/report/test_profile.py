@@ -65,12 +65,12 @@ def test_what_the_closing_round_left_out_is_named() -> None:
     assert describe_later(None, 9, [plant(4)]) == ""
     assert describe_later(closing, 9, [plant(4)]) == ""
     assert describe_later(closing, 9, [plant(7), plant(4), plant(2)]) == (
-        "Of the search's front 2, 7 took no part in the closing round: a larger finalists.count "
-        "with study.n_trials=0 takes more."
+        "Of the search's front, trials 2, 7 took no part in the closing round: a larger "
+        "finalists.count with study.n_trials=0 takes more."
     )
     full = Closing(9, tuple(plant_finalist(plant(n)) for n in range(13)), ())
     assert describe_later(full, 9, [plant(20)]) == (
-        "Of the search's front 20 took no part in the closing round, which takes 12 at most."
+        "Of the search's front, trial 20 took no part in the closing round, which takes 12 at most."
     )
     assert describe_later(closing, 11, [plant(7)]).startswith(
         "2 trials came after the closing round; "

@@ -155,7 +155,7 @@ def test_finalists_in_their_order_with_ties_and_who_left() -> None:
     assert rows[0].test == f"90.00 % [89.4{DASH}90.6]"
     assert rows[0].validation == "91.42 %"
     note = finalist_caption(finalists)
-    assert "Left the front: 7 (3 is faster and not measurably less accurate)." in note
+    assert "Left the front: trial 7 (3 is faster and not measurably less accurate)." in note
     assert "same letter tie" in note
     assert "(original): the uncompressed network, not on the front" in note
 
