@@ -24,7 +24,7 @@ from search.process.home import command
 DATABASE = "mlflow.db"
 ACCOUNTS = ("default_permission", "database_uri", "admin_username", "admin_password")
 LEAST_PASSWORD = 12
-REMEDY = "see docs/security.md, or use ssh -L 5000:127.0.0.1:5000 and leave HOST out"
+REMEDY = "see docs/security.md, or use ssh -L 5000:127.0.0.1:5000 and leave --host out"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,8 +64,8 @@ def _check_state(state: Path) -> None:
     """Refuses a folder that no search was in: MLflow would show an empty one of its own."""
     if not (state / DATABASE).is_file():
         raise ConfigError(
-            f"--state {state}: no search was tracked there, for it holds no {DATABASE}; correct it, "
-            "or search first (what went to another tracking.uri is shown there)"
+            f"--state {state}: no search was tracked there, for it holds no {DATABASE}; correct "
+            "it, or search first (what went to another tracking.uri is shown there)"
         )
 
 

@@ -95,7 +95,7 @@ def test_a_port_that_is_taken_is_refused(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["--state", str(tmp_path), "--port", str(port)]) == 2
-    assert "(Address already in use); give another PORT" in capsys.readouterr().err
+    assert "(Address already in use); give another --port" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
