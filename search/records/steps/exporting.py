@@ -98,5 +98,6 @@ class Quantize(Step[Deployable]):
 
     @property
     def calls(self) -> tuple[str, ...]:
-        """The runtime's converter."""
-        return (registry.load_all("runtimes")[self.runtime].converter,)
+        """The runtime's converter, where there is such a runtime here."""
+        runtime = registry.load_all("runtimes").get(self.runtime)
+        return () if runtime is None else (runtime.converter,)
