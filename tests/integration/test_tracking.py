@@ -445,12 +445,12 @@ def test_a_study_that_gains_nothing_says_so(
     tracker.log_trials([slow, guessing], {})
     tracker.end("FINISHED")
     note = parent(client).data.tags[NOTE]
-    assert "1 is little better than guessing" in note
+    assert "1 trial is little better than guessing" in note
     assert "train.epochs" in note
     assert parent(client).data.metrics["front_size"] == 0
     assert on_front(client) == set()
     page = read(client, parent(client), "front.html", tmp_path).decode()
-    assert "1 is little better than guessing" in page
+    assert "1 trial is little better than guessing" in page
 
 
 def test_reason_of_any_length_is_logged(open_tracker: Open, client: MlflowClient) -> None:
