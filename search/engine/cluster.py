@@ -204,7 +204,8 @@ class RayEngine(AbstractContextManager["RayEngine"]):
                     return
                 try:
                     lacking = describe_lacking(self._config)
-                except Exception:  # while the head does not answer; Ray ends this process then
+                except Exception as error:  # the head does not answer; Ray ends this process then
+                    log.debug("the head of the cluster does not answer: %s", error)
                     lacking = told
             if lacking is not None and lacking != told:
                 log.warning("no node of the cluster has %s: steps wait until one joins", lacking)
